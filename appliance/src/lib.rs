@@ -1,0 +1,1 @@
+//! The box: stages, placement, configuration.

@@ -1,0 +1,1 @@
+//! Load generator, transport ping and instruction budgets.

@@ -1,0 +1,1 @@
+//! Layer rules, module lists, file sizes, protocol rule coverage.

@@ -1,0 +1,1 @@
+//! Client library: blocking and asynchronous, many requests in flight.

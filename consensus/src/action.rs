@@ -1,0 +1,100 @@
+//! Everything a replica's core can want.
+
+use crate::batch::{Batch, Selection};
+use crate::message::{Message, Position};
+use crate::state_machine::Context;
+use crate::types::{ClientId, ConsensusId, Digest, Lsn, Regency, ReplicaId, Sequence};
+
+/// To whom.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Recipients {
+    /// Every other member of the view.
+    Others,
+    /// One member.
+    One(ReplicaId),
+}
+
+/// One duty of the driver, to be carried out in order.
+#[derive(Clone, Debug)]
+pub enum Action<P> {
+    /// Transmit once everything up to `after` is durable. STOPDATA is signed on the way out.
+    Send {
+        /// To whom.
+        to: Recipients,
+        /// What.
+        message: Message<P>,
+        /// 0: at once.
+        after: Lsn,
+    },
+    /// Execute the selected requests of a decided batch, in order, then answer each client and feed
+    /// back `Input::Executed`. Comes once for each instance, in order, without gaps.
+    Execute {
+        /// What the application may know.
+        context: Context,
+        /// The decided value.
+        batch: Batch<P>,
+        /// Which requests: the others are duplicates or do not follow their session's last one
+        /// (rule SMR.9).
+        selection: Selection,
+    },
+    /// A client asked again for something already executed: answer from the reply cache.
+    ResendReply {
+        /// Session.
+        client: ClientId,
+        /// Request.
+        sequence: Sequence,
+    },
+    /// A new leader is in charge. For operators and tests; nothing has to be done.
+    Installed {
+        /// The regency.
+        regency: Regency,
+        /// Its leader.
+        leader: ReplicaId,
+    },
+    /// The others have truncated the decisions this replica needs: it cannot catch up by itself.
+    Behind {
+        /// Last instance this replica decided.
+        decided: ConsensusId,
+        /// Oldest instance that f + 1 others can still send.
+        available: ConsensusId,
+    },
+    /// Proof of misbehaviour: something for the operator.
+    Report(Evidence),
+}
+
+/// What a faulty member or client was caught at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Evidence {
+    /// Two values for one position from one member.
+    Equivocation {
+        /// Who.
+        member: ReplicaId,
+        /// Where.
+        at: Position,
+        /// First value seen.
+        first: Digest,
+        /// Second value.
+        second: Digest,
+    },
+    /// A leader proposed a batch that violates gamma.
+    InvalidProposal {
+        /// Who.
+        member: ReplicaId,
+        /// Where.
+        at: Position,
+    },
+    /// A client's proof convinces some replicas only.
+    HalfValidProof {
+        /// Whose.
+        client: ClientId,
+        /// Which proposal it was found in.
+        at: Position,
+    },
+    /// A SYNC or STOPDATA that does not hold together.
+    InvalidSynchronization {
+        /// Who.
+        member: ReplicaId,
+        /// For which regency.
+        regency: Regency,
+    },
+}

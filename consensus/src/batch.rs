@@ -1,0 +1,444 @@
+//! A batch: the value that one consensus instance decides, and the list form in which requests
+//! travel between replicas.
+//!
+//! Encoding, little endian, no padding between parts:
+//!
+//! | offset | size | |
+//! |---|---|---|
+//! | 0 | 8 | timestamp, ns since the UNIX epoch |
+//! | 8 | 4 | count |
+//! | 12 | 4 | reserved, zero |
+//! | 16 | 48 x count | identities: client 8, sequence 8, digest of the request body 32 |
+//! | | 8 x count | layout: body size 4, proof size 2, kind of proof 1, reserved 1 |
+//! | | | for each request: body, then proof |
+//!
+//! The batch digest covers everything up to the end of the identities, and through the digests in
+//! them every request body. It does not cover proofs: who proves a request how is between the
+//! client and each replica, and never a reason for two replicas to disagree about a value.
+
+use crate::limits::{
+    BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, OPERATION_SIZE_MAX, REQUEST_PROOF_SIZE_MAX,
+};
+use crate::message::{Malformed, Request};
+use crate::payload::{Payload, PayloadPool};
+use crate::types::{ClientId, Digest, Sequence};
+
+/// Bytes before the identities.
+pub const BATCH_HEADER_SIZE: usize = 16;
+/// Bytes of one identity.
+pub const IDENTITY_SIZE: usize = 48;
+/// Bytes of one layout entry.
+pub const LAYOUT_SIZE: usize = 8;
+/// Bytes of a request body before its operation.
+pub const REQUEST_HEADER_SIZE: usize = 32;
+/// Flag of a request body: answer from the current state, do not order.
+pub const REQUEST_READ_ONLY: u16 = 1;
+
+/// Which requests of a batch. One bit each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Selection([u64; BATCH_REQUESTS_MAX / 64]);
+
+impl Selection {
+    /// No request.
+    pub const NONE: Selection = Selection([0; BATCH_REQUESTS_MAX / 64]);
+    /// Every request.
+    pub const ALL: Selection = Selection([u64::MAX; BATCH_REQUESTS_MAX / 64]);
+
+    /// Adds the request at `index`.
+    pub fn insert(&mut self, index: usize) {
+        self.0[index / 64] |= 1 << (index % 64);
+    }
+
+    /// Removes the request at `index`.
+    pub fn remove(&mut self, index: usize) {
+        self.0[index / 64] &= !(1 << (index % 64));
+    }
+
+    /// Is the request at `index` selected?
+    pub fn contains(&self, index: usize) -> bool {
+        self.0.get(index / 64).is_some_and(|word| word & (1 << (index % 64)) != 0)
+    }
+}
+
+/// One request inside a batch or a frame, borrowed. What the application and the validators see.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestView<'a> {
+    /// Session.
+    pub client: ClientId,
+    /// Number within the session.
+    pub sequence: Sequence,
+    /// Digest of `body`, as claimed by the batch; ingress compares it.
+    pub digest: Digest,
+    /// The operation: opaque to the core.
+    pub operation: &'a [u8],
+    /// The request body: header and operation.
+    pub body: &'a [u8],
+    /// Kind of proof (`message::proof`).
+    pub auth: u8,
+    /// The client's proof.
+    pub proof: &'a [u8],
+}
+
+/// The value of one instance. A clone shares the bytes.
+#[derive(Clone, Debug)]
+pub struct Batch<P> {
+    /// Proposed time, ns since the UNIX epoch.
+    pub timestamp_ns: u64,
+    /// Identity of the batch: what WRITE and ACCEPT vote for.
+    pub digest: Digest,
+    /// Which requests this replica could authenticate itself. Set by ingress, never sent.
+    pub authentic: Selection,
+    count: usize,
+    payload: P,
+}
+
+impl<P: Payload> Batch<P> {
+    /// Checks the structure of `payload` and hashes the identities. Nothing is marked authentic.
+    ///
+    /// # Errors
+    /// [`Malformed`] names the first thing that is wrong. A batch that parses can be viewed without
+    /// further checks.
+    pub fn parse(payload: P) -> Result<Self, Malformed> {
+        let bytes = payload.bytes();
+        if bytes.len() > BATCH_SIZE_MAX {
+            return Err(Malformed::TooLong);
+        }
+        let timestamp_ns = read_u64(bytes, 0)?;
+        let count = read_u32(bytes, 8)? as usize;
+        if read_u32(bytes, 12)? != 0 {
+            return Err(Malformed::Reserved);
+        }
+        if count > BATCH_REQUESTS_MAX {
+            return Err(Malformed::TooMany);
+        }
+        let identities_end = BATCH_HEADER_SIZE + count * IDENTITY_SIZE;
+        let mut at = identities_end + count * LAYOUT_SIZE;
+        for index in 0..count {
+            let layout = Layout::read(bytes, identities_end + index * LAYOUT_SIZE)?;
+            let body = bytes.get(at..at + layout.body_size).ok_or(Malformed::Truncated)?;
+            let header = RequestHeader::parse(body)?;
+            let identity = BATCH_HEADER_SIZE + index * IDENTITY_SIZE;
+            if header.client.0 != read_u64(bytes, identity)?
+                || header.sequence.0 != read_u64(bytes, identity + 8)?
+                || header.read_only
+            {
+                return Err(Malformed::Inconsistent);
+            }
+            at += layout.body_size + layout.proof_size;
+        }
+        if at != bytes.len() {
+            return Err(if at > bytes.len() { Malformed::Truncated } else { Malformed::Trailing });
+        }
+        let digest = Digest(*blake3::hash(&bytes[..identities_end]).as_bytes());
+        Ok(Self { timestamp_ns, digest, authentic: Selection::NONE, count, payload })
+    }
+
+    /// Encodes `requests` into memory of `pool`. Every request is marked authentic: the caller has
+    /// them from verified input. `None` when the pool is empty.
+    pub fn build(
+        pool: &mut dyn PayloadPool<P>,
+        timestamp_ns: u64,
+        requests: &[&Request<P>],
+    ) -> Option<Self> {
+        assert!(requests.len() <= BATCH_REQUESTS_MAX, "the caller bounds a batch");
+        let size = requests.iter().map(|request| encoded_size(request)).sum::<usize>();
+        let payload = pool.build(BATCH_HEADER_SIZE + size, &mut |bytes| {
+            encode(bytes, timestamp_ns, requests);
+        })?;
+        let mut batch = Self::parse(payload).expect("an encoded batch parses");
+        batch.authentic = Selection::ALL;
+        Some(batch)
+    }
+
+    /// How many requests.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Is there no request?
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The encoded bytes.
+    pub fn payload(&self) -> &P {
+        &self.payload
+    }
+
+    /// The requests, in order.
+    pub fn requests(&self) -> Requests<'_> {
+        let identities_end = BATCH_HEADER_SIZE + self.count * IDENTITY_SIZE;
+        Requests {
+            bytes: self.payload.bytes(),
+            index: 0,
+            count: self.count,
+            at: identities_end + self.count * LAYOUT_SIZE,
+        }
+    }
+
+    /// The request at `view` as a value of its own that shares the batch's memory.
+    pub fn request(&self, view: &RequestView<'_>) -> Request<P> {
+        let base = self.payload.bytes().as_ptr() as usize;
+        let start = view.body.as_ptr() as usize - base;
+        let size = view.body.len() + view.proof.len();
+        Request {
+            client: view.client,
+            sequence: view.sequence,
+            digest: view.digest,
+            read_only: false,
+            auth: view.auth,
+            body_size: view.body.len() as u32,
+            payload: self.payload.slice(start, size).expect("a view lies inside its batch"),
+        }
+    }
+}
+
+/// Bytes that `request` adds to a batch.
+pub fn encoded_size<P: Payload>(request: &Request<P>) -> usize {
+    IDENTITY_SIZE + LAYOUT_SIZE + request.payload.bytes().len()
+}
+
+fn encode<P: Payload>(bytes: &mut [u8], timestamp_ns: u64, requests: &[&Request<P>]) {
+    bytes[..8].copy_from_slice(&timestamp_ns.to_le_bytes());
+    bytes[8..12].copy_from_slice(&(requests.len() as u32).to_le_bytes());
+    bytes[12..16].fill(0);
+    let mut identity = BATCH_HEADER_SIZE;
+    let mut layout = identity + requests.len() * IDENTITY_SIZE;
+    let mut at = layout + requests.len() * LAYOUT_SIZE;
+    for request in requests {
+        let blob = request.payload.bytes();
+        let proof_size = blob.len() - request.body_size as usize;
+        bytes[identity..identity + 8].copy_from_slice(&request.client.0.to_le_bytes());
+        bytes[identity + 8..identity + 16].copy_from_slice(&request.sequence.0.to_le_bytes());
+        bytes[identity + 16..identity + 48].copy_from_slice(&request.digest.0);
+        bytes[layout..layout + 4].copy_from_slice(&request.body_size.to_le_bytes());
+        bytes[layout + 4..layout + 6].copy_from_slice(&(proof_size as u16).to_le_bytes());
+        bytes[layout + 6] = request.auth;
+        bytes[layout + 7] = 0;
+        bytes[at..at + blob.len()].copy_from_slice(blob);
+        identity += IDENTITY_SIZE;
+        layout += LAYOUT_SIZE;
+        at += blob.len();
+    }
+}
+
+/// Iterator over the requests of a parsed batch.
+#[derive(Clone, Debug)]
+pub struct Requests<'a> {
+    bytes: &'a [u8],
+    index: usize,
+    count: usize,
+    at: usize,
+}
+
+impl<'a> Iterator for Requests<'a> {
+    type Item = RequestView<'a>;
+
+    fn next(&mut self) -> Option<RequestView<'a>> {
+        if self.index == self.count {
+            return None;
+        }
+        let identity = BATCH_HEADER_SIZE + self.index * IDENTITY_SIZE;
+        let layouts = BATCH_HEADER_SIZE + self.count * IDENTITY_SIZE;
+        // Parsed batches only: none of these can fail.
+        let layout = Layout::read(self.bytes, layouts + self.index * LAYOUT_SIZE).ok()?;
+        let body = self.bytes.get(self.at..self.at + layout.body_size)?;
+        let proof_start = self.at + layout.body_size;
+        let proof = self.bytes.get(proof_start..proof_start + layout.proof_size)?;
+        let digest = self.bytes.get(identity + 16..identity + 48)?;
+        self.index += 1;
+        self.at = proof_start + layout.proof_size;
+        Some(RequestView {
+            client: ClientId(read_u64(self.bytes, identity).ok()?),
+            sequence: Sequence(read_u64(self.bytes, identity + 8).ok()?),
+            digest: Digest(digest.try_into().ok()?),
+            operation: &body[REQUEST_HEADER_SIZE..],
+            body,
+            auth: layout.auth,
+            proof,
+        })
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.count - self.index, Some(self.count - self.index))
+    }
+}
+
+struct Layout {
+    body_size: usize,
+    proof_size: usize,
+    auth: u8,
+}
+
+impl Layout {
+    fn read(bytes: &[u8], at: usize) -> Result<Self, Malformed> {
+        let entry = bytes.get(at..at + LAYOUT_SIZE).ok_or(Malformed::Truncated)?;
+        let body_size = read_u32(entry, 0)? as usize;
+        let proof_size = usize::from(u16::from_le_bytes([entry[4], entry[5]]));
+        if body_size > REQUEST_HEADER_SIZE + OPERATION_SIZE_MAX
+            || proof_size > REQUEST_PROOF_SIZE_MAX
+        {
+            return Err(Malformed::TooLong);
+        }
+        if entry[7] != 0 {
+            return Err(Malformed::Reserved);
+        }
+        Ok(Self { body_size, proof_size, auth: entry[6] })
+    }
+}
+
+/// The fixed part of a request body:
+///
+/// | offset | size | |
+/// |---|---|---|
+/// | 0 | 8 | client |
+/// | 8 | 8 | sequence |
+/// | 16 | 4 | view that the client knows |
+/// | 20 | 2 | flags: bit 0 read-only, the rest zero |
+/// | 22 | 2 | reserved, zero |
+/// | 24 | 4 | operation size |
+/// | 28 | 4 | reserved, zero |
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RequestHeader {
+    /// Session.
+    pub client: ClientId,
+    /// Number within the session.
+    pub sequence: Sequence,
+    /// Membership that the client knows.
+    pub view: u32,
+    /// Answer from the current state, do not order.
+    pub read_only: bool,
+    /// Bytes after the header.
+    pub operation_size: u32,
+}
+
+impl RequestHeader {
+    /// Checks a whole request body: header, and an operation of exactly the size it states.
+    ///
+    /// # Errors
+    /// [`Malformed`] names the first thing that is wrong.
+    pub fn parse(body: &[u8]) -> Result<Self, Malformed> {
+        if body.len() < REQUEST_HEADER_SIZE {
+            return Err(Malformed::Truncated);
+        }
+        let flags = u16::from_le_bytes([body[20], body[21]]);
+        if flags & !REQUEST_READ_ONLY != 0 || body[22..24] != [0; 2] || body[28..32] != [0; 4] {
+            return Err(Malformed::Reserved);
+        }
+        let operation_size = read_u32(body, 24)?;
+        if operation_size as usize > OPERATION_SIZE_MAX {
+            return Err(Malformed::TooLong);
+        }
+        if body.len() != REQUEST_HEADER_SIZE + operation_size as usize {
+            return Err(Malformed::Inconsistent);
+        }
+        Ok(Self {
+            client: ClientId(read_u64(body, 0)?),
+            sequence: Sequence(read_u64(body, 8)?),
+            view: read_u32(body, 16)?,
+            read_only: flags & REQUEST_READ_ONLY != 0,
+            operation_size,
+        })
+    }
+
+    /// Writes the header into the first [`REQUEST_HEADER_SIZE`] bytes of `body`.
+    pub fn write(&self, body: &mut [u8]) {
+        body[0..8].copy_from_slice(&self.client.0.to_le_bytes());
+        body[8..16].copy_from_slice(&self.sequence.0.to_le_bytes());
+        body[16..20].copy_from_slice(&self.view.to_le_bytes());
+        body[20..22].copy_from_slice(&u16::from(self.read_only).to_le_bytes());
+        body[22..24].fill(0);
+        body[24..28].copy_from_slice(&self.operation_size.to_le_bytes());
+        body[28..32].fill(0);
+    }
+}
+
+fn read_u32(bytes: &[u8], at: usize) -> Result<u32, Malformed> {
+    let field = bytes.get(at..at + 4).ok_or(Malformed::Truncated)?;
+    Ok(u32::from_le_bytes(field.try_into().map_err(|_| Malformed::Truncated)?))
+}
+
+fn read_u64(bytes: &[u8], at: usize) -> Result<u64, Malformed> {
+    let field = bytes.get(at..at + 8).ok_or(Malformed::Truncated)?;
+    Ok(u64::from_le_bytes(field.try_into().map_err(|_| Malformed::Truncated)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload::{HeapPool, SharedBytes};
+    use alloc::vec::Vec;
+
+    fn request(client: u64, counter: u32, operation: &[u8]) -> Request<SharedBytes> {
+        let mut blob = alloc::vec![0; REQUEST_HEADER_SIZE];
+        let header = RequestHeader {
+            client: ClientId(client),
+            sequence: Sequence::new(1, counter),
+            view: 0,
+            read_only: false,
+            operation_size: operation.len() as u32,
+        };
+        header.write(&mut blob);
+        blob.extend_from_slice(operation);
+        let digest = Digest(*blake3::hash(&blob).as_bytes());
+        let body_size = blob.len() as u32;
+        blob.extend_from_slice(b"proof");
+        Request {
+            client: header.client,
+            sequence: header.sequence,
+            digest,
+            read_only: false,
+            auth: 1,
+            body_size,
+            payload: SharedBytes::from(&blob[..]),
+        }
+    }
+
+    #[test]
+    fn a_batch_gives_back_its_requests() {
+        let (a, b) = (request(1, 1, b"put x"), request(2, 9, b""));
+        let batch = Batch::build(&mut HeapPool, 77, &[&a, &b]).expect("heap");
+        let again = Batch::parse(batch.payload().clone()).expect("well formed");
+        assert_eq!((again.timestamp_ns, again.len(), again.digest), (77, 2, batch.digest));
+        let views: Vec<_> = again.requests().collect();
+        assert_eq!(views[0].operation, b"put x");
+        assert_eq!(views[0].proof, b"proof");
+        assert_eq!((views[1].client, views[1].sequence), (b.client, b.sequence));
+        assert_eq!(again.request(&views[0]).payload.bytes(), a.payload.bytes());
+    }
+
+    #[test]
+    fn the_digest_covers_time_and_identities_but_not_proofs() {
+        let a = request(1, 1, b"put x");
+        let mut other_proof = a.clone();
+        let mut blob = a.payload.bytes().to_vec();
+        *blob.last_mut().expect("not empty") ^= 1;
+        other_proof.payload = SharedBytes::from(&blob[..]);
+        let digest = |time, request: &Request<SharedBytes>| {
+            Batch::build(&mut HeapPool, time, &[request]).expect("heap").digest
+        };
+        assert_eq!(digest(1, &a), digest(1, &other_proof));
+        assert_ne!(digest(1, &a), digest(2, &a));
+        assert_ne!(digest(1, &a), digest(1, &request(1, 2, b"put x")));
+    }
+
+    #[test]
+    fn no_prefix_and_no_flipped_structure_byte_is_accepted_or_panics() {
+        let a = request(1, 1, b"put x");
+        let batch = Batch::build(&mut HeapPool, 77, &[&a]).expect("heap");
+        let bytes = batch.payload().bytes();
+        for end in 0..bytes.len() {
+            assert!(Batch::parse(SharedBytes::from(&bytes[..end])).is_err(), "prefix of {end}");
+        }
+        for at in 0..bytes.len() {
+            let mut changed = bytes.to_vec();
+            changed[at] ^= 0x40;
+            if let Ok(parsed) = Batch::parse(SharedBytes::from(&changed[..])) {
+                assert_eq!(parsed.requests().count(), parsed.len());
+            }
+        }
+        let mut longer = bytes.to_vec();
+        longer.push(0);
+        assert_eq!(Batch::parse(SharedBytes::from(&longer[..])).err(), Some(Malformed::Trailing));
+    }
+}

@@ -1,0 +1,208 @@
+//! What a core is told when it starts: the view, who it is, and one timeout.
+
+use alloc::vec::Vec;
+use core::fmt;
+use core::time::Duration;
+
+use crate::limits::{BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, REPLICAS_MAX};
+use crate::quorum::Quorums;
+use crate::{ReplicaId, ViewId};
+
+/// Which faults the cluster tolerates.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FaultModel {
+    /// f replicas do anything at all; n >= 3f + 1.
+    Byzantine,
+    /// f replicas stop; n >= 2f + 1. No WRITE phase, majority quorums.
+    Crash,
+}
+
+/// A membership: who votes, and how many of them may be faulty.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct View {
+    id: ViewId,
+    members: Vec<ReplicaId>,
+    quorums: Quorums,
+}
+
+/// Why a membership is impossible.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ViewError {
+    /// A member is listed twice.
+    Repeated(ReplicaId),
+    /// Fewer members than the fault model needs for `f`.
+    TooFew {
+        /// Members given.
+        n: usize,
+        /// Faults to tolerate.
+        f: usize,
+        /// Members needed.
+        needed: usize,
+    },
+    /// More than [`REPLICAS_MAX`] members.
+    TooMany(usize),
+}
+
+impl fmt::Display for ViewError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Repeated(id) => write!(out, "replica {id} is listed twice"),
+            Self::TooFew { n, f, needed } => {
+                write!(out, "{n} replicas cannot tolerate f = {f}: at least {needed} are needed")
+            }
+            Self::TooMany(n) => write!(out, "{n} replicas are more than {REPLICAS_MAX}"),
+        }
+    }
+}
+
+impl core::error::Error for ViewError {}
+
+impl View {
+    /// A view of `members` (in any order) that tolerates `f` faults.
+    ///
+    /// # Errors
+    /// [`ViewError`] names the member or the number that is wrong.
+    pub fn new(
+        id: ViewId,
+        mut members: Vec<ReplicaId>,
+        f: usize,
+        model: FaultModel,
+    ) -> Result<Self, ViewError> {
+        members.sort_unstable();
+        if let Some(pair) = members.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(ViewError::Repeated(pair[0]));
+        }
+        if members.len() > REPLICAS_MAX {
+            return Err(ViewError::TooMany(members.len()));
+        }
+        let quorums = Quorums::new(members.len(), f, model)?;
+        Ok(Self { id, members, quorums })
+    }
+
+    /// Which membership this is.
+    pub fn id(&self) -> ViewId {
+        self.id
+    }
+
+    /// Members, ascending.
+    pub fn members(&self) -> &[ReplicaId] {
+        &self.members
+    }
+
+    /// How many members.
+    pub fn n(&self) -> usize {
+        self.members.len()
+    }
+
+    /// All thresholds.
+    pub fn quorums(&self) -> Quorums {
+        self.quorums
+    }
+
+    /// Position of `id` in the member list; `None` when it is not a member.
+    pub fn index_of(&self, id: ReplicaId) -> Option<usize> {
+        self.members.binary_search(&id).ok()
+    }
+
+    /// The leader of `regency`: an index into the sorted member list, never an id computed by
+    /// arithmetic, so that views with gaps work (rule SMR.2).
+    pub fn leader(&self, regency: crate::Regency) -> ReplicaId {
+        self.members[regency.0 as usize % self.members.len()]
+    }
+}
+
+/// Everything a replica's core needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Who this replica is. Must be a member of `view`.
+    pub id: ReplicaId,
+    /// The initial membership.
+    pub view: View,
+    /// How long a request may be the oldest pending one without any progress before the replica
+    /// forwards it, and again before it asks for another leader. The one timeout: every other
+    /// period of the protocol is derived from it in `smr`.
+    pub request_timeout: Duration,
+    /// Requests per batch at most.
+    pub batch_requests_max: usize,
+    /// Encoded bytes per batch at most.
+    pub batch_size_max: usize,
+    /// Sessions of one client at most: ids above are refused, so the session table is bounded by
+    /// the client list times this.
+    pub sessions_per_client_max: u32,
+    /// Clients in the cluster's client list.
+    pub clients_max: u32,
+    /// How far ahead of the local clock a proposed timestamp may be.
+    pub clock_skew_max: Duration,
+    /// The replica ran before and lost its memory: it must not vote in any instance it may have
+    /// voted in already (rule LAG.5).
+    pub restarted: bool,
+    /// Protocol checks. All on, except in tests that prove that the simulator notices.
+    pub(crate) checks: Checks,
+}
+
+impl Config {
+    /// The defaults for member `id` of `view`.
+    pub fn new(id: ReplicaId, view: View) -> Self {
+        Self {
+            id,
+            view,
+            request_timeout: Duration::from_secs(2),
+            batch_requests_max: BATCH_REQUESTS_MAX,
+            batch_size_max: BATCH_SIZE_MAX / 2,
+            sessions_per_client_max: 4096,
+            clients_max: 64,
+            clock_skew_max: Duration::from_secs(1),
+            restarted: false,
+            checks: Checks::ALL,
+        }
+    }
+
+    /// The same configuration without one of the protocol's checks. For tests that prove that the
+    /// simulator's checkers can fail.
+    #[cfg(any(test, feature = "mutants"))]
+    #[must_use]
+    pub fn without(mut self, check: Check) -> Self {
+        match check {
+            Check::Validity => self.checks.validity = false,
+            Check::VotesPerDigest => self.checks.votes_per_digest = false,
+            Check::ProofBinding => self.checks.proof_binding = false,
+            Check::StopDataValidation => self.checks.stop_data_validation = false,
+            Check::DuplicateSuppression => self.checks.duplicate_suppression = false,
+        }
+        self
+    }
+}
+
+/// A check that a test can switch off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Check {
+    /// gamma before WRITE.
+    Validity,
+    /// Votes counted per digest.
+    VotesPerDigest,
+    /// Claims and proofs bound to view, instance, epoch and digest.
+    ProofBinding,
+    /// STOPDATA validated by the leader, and again inside SYNC by everybody.
+    StopDataValidation,
+    /// A request is executed once.
+    DuplicateSuppression,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Checks {
+    pub(crate) validity: bool,
+    pub(crate) votes_per_digest: bool,
+    pub(crate) proof_binding: bool,
+    pub(crate) stop_data_validation: bool,
+    pub(crate) duplicate_suppression: bool,
+}
+
+impl Checks {
+    const ALL: Checks = Checks {
+        validity: true,
+        votes_per_digest: true,
+        proof_binding: true,
+        stop_data_validation: true,
+        duplicate_suppression: true,
+    };
+}

@@ -1,0 +1,349 @@
+//! What replicas and clients say to each other. Values here, bytes in `codec`.
+
+pub mod codec;
+
+use crate::batch::{Batch, RequestView, REQUEST_HEADER_SIZE};
+use crate::limits::WRITE_SET_MAX;
+use crate::payload::Payload;
+use crate::types::{
+    ClientId, ConsensusId, Digest, Epoch, Regency, ReplicaId, ReplicaSet, Sequence, ViewId,
+};
+
+/// Kinds, as numbers on the wire. Never reused: a retired kind keeps its number.
+pub mod kind {
+    /// A client's request, ordered or read-only.
+    pub const REQUEST: u8 = 1;
+    /// A replica's answer to a request.
+    pub const REPLY: u8 = 2;
+    /// Requests that timed out once at the sender.
+    pub const FORWARDED: u8 = 3;
+    /// The leader's value for an instance.
+    pub const PROPOSE: u8 = 4;
+    /// First vote.
+    pub const WRITE: u8 = 5;
+    /// Second vote.
+    pub const ACCEPT: u8 = 6;
+    /// "I cannot authenticate these clients' requests in this proposal."
+    pub const REFUSE: u8 = 7;
+    /// "I want the next regency."
+    pub const STOP: u8 = 8;
+    /// A replica's signed state, for the new leader.
+    pub const STOPDATA: u8 = 9;
+    /// The new leader's collection of states, and the value to go on with.
+    pub const SYNC: u8 = 10;
+    /// How far the sender is.
+    pub const STATUS: u8 = 11;
+    /// "Send me these decisions."
+    pub const FETCH: u8 = 12;
+    /// A decision that the sender made or learned.
+    pub const DECIDED: u8 = 13;
+}
+
+/// Kinds of proof after a message body, as numbers in the link header's `auth` field.
+pub mod proof {
+    /// None: the link MAC is enough.
+    pub const NONE: u8 = 0;
+    /// A MAC for each member of the view.
+    pub const MAC_VECTOR: u8 = 1;
+    /// An Ed25519 signature of the sender.
+    pub const SIGNATURE: u8 = 2;
+}
+
+/// Why bytes are not a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Malformed {
+    /// Ends before it should.
+    Truncated,
+    /// Goes on after it should.
+    Trailing,
+    /// A reserved field is not zero, or a flag is unknown.
+    Reserved,
+    /// A field is longer than its limit.
+    TooLong,
+    /// More elements than their limit.
+    TooMany,
+    /// Two fields contradict each other.
+    Inconsistent,
+    /// A kind, or a tag inside a message, that does not exist.
+    Unknown,
+}
+
+/// A client's request, authenticated. A clone shares the bytes.
+#[derive(Clone, Debug)]
+pub struct Request<P> {
+    /// Session.
+    pub client: ClientId,
+    /// Number within the session.
+    pub sequence: Sequence,
+    /// Digest of the body.
+    pub digest: Digest,
+    /// Answer from the current state, do not order. Such a request never enters the core.
+    pub read_only: bool,
+    /// Kind of proof.
+    pub auth: u8,
+    /// Bytes of the body; the rest of `payload` is the proof.
+    pub body_size: u32,
+    /// Body, then proof.
+    pub payload: P,
+}
+
+impl<P: Payload> Request<P> {
+    /// The request as the application sees it.
+    pub fn view(&self) -> RequestView<'_> {
+        let (body, proof) = self.payload.bytes().split_at(self.body_size as usize);
+        RequestView {
+            client: self.client,
+            sequence: self.sequence,
+            digest: self.digest,
+            operation: &body[REQUEST_HEADER_SIZE..],
+            body,
+            auth: self.auth,
+            proof,
+        }
+    }
+}
+
+/// Where in the protocol's history a vote belongs. The first fields of every consensus message.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Position {
+    /// Membership.
+    pub view: ViewId,
+    /// Instance.
+    pub cid: ConsensusId,
+    /// Attempt within the instance.
+    pub epoch: Epoch,
+}
+
+/// The leader's value for an instance.
+#[derive(Clone, Debug)]
+pub struct Propose<P> {
+    /// Instance and epoch.
+    pub at: Position,
+    /// The value.
+    pub batch: Batch<P>,
+}
+
+/// WRITE or ACCEPT.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Vote {
+    /// Instance and epoch.
+    pub at: Position,
+    /// The value voted for.
+    pub digest: Digest,
+}
+
+/// "I cannot authenticate a request of this client in the proposal." One client a message: the
+/// first in the batch; the others show up in later proposals.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refuse {
+    /// Instance and epoch of the proposal.
+    pub at: Position,
+    /// The proposal.
+    pub digest: Digest,
+    /// The session whose request has a proof that does not convince the sender.
+    pub client: ClientId,
+}
+
+/// "I want regency `regency`."
+#[derive(Clone, Debug)]
+pub struct Stop<P> {
+    /// Membership.
+    pub view: ViewId,
+    /// The regency asked for.
+    pub regency: Regency,
+    /// Requests that the current leader does not order, at most `REQUEST_LIST_MAX`.
+    pub requests: Batch<P>,
+}
+
+/// A value and the epoch that it was written or decided in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Written {
+    /// When.
+    pub epoch: Epoch,
+    /// What.
+    pub digest: Digest,
+}
+
+/// The (epoch, digest) pairs for which a replica sent WRITE in one instance. One pair a digest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WriteSet {
+    entries: [Written; WRITE_SET_MAX],
+    size: u8,
+}
+
+impl WriteSet {
+    /// Nothing written.
+    pub const EMPTY: WriteSet = WriteSet {
+        entries: [Written { epoch: Epoch(0), digest: Digest::ZERO }; WRITE_SET_MAX],
+        size: 0,
+    };
+
+    /// The pairs.
+    pub fn as_slice(&self) -> &[Written] {
+        &self.entries[..usize::from(self.size)]
+    }
+
+    /// Adds `written`; replaces an earlier pair with the same digest, else the oldest when full.
+    pub fn insert(&mut self, written: Written) {
+        let size = usize::from(self.size);
+        let same = self.as_slice().iter().position(|entry| entry.digest == written.digest);
+        let oldest = || (0..size).min_by_key(|&at| self.entries[at].epoch).unwrap_or(0);
+        let at = match same {
+            Some(at) => at,
+            None if size < WRITE_SET_MAX => {
+                self.size += 1;
+                size
+            }
+            None => oldest(),
+        };
+        self.entries[at] = written;
+    }
+}
+
+/// What a replica says of itself at a synchronisation. Fixed size, so that a SYNC is bounded; what is
+/// signed is `codec::encode_state`, so nothing outside it is promised.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReplicaState {
+    /// Membership.
+    pub view: ViewId,
+    /// The regency being installed: binds the state to this synchronisation.
+    pub regency: Regency,
+    /// Who says this.
+    pub replica: ReplicaId,
+    /// Last instance decided; 0 when none.
+    pub decided: ConsensusId,
+    /// Its value, and the epoch it was decided in. Zero when none.
+    pub decision: Written,
+    /// The open instance `decided + 1`: the last value with a WRITE certificate (valts, val).
+    /// In crash-only mode, the last value accepted.
+    pub certified: Option<Written>,
+    /// The open instance: every value written.
+    pub write_set: WriteSet,
+}
+
+/// A state and the Ed25519 signature of its replica over `codec::encode_state`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SignedState {
+    /// What is claimed.
+    pub state: ReplicaState,
+    /// By whom it is signed is in the state. Zero until egress has signed.
+    pub signature: [u8; 64],
+}
+
+/// A replica's state for the new leader, with the batch behind `certified` if it holds it.
+#[derive(Clone, Debug)]
+pub struct StopData<P> {
+    /// The signed part.
+    pub signed: SignedState,
+    /// The batch whose digest is `certified` or the newest of the write set: a new leader that never
+    /// saw it needs the bytes. Checked by its digest, so it is not signed.
+    pub batch: Option<Batch<P>>,
+}
+
+/// The new leader's collection of states.
+#[derive(Clone, Debug)]
+pub struct Sync<P> {
+    /// Membership.
+    pub view: ViewId,
+    /// The regency that starts.
+    pub regency: Regency,
+    /// Signed states of distinct members, at least n - f. Everybody recomputes the choice from them.
+    pub states: alloc::vec::Vec<SignedState>,
+    /// The value that the instance to resume goes on with: the bound one, or, when the states bind
+    /// none, the leader's own. Empty (`None`) when nothing is bound and nothing is pending.
+    pub batch: Option<Batch<P>>,
+}
+
+/// How far the sender is. Sent periodically and to a peer that connects: what a lost connection lost
+/// is found out from it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Status {
+    /// Membership.
+    pub view: ViewId,
+    /// Installed regency.
+    pub regency: Regency,
+    /// Is the sender waiting for the SYNC of `regency`?
+    pub stopped: bool,
+    /// Last instance decided.
+    pub decided: ConsensusId,
+    /// Oldest decision the sender can still send; `decided + 1` when it keeps none.
+    pub log_start: ConsensusId,
+    /// In instance `decided + 1`: whose WRITEs and ACCEPTs of the current epoch the sender has. Peers
+    /// send theirs again when they are missing.
+    pub written: ReplicaSet,
+    /// See `written`.
+    pub accepted: ReplicaSet,
+    /// Does the sender have the proposal of instance `decided + 1` in the current epoch?
+    pub proposed: bool,
+}
+
+/// "Send me decisions `from ..= to`."
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fetch {
+    /// Membership.
+    pub view: ViewId,
+    /// First instance.
+    pub from: ConsensusId,
+    /// Last instance.
+    pub to: ConsensusId,
+    /// With the batches, or only the claims? One peer is asked for bytes, all for claims.
+    pub with_batches: bool,
+}
+
+/// "Instance `at.cid` decided `digest` in epoch `at.epoch`." f + 1 such claims of distinct members
+/// make a decision (rule LAG.2).
+#[derive(Clone, Debug)]
+pub struct Decided<P> {
+    /// Instance and epoch.
+    pub at: Position,
+    /// The value.
+    pub digest: Digest,
+    /// Its bytes, if asked for.
+    pub batch: Option<Batch<P>>,
+}
+
+/// What one replica says to another.
+#[derive(Clone, Debug)]
+pub enum Message<P> {
+    /// Requests that timed out once at the sender.
+    Forwarded(Batch<P>),
+    /// The leader's value.
+    Propose(Propose<P>),
+    /// First vote.
+    Write(Vote),
+    /// Second vote.
+    Accept(Vote),
+    /// A proposal holds requests that do not convince the sender.
+    Refuse(Refuse),
+    /// Next regency, please.
+    Stop(Stop<P>),
+    /// State for the new leader.
+    StopData(StopData<P>),
+    /// The new leader's collection.
+    Sync(Sync<P>),
+    /// How far the sender is.
+    Status(Status),
+    /// Asks for decisions.
+    Fetch(Fetch),
+    /// A decision.
+    Decided(Decided<P>),
+}
+
+impl<P> Message<P> {
+    /// The kind on the wire.
+    pub fn kind(&self) -> u8 {
+        match self {
+            Self::Forwarded(_) => kind::FORWARDED,
+            Self::Propose(_) => kind::PROPOSE,
+            Self::Write(_) => kind::WRITE,
+            Self::Accept(_) => kind::ACCEPT,
+            Self::Refuse(_) => kind::REFUSE,
+            Self::Stop(_) => kind::STOP,
+            Self::StopData(_) => kind::STOPDATA,
+            Self::Sync(_) => kind::SYNC,
+            Self::Status(_) => kind::STATUS,
+            Self::Fetch(_) => kind::FETCH,
+            Self::Decided(_) => kind::DECIDED,
+        }
+    }
+}

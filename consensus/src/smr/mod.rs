@@ -1,0 +1,1 @@
+//! Mod-SMaRt: state machine replication over VP-Consensus (thesis chapter 3).

@@ -1,0 +1,66 @@
+//! The application: a deterministic state machine, and what it may know about the world.
+
+use core::fmt;
+
+use crate::{ClientId, ConsensusId, Digest, RequestView};
+
+/// What all replicas agree on about a batch: the only environment an application has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Context {
+    /// The instance that ordered the batch.
+    pub cid: ConsensusId,
+    /// Nanoseconds since the UNIX epoch, strictly growing from batch to batch.
+    pub timestamp_ns: u64,
+    /// Equal on all replicas, different for each batch. Not secret, and the leader can influence it.
+    pub seed: u64,
+}
+
+/// Where replies are written. `reply` is called once for each request executed, in order.
+pub trait Replies {
+    /// `size` bytes for the answer to `to`'s current request.
+    fn reply(&mut self, to: ClientId, size: usize) -> &mut [u8];
+}
+
+/// Is this a well-formed command of the service (the thesis' validCmd)? Stateless: it runs on ingress
+/// cores, and again inside the validity predicate.
+pub trait RequestValidator: Send {
+    /// Must depend on nothing but the operation's bytes.
+    fn valid(&self, operation: &[u8]) -> bool;
+}
+
+/// The application.
+pub trait StateMachine: Send {
+    /// Executes one ordered request: a function of state, context and request. Must not read clocks,
+    /// files or random numbers. Called in batch order; must reply exactly once.
+    fn execute(&mut self, context: &Context, request: &RequestView<'_>, replies: &mut dyn Replies);
+
+    /// Called after the last request of a batch: a place to expire or compact, deterministically.
+    fn end_batch(&mut self, _context: &Context) {}
+
+    /// Executes a read-only request against the current state without changing it.
+    fn query(&self, request: &RequestView<'_>, replies: &mut dyn Replies);
+
+    /// A digest of the whole state: equal on all replicas that executed the same batches.
+    fn digest(&self) -> Digest;
+
+    /// Writes the state as bytes, deterministically.
+    fn snapshot(&self, out: &mut dyn FnMut(&[u8]));
+
+    /// Replaces the state by a snapshot. `read` fills what it can and returns how much.
+    ///
+    /// # Errors
+    /// [`BadSnapshot`] when the bytes are not a snapshot; the state is then unchanged.
+    fn restore(&mut self, read: &mut dyn FnMut(&mut [u8]) -> usize) -> Result<(), BadSnapshot>;
+}
+
+/// A snapshot that cannot be restored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BadSnapshot;
+
+impl fmt::Display for BadSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the bytes are not a snapshot of this service")
+    }
+}
+
+impl core::error::Error for BadSnapshot {}

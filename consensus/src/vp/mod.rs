@@ -1,0 +1,1 @@
+//! VP-Consensus: Validated and Provable Consensus (thesis 3.4, appendix B).

@@ -1,0 +1,1 @@
+//! Hashes, MACs, signatures and keys.

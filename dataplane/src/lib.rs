@@ -1,0 +1,24 @@
+//! How bytes move and who wrote them: frames, pinned cores, transports, hashes, MACs and sessions.
+//!
+//! Owns memory for messages, the link header, authentication and the transports. Always true: what
+//! leaves [`links::Links`] was authenticated; a pinned core does not allocate after start; every
+//! queue has a limit. Must not: know any protocol. The crate is usable alone.
+
+pub mod affinity;
+pub mod alloc_guard;
+pub mod arena;
+pub mod burst;
+pub mod clock;
+pub mod crypto;
+pub mod endpoint;
+pub mod frame;
+pub mod handshake;
+pub mod header;
+pub mod limits;
+pub mod links;
+pub mod middleware;
+pub mod reject;
+pub mod ring;
+pub mod stage;
+pub mod transport;
+pub mod types;

@@ -1,0 +1,1 @@
+//! Replicated services: a key-value store that speaks Redis, BFTMapList.

@@ -1,0 +1,1 @@
+//! Deterministic simulator: fake network, clock and adversaries around the real core.
