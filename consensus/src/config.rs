@@ -120,7 +120,7 @@ pub struct Config {
     pub view: View,
     /// How long a request may be the oldest pending one without any progress before the replica
     /// forwards it, and again before it asks for another leader. The one timeout: every other
-    /// period of the protocol is derived from it in `smr`.
+    /// period is derived from it (rule TIME.6).
     pub request_timeout: Duration,
     /// Requests per batch at most.
     pub batch_requests_max: usize,
@@ -148,7 +148,7 @@ impl Config {
             view,
             request_timeout: Duration::from_secs(2),
             batch_requests_max: BATCH_REQUESTS_MAX,
-            batch_size_max: BATCH_SIZE_MAX / 2,
+            batch_size_max: BATCH_SIZE_MAX,
             sessions_per_client_max: 4096,
             clients_max: 64,
             clock_skew_max: Duration::from_secs(1),

@@ -6,8 +6,8 @@ pub const REPLICAS_MAX: usize = 64;
 /// Requests in one batch: the selection mask of a batch is an array of this many bits.
 pub const BATCH_REQUESTS_MAX: usize = 1024;
 
-/// Encoded bytes of one batch. Bounds the largest frame (a SYNC carries one batch and n states).
-pub const BATCH_SIZE_MAX: usize = 2 * 1024 * 1024;
+/// Encoded bytes of one batch. Bounds the largest frame.
+pub const BATCH_SIZE_MAX: usize = 1024 * 1024;
 
 /// Bytes of one operation. A batch must hold several, or one client could fill every batch.
 pub const OPERATION_SIZE_MAX: usize = 256 * 1024;
@@ -36,6 +36,12 @@ pub const FETCH_MAX: u64 = 16;
 
 /// Messages kept for the next instance or a later regency, for each peer.
 pub const OUT_OF_CONTEXT_MAX: usize = 64;
+
+/// Decided instances that may wait for execution before no new one is started.
+pub const EXECUTION_LAG_MAX: u64 = 8;
+
+/// Levels that the choice of a SYNC can bind: two that correct members may have run, one margin.
+pub const SYNC_LEVELS_MAX: usize = 4;
 
 /// Actions that one step can append at most.
 pub const ACTIONS_MAX: usize = 256;

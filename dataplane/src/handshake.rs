@@ -1,1 +1,366 @@
-//! See the crate's README.
+//! How two peers prove who they are and agree on fresh keys: Noise IK over X25519.
+//!
+//! Owns the two handshake messages and the directory of who has which key; performs no IO. Always
+//! true: keys come out only if the other side's static key is the one the directory has for the
+//! peer it claims to be, both sides spoke of the same cluster and version, and the keys are fresh.
+//! Must not: keep time, send, or put anything secret into an error.
+//!
+//! The dialler knows the acceptor's key; the acceptor learns the dialler's from the first message
+//! and looks it up. The acceptor's keys are *unconfirmed* until the first message under them
+//! arrives: a recording of message 1 can be replayed by anyone, but its replayer cannot compute the
+//! keys. Whoever keeps sessions must not let unconfirmed ones replace anything.
+
+use std::fmt;
+
+use snow::{Builder, HandshakeState};
+use zeroize::Zeroizing;
+
+use crate::crypto::keys::{StaticPublic, StaticSecret};
+use crate::crypto::mac::LinkKey;
+use crate::header::VERSION;
+use crate::types::{OpenError, PeerId};
+
+/// The Noise protocol; part of what the transcript binds.
+const PATTERN: &str = "Noise_IK_25519_ChaChaPoly_BLAKE2s";
+/// Protocol version, two zero bytes, claimed identity.
+const CLAIM_SIZE: usize = 8;
+/// Message 1: ephemeral key, sealed static key, sealed claim.
+pub const HELLO_SIZE: usize = 32 + (32 + 16) + (CLAIM_SIZE + 16);
+/// Message 2: ephemeral key, sealed claim.
+pub const REPLY_SIZE: usize = 32 + (CLAIM_SIZE + 16);
+
+/// Who we are on every link.
+pub struct Identity {
+    /// Our name.
+    pub peer: PeerId,
+    /// Proves it.
+    pub secret: StaticSecret,
+}
+
+/// Who may talk to us: a fixed set of names and keys, each name and each key once.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    /// Sorted by name.
+    entries: Vec<(PeerId, StaticPublic)>,
+    /// Sorted by key; the position in `entries`.
+    by_key: Vec<([u8; 32], u32)>,
+}
+
+impl Directory {
+    /// A directory of these peers. May include ourselves.
+    ///
+    /// # Errors
+    /// A name or a key that appears twice: then a key would not say who somebody is.
+    pub fn new(peers: impl IntoIterator<Item = (PeerId, StaticPublic)>) -> Result<Self, OpenError> {
+        let mut entries: Vec<_> = peers.into_iter().collect();
+        entries.sort_by_key(|(peer, _)| *peer);
+        if let Some(pair) = entries.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(OpenError::BadValue {
+                field: "peers".into(),
+                value: pair[0].0.to_string(),
+                problem: "listed twice".into(),
+                remedy: "give every member and client its own number".into(),
+            });
+        }
+        let mut by_key: Vec<_> =
+            (0u32..).zip(&entries).map(|(index, (_, key))| (key.to_bytes(), index)).collect();
+        by_key.sort_unstable();
+        if let Some(pair) = by_key.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            let name = |of: &([u8; 32], u32)| entries[of.1 as usize].0;
+            return Err(OpenError::BadValue {
+                field: "peers".into(),
+                value: format!("{} and {}", name(&pair[0]), name(&pair[1])),
+                problem: "both have the same key".into(),
+                remedy: "generate one key per member and client".into(),
+            });
+        }
+        Ok(Self { entries, by_key })
+    }
+
+    /// How many peers there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Is nobody allowed?
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// A dense number for `peer`, below [`Directory::len`].
+    pub fn index_of(&self, peer: PeerId) -> Option<usize> {
+        // Replicas are usually 0..n and sort before clients, so most look-ups end here.
+        let guess = peer.index() as usize;
+        match self.entries.get(guess) {
+            Some((found, _)) if *found == peer => Some(guess),
+            _ => self.entries.binary_search_by_key(&peer, |(peer, _)| *peer).ok(),
+        }
+    }
+
+    /// The peer with this dense number.
+    pub fn peer_at(&self, index: usize) -> Option<PeerId> {
+        self.entries.get(index).map(|(peer, _)| *peer)
+    }
+
+    /// The key `peer` must present.
+    pub fn key_of(&self, peer: PeerId) -> Option<&StaticPublic> {
+        self.entries.get(self.index_of(peer)?).map(|(_, key)| key)
+    }
+
+    /// Whose key this is.
+    pub fn peer_of(&self, key: &[u8; 32]) -> Option<PeerId> {
+        let place = self.by_key.binary_search_by_key(key, |(key, _)| *key).ok()?;
+        self.peer_at(self.by_key[place].1 as usize)
+    }
+}
+
+/// Fresh keys of one connection, one per direction. Sequences start at 1 under each.
+pub struct SessionKeys {
+    /// For what we send.
+    pub tx: LinkKey,
+    /// For what we receive.
+    pub rx: LinkKey,
+}
+
+/// Why a handshake did not complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandshakeError {
+    /// The bytes have the wrong size.
+    Malformed,
+    /// The message does not decrypt: it was made for another key or cluster, or altered.
+    Undecryptable,
+    /// The other side speaks another version.
+    Version {
+        /// Theirs.
+        theirs: u16,
+    },
+    /// Nobody of this name is in the directory.
+    UnknownPeer {
+        /// The claimed name.
+        claimed: PeerId,
+    },
+    /// The key is nobody's in the directory although the claimed name is there.
+    UnknownKey {
+        /// The claimed name.
+        claimed: PeerId,
+    },
+    /// The key belongs to somebody else than the claimed name.
+    WrongKey {
+        /// The claimed name.
+        claimed: PeerId,
+        /// Whose key it is.
+        owner: PeerId,
+    },
+    /// Somebody who claims to be us, or ourselves through a wrong address.
+    Ourselves,
+    /// Our own key or randomness was refused by the Noise library.
+    Internal,
+}
+
+impl fmt::Display for HandshakeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed => write!(f, "malformed handshake message"),
+            Self::Undecryptable => write!(
+                f,
+                "the handshake does not decrypt: the other side has another key for us in its \
+                 configuration, or another cluster's; compare the public keys of both sides"
+            ),
+            Self::Version { theirs } => write!(
+                f,
+                "the other side speaks version {theirs}, we speak {VERSION}; run the same release"
+            ),
+            Self::UnknownPeer { claimed } => {
+                write!(f, "{claimed} is not in the configuration; add it with its public key")
+            }
+            Self::UnknownKey { claimed } => write!(
+                f,
+                "{claimed} presents a key that is not in the configuration; did you mix two \
+                 clusters' directories, or was its key generated again?"
+            ),
+            Self::WrongKey { claimed, owner } => write!(
+                f,
+                "a peer claims to be {claimed} with the key of {owner}; was a directory copied \
+                 without changing its number?"
+            ),
+            Self::Ourselves => {
+                write!(f, "a peer claims to be this very one; do two run the same directory?")
+            }
+            Self::Internal => write!(f, "no handshake can be made; is our key file valid?"),
+        }
+    }
+}
+
+impl std::error::Error for HandshakeError {}
+
+/// What both sides must agree on before a byte is exchanged: another cluster cannot even decrypt.
+fn prologue(cluster: u64) -> [u8; 18] {
+    let mut bytes = [0; 18];
+    bytes[..8].copy_from_slice(b"tetrarch");
+    bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
+    bytes[10..].copy_from_slice(&cluster.to_le_bytes());
+    bytes
+}
+
+fn claim(peer: PeerId) -> [u8; CLAIM_SIZE] {
+    let mut bytes = [0; CLAIM_SIZE];
+    bytes[..2].copy_from_slice(&VERSION.to_le_bytes());
+    bytes[4..].copy_from_slice(&peer.0.to_le_bytes());
+    bytes
+}
+
+fn read_claim(bytes: &[u8; CLAIM_SIZE]) -> Result<PeerId, HandshakeError> {
+    let theirs = u16::from_le_bytes([bytes[0], bytes[1]]);
+    if theirs != VERSION {
+        return Err(HandshakeError::Version { theirs });
+    }
+    Ok(PeerId(u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]])))
+}
+
+fn builder<'a>(secret: &'a [u8; 32], prologue: &'a [u8]) -> Result<Builder<'a>, HandshakeError> {
+    let params = PATTERN.parse().map_err(|_| HandshakeError::Internal)?;
+    Builder::new(params)
+        .local_private_key(secret)
+        .and_then(|builder| builder.prologue(prologue))
+        .map_err(|_| HandshakeError::Internal)
+}
+
+/// Link keys from the finished handshake: (dialler to acceptor, acceptor to dialler). The
+/// transcript hash binds them to everything both sides said.
+fn split(noise: &mut HandshakeState) -> (LinkKey, LinkKey) {
+    let (first, second) = noise.dangerously_get_raw_split();
+    let (first, second) = (Zeroizing::new(first), Zeroizing::new(second));
+    let derive = |context: &str, secret: &[u8; 32]| {
+        let mut hasher = blake3::Hasher::new_derive_key(context);
+        hasher.update(secret).update(noise.get_handshake_hash());
+        let key = Zeroizing::new(*hasher.finalize().as_bytes());
+        LinkKey::new(&key)
+    };
+    (
+        derive("tetrarch 2026 link key, dialler to acceptor", &first),
+        derive("tetrarch 2026 link key, acceptor to dialler", &second),
+    )
+}
+
+/// The dialling side between the two messages.
+pub struct Dialler {
+    noise: Box<HandshakeState>,
+    peer: PeerId,
+}
+
+impl Dialler {
+    /// Begin a handshake with `peer`, whose key the directory has; message 1 is the second value.
+    ///
+    /// # Errors
+    /// `peer` is not in the directory, or our own key is no key.
+    pub fn start(
+        identity: &Identity,
+        directory: &Directory,
+        cluster: u64,
+        peer: PeerId,
+    ) -> Result<(Self, [u8; HELLO_SIZE]), HandshakeError> {
+        let key = directory.key_of(peer).ok_or(HandshakeError::UnknownPeer { claimed: peer })?;
+        let key = key.to_bytes();
+        let prologue = prologue(cluster);
+        let secret = Zeroizing::new(identity.secret.to_bytes());
+        let mut noise = builder(&secret, &prologue)?
+            .remote_public_key(&key)
+            .and_then(Builder::build_initiator)
+            .map_err(|_| HandshakeError::Internal)?;
+        let mut hello = [0; HELLO_SIZE];
+        let size = noise
+            .write_message(&claim(identity.peer), &mut hello)
+            .map_err(|_| HandshakeError::Internal)?;
+        debug_assert_eq!(size, HELLO_SIZE);
+        Ok((Self { noise: Box::new(noise), peer }, hello))
+    }
+
+    /// Whom we dial.
+    pub fn peer(&self) -> PeerId {
+        self.peer
+    }
+
+    /// Complete with message 2. The acceptor has proved who it is; what we send next proves us.
+    ///
+    /// # Errors
+    /// The reply is not from the peer we dialled.
+    pub fn finish(mut self, reply: &[u8]) -> Result<SessionKeys, HandshakeError> {
+        if reply.len() != REPLY_SIZE {
+            return Err(HandshakeError::Malformed);
+        }
+        let mut payload = [0; CLAIM_SIZE];
+        match self.noise.read_message(reply, &mut payload) {
+            Ok(CLAIM_SIZE) => {}
+            Ok(_) => return Err(HandshakeError::Malformed),
+            Err(_) => return Err(HandshakeError::Undecryptable),
+        }
+        let claimed = read_claim(&payload)?;
+        if claimed != self.peer {
+            // The key was right, so this is a peer whose own number is configured wrongly.
+            return Err(HandshakeError::WrongKey { claimed, owner: self.peer });
+        }
+        let (tx, rx) = split(&mut self.noise);
+        Ok(SessionKeys { tx, rx })
+    }
+}
+
+/// What the accepting side has after message 1.
+pub struct Accepted {
+    /// Who dialled, by its static key. Unconfirmed: see the module text.
+    pub peer: PeerId,
+    /// Keys for both directions.
+    pub keys: SessionKeys,
+    /// Message 2.
+    pub reply: [u8; REPLY_SIZE],
+}
+
+/// The accepting side: message 1 in, message 2 and unconfirmed keys out.
+///
+/// # Errors
+/// Who dials is not in the directory under this key, speaks another version, or the bytes are no
+/// handshake for us.
+pub fn accept(
+    identity: &Identity,
+    directory: &Directory,
+    cluster: u64,
+    hello: &[u8],
+) -> Result<Accepted, HandshakeError> {
+    if hello.len() != HELLO_SIZE {
+        return Err(HandshakeError::Malformed);
+    }
+    let prologue = prologue(cluster);
+    let secret = Zeroizing::new(identity.secret.to_bytes());
+    let mut noise = builder(&secret, &prologue)?
+        .build_responder()
+        .map_err(|_| HandshakeError::Internal)?;
+    let mut payload = [0; CLAIM_SIZE];
+    match noise.read_message(hello, &mut payload) {
+        Ok(CLAIM_SIZE) => {}
+        Ok(_) => return Err(HandshakeError::Malformed),
+        Err(_) => return Err(HandshakeError::Undecryptable),
+    }
+    let claimed = read_claim(&payload)?;
+    if claimed == identity.peer {
+        return Err(HandshakeError::Ourselves);
+    }
+    let key = noise
+        .get_remote_static()
+        .and_then(|key| <[u8; 32]>::try_from(key).ok())
+        .ok_or(HandshakeError::Malformed)?;
+    if directory.index_of(claimed).is_none() {
+        return Err(HandshakeError::UnknownPeer { claimed });
+    }
+    match directory.peer_of(&key) {
+        None => return Err(HandshakeError::UnknownKey { claimed }),
+        Some(owner) if owner != claimed => {
+            return Err(HandshakeError::WrongKey { claimed, owner });
+        }
+        Some(_) => {}
+    }
+    let mut reply = [0; REPLY_SIZE];
+    noise
+        .write_message(&claim(identity.peer), &mut reply)
+        .map_err(|_| HandshakeError::Internal)?;
+    let (rx, tx) = split(&mut noise);
+    Ok(Accepted { peer: claimed, keys: SessionKeys { tx, rx }, reply })
+}

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod crypto;
 pub mod endpoint;
 pub mod frame;
+mod free_list;
 pub mod handshake;
 pub mod header;
 pub mod limits;

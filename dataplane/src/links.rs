@@ -1,1 +1,339 @@
-//! See the crate's README.
+//! Authenticated links to peers, over any endpoint.
+//!
+//! Owns sessions: handshakes, link keys, sequences, keep-alive. Always true: what
+//! [`Links::rx_burst`] yields came from the named peer under fresh keys, once, unaltered, for our
+//! cluster; there is at most one session per peer; what an unauthenticated peer can make us hold or
+//! compute is bounded. Must not: read a clock (the caller says what time it is), or know what kinds
+//! below [`CONTROL_KIND_MIN`] mean.
+//!
+//! A turn of the owner is [`Links::rx_burst`], [`Links::event`], work, [`Links::tx`],
+//! [`Links::flush`], and [`Links::park`] when there was nothing to do.
+
+mod diagnosis;
+mod keepalive;
+mod receive;
+mod replay;
+mod session;
+mod transmit;
+
+pub use diagnosis::{Cause, Diagnosis};
+pub use replay::ReplayPolicy;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::burst::Burst;
+use crate::endpoint::{ConnId, Endpoint, EndpointCounts, RawReceived, Waker};
+use crate::frame::{Frame, FramePool};
+use crate::handshake::{Directory, Identity};
+use crate::header::Header;
+use crate::limits::{BURST_MAX, FRAME_SIZE_MAX};
+use crate::reject::RejectCounts;
+use crate::types::{Digest, Instant, PeerId};
+
+use diagnosis::DiagnosisLog;
+use receive::Candidate;
+use session::{Conn, PeerState};
+
+/// Kinds from here on belong to the links and never reach their user.
+pub const CONTROL_KIND_MIN: u8 = 250;
+/// Handshake message 1.
+pub const KIND_HELLO: u8 = 250;
+/// Handshake message 2.
+pub const KIND_REPLY: u8 = 251;
+/// An empty message that keeps a link alive and confirms keys.
+pub const KIND_PING: u8 = 252;
+
+/// Limits and times of the links of one core.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkConfig {
+    /// The largest message accepted from a replica, header included, in bytes.
+    pub message_size_max_replica: u32,
+    /// The largest message accepted from a client, header included, in bytes. A client may hold one
+    /// slot of this size half-filled, so keep it near the largest request.
+    pub message_size_max_client: u32,
+    /// A connection that has not proved who it is after this long is closed.
+    pub handshake_timeout: Duration,
+    /// Connections in a handshake at a time; further ones are closed at once.
+    pub half_open_max: usize,
+    /// Key agreements computed per call of [`Links::rx_burst`], each about 200 microseconds.
+    pub handshakes_per_turn: usize,
+    /// When nothing was sent to a peer for this long, a ping is.
+    pub keepalive_interval: Duration,
+    /// When nothing came from a peer for this long, its connection is closed.
+    pub idle_timeout: Duration,
+    /// Which sequences are accepted.
+    pub replay: ReplayPolicy,
+}
+
+impl Default for LinkConfig {
+    fn default() -> Self {
+        Self {
+            message_size_max_replica: FRAME_SIZE_MAX as u32,
+            message_size_max_client: 256 * 1024,
+            handshake_timeout: Duration::from_secs(3),
+            half_open_max: 128,
+            handshakes_per_turn: 4,
+            keepalive_interval: Duration::from_secs(1),
+            idle_timeout: Duration::from_secs(5),
+            replay: ReplayPolicy::Increasing,
+        }
+    }
+}
+
+/// A peer's link came or went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkEvent {
+    /// Messages can be exchanged.
+    Up(PeerId),
+    /// No session any more. A new connection of the same peer shows as `Down`, then `Up`.
+    Down(PeerId),
+}
+
+/// An authentic message.
+#[derive(Clone)]
+pub struct Received {
+    /// Who sent it, by its key.
+    pub peer: PeerId,
+    /// Checked: magic, version, sizes, cluster, sender, sequence, tag, digest of the body. What
+    /// `kind`, `auth` and `session` mean is for the user to check.
+    pub header: Header,
+    /// Body and proof.
+    pub frame: Frame,
+}
+
+impl Received {
+    /// The bytes before the proof.
+    pub fn body(&self) -> &[u8] {
+        let bytes = self.frame.bytes();
+        bytes.get(..self.header.body_size()).unwrap_or(bytes)
+    }
+
+    /// The transferable proof; empty if there is none.
+    pub fn proof(&self) -> &[u8] {
+        self.frame.bytes().get(self.header.body_size()..).unwrap_or(&[])
+    }
+}
+
+/// A message to send. The body's digest is computed once by the caller, whatever the number of
+/// peers; clone `frame` for a broadcast (it shares the slot).
+#[derive(Clone)]
+pub struct Outgoing {
+    /// To whom.
+    pub to: PeerId,
+    /// Below [`CONTROL_KIND_MIN`].
+    pub kind: u8,
+    /// What sort of proof follows the body.
+    pub auth: u8,
+    /// Goes into the header as it is.
+    pub session: u64,
+    /// How many of the last bytes of `frame` are proof.
+    pub proof_size: u16,
+    /// [`body_digest`](crate::crypto::hash::body_digest) of the bytes before the proof. A wrong one
+    /// makes the receiver drop the message.
+    pub body_digest: Digest,
+    /// Body and proof; `None` is an empty body.
+    pub frame: Option<Frame>,
+}
+
+/// Sessions with all peers of one endpoint.
+///
+/// ```no_run
+/// # use tetrarch_dataplane::{arena::*, burst::Burst, clock::*, crypto::{hash, keys::*}};
+/// # use tetrarch_dataplane::{endpoint::*, handshake::*, links::*, transport::tcp::*, types::*};
+/// # fn main() -> Result<(), OpenError> {
+/// # let (secret, ours, theirs): (StaticSecret, StaticPublic, StaticPublic) = todo!();
+/// let config = TcpConfig {
+///     listen: Some(([127, 0, 0, 1], 9001).into()),
+///     dial: vec![(PeerId::replica(0), ([127, 0, 0, 1], 9000).into())],
+///     ..TcpConfig::default()
+/// };
+/// let mut transport = TcpTransport::new(config)?;
+/// let arena = transport.arena(&ArenaSpec { classes: vec![SlotClass { slot_size: 2048, count: 4096 }] })?;
+/// let endpoint = transport.open(0, arena.pool())?;
+/// let identity = Identity { peer: PeerId::replica(1), secret };
+/// let directory = Directory::new([(PeerId::replica(0), theirs), (PeerId::replica(1), ours)])?;
+/// let cluster = 7;
+/// let mut links =
+///     Links::new(endpoint, identity, directory, cluster, LinkConfig::default(), arena.pool());
+///
+/// let clock = SystemClock::new();
+/// let mut received = Burst::with_capacity(64);
+/// loop {
+///     let count = links.rx_burst(clock.now(), &mut received);
+///     for message in received.drain() {
+///         let digest = message.header.body_digest;
+///         links.tx(Outgoing {
+///             to: message.peer,
+///             kind: message.header.kind,
+///             auth: 0,
+///             session: 0,
+///             proof_size: 0,
+///             body_digest: digest,
+///             frame: Some(message.frame),
+///         });
+///     }
+///     while let Some(event) = links.event() {
+///         println!("{event:?}");
+///     }
+///     links.flush(clock.now());
+///     if count == 0 {
+///         links.park(std::time::Duration::from_millis(1));
+///     }
+/// }
+/// # }
+/// ```
+pub struct Links {
+    endpoint: Box<dyn Endpoint>,
+    identity: Identity,
+    directory: Directory,
+    cluster: u64,
+    config: LinkConfig,
+    pool: FramePool,
+    /// The latest time the caller gave.
+    now: Instant,
+    /// By [`ConnId::index`].
+    conns: Vec<Option<Box<Conn>>>,
+    /// By [`Directory::index_of`].
+    peers: Vec<PeerState>,
+    /// Connections without a session, their own handshake slots included.
+    half_open: usize,
+    /// Messages taken from the endpoint and not looked at yet.
+    raw: Burst<RawReceived>,
+    /// Messages whose tag was good and whose digest is being checked; empty between calls.
+    candidates: Vec<Candidate>,
+    /// As many as candidates at most; reused.
+    digests: Vec<Digest>,
+    /// Closed by the other side; their last messages may still be in `raw`.
+    closed: Vec<ConnId>,
+    /// First handshake messages that wait for their turn to be computed; at most `half_open_max`.
+    hellos: VecDeque<(ConnId, Frame)>,
+    /// Directory indices whose state the user has not been told; each at most once.
+    changed: VecDeque<usize>,
+    rejects: RejectCounts,
+    diagnoses: DiagnosisLog,
+    /// No handshake, keep-alive or idle limit is reached before.
+    next_check: Instant,
+    empty_digest: Digest,
+}
+
+impl Links {
+    /// Sessions over `endpoint` as `identity`, with the peers of `directory`. `pool` supplies the
+    /// slots of handshake messages; the pool the endpoint receives into will do.
+    pub fn new(
+        endpoint: Box<dyn Endpoint>,
+        identity: Identity,
+        directory: Directory,
+        cluster: u64,
+        config: LinkConfig,
+        pool: FramePool,
+    ) -> Self {
+        let peers = (0..directory.len()).map(|_| PeerState::default()).collect();
+        let diagnoses = DiagnosisLog::new(directory.len());
+        let changed = VecDeque::with_capacity(directory.len());
+        let hellos = VecDeque::with_capacity(config.half_open_max);
+        Self {
+            endpoint,
+            identity,
+            directory,
+            cluster,
+            config,
+            pool,
+            now: Instant(0),
+            conns: Vec::new(),
+            peers,
+            half_open: 0,
+            raw: Burst::with_capacity(BURST_MAX),
+            candidates: Vec::with_capacity(BURST_MAX),
+            digests: vec![Digest::default(); BURST_MAX],
+            closed: Vec::new(),
+            hellos,
+            changed,
+            rejects: RejectCounts::new(),
+            diagnoses,
+            next_check: Instant(0),
+            empty_digest: crate::crypto::hash::body_digest(&[]),
+        }
+    }
+
+    /// The next change of a link. Changes that were not taken in time are merged: a peer that went
+    /// and came back shows as one `Down` and one `Up`.
+    pub fn event(&mut self) -> Option<LinkEvent> {
+        let index = self.changed.pop_front()?;
+        let peer = self.directory.peer_at(index)?;
+        let state = &mut self.peers[index];
+        state.queued = false;
+        let up = state.conn.is_some();
+        match (state.announced, up) {
+            (true, true) if state.replaced => {
+                state.replaced = false;
+                state.announced = false;
+                state.queued = true;
+                self.changed.push_front(index);
+                Some(LinkEvent::Down(peer))
+            }
+            (true, false) => {
+                (state.announced, state.replaced) = (false, false);
+                Some(LinkEvent::Down(peer))
+            }
+            (false, true) => {
+                (state.announced, state.replaced) = (true, false);
+                Some(LinkEvent::Up(peer))
+            }
+            // Came and went, or nothing, since the last time: nobody has to know.
+            _ => self.event(),
+        }
+    }
+
+    /// Is there a session with `peer` now? May be ahead of [`Links::event`].
+    pub fn is_up(&self, peer: PeerId) -> bool {
+        self.directory.index_of(peer).is_some_and(|index| self.peers[index].conn.is_some())
+    }
+
+    /// Peers with a session now.
+    pub fn up_count(&self) -> usize {
+        self.peers.iter().filter(|peer| peer.conn.is_some()).count()
+    }
+
+    /// Whose links these are.
+    pub fn local(&self) -> PeerId {
+        self.identity.peer
+    }
+
+    /// When [`Links::flush`] wants to be called even if nothing arrives.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let own = (self.conns.iter().any(Option::is_some)).then_some(self.next_check);
+        match (own, self.endpoint.next_deadline()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Sleep until something arrives or the waker is used, at most `limit`. Returns at once when
+    /// there is work already.
+    pub fn park(&mut self, limit: Duration) {
+        if self.raw.is_empty() && self.hellos.is_empty() && self.changed.is_empty() {
+            self.endpoint.park(limit);
+        }
+    }
+
+    /// Wakes [`Links::park`] from another thread.
+    pub fn waker(&self) -> Waker {
+        self.endpoint.waker()
+    }
+
+    /// Why messages were dropped, here.
+    pub fn rejects(&self) -> &RejectCounts {
+        &self.rejects
+    }
+
+    /// What the endpoint below has seen.
+    pub fn counts(&self) -> EndpointCounts {
+        self.endpoint.counts()
+    }
+
+    /// The next finding an operator should read, at most one per peer and cause in a minute.
+    pub fn diagnosis(&mut self) -> Option<Diagnosis> {
+        self.diagnoses.take()
+    }
+}

@@ -23,7 +23,7 @@ pub mod kind {
     pub const WRITE: u8 = 5;
     /// Second vote.
     pub const ACCEPT: u8 = 6;
-    /// "I cannot authenticate these clients' requests in this proposal."
+    /// "This proposal does not convince me."
     pub const REFUSE: u8 = 7;
     /// "I want the next regency."
     pub const STOP: u8 = 8;
@@ -37,6 +37,10 @@ pub mod kind {
     pub const FETCH: u8 = 12;
     /// A decision that the sender made or learned.
     pub const DECIDED: u8 = 13;
+    /// "Send me the batch with this digest."
+    pub const FETCH_BATCH: u8 = 14;
+    /// A batch, for its digest.
+    pub const BATCH_BODY: u8 = 15;
 }
 
 /// Kinds of proof after a message body, as numbers in the link header's `auth` field.
@@ -132,16 +136,25 @@ pub struct Vote {
     pub digest: Digest,
 }
 
-/// "I cannot authenticate a request of this client in the proposal." One client a message: the
-/// first in the batch; the others show up in later proposals.
+/// Why a proposal does not convince a member (rule VAL.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RefuseReason {
+    /// A request of this session has a proof that is wrong for the sender. The first one in the
+    /// batch; others show up in later proposals.
+    Proof(ClientId),
+    /// The timestamp is too far ahead of the sender's clock.
+    Clock,
+}
+
+/// "I will not WRITE this proposal unless others vouch for it."
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Refuse {
     /// Instance and epoch of the proposal.
     pub at: Position,
     /// The proposal.
     pub digest: Digest,
-    /// The session whose request has a proof that does not convince the sender.
-    pub client: ClientId,
+    /// Why.
+    pub reason: RefuseReason,
 }
 
 /// "I want regency `regency`."
@@ -200,8 +213,8 @@ impl WriteSet {
     }
 }
 
-/// What a replica says of itself at a synchronisation. Fixed size, so that a SYNC is bounded; what is
-/// signed is `codec::encode_state`, so nothing outside it is promised.
+/// What a replica says of itself at a synchronisation (rule SYNC.5). Fixed size, so that a SYNC is
+/// bounded; what is signed is `codec::encode_state`, so nothing outside it is promised.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReplicaState {
     /// Membership.
@@ -212,9 +225,9 @@ pub struct ReplicaState {
     pub replica: ReplicaId,
     /// Last instance decided; 0 when none.
     pub decided: ConsensusId,
-    /// Its value, and the epoch it was decided in. Zero when none.
-    pub decision: Written,
-    /// The open instance `decided + 1`: the last value with a WRITE certificate (valts, val).
+    /// What was decided in `decided` and in the instance before it. Zero when there was none.
+    pub decisions: [Digest; 2],
+    /// The open instance `decided + 1`: the newest value with a WRITE certificate (valts, val).
     /// In crash-only mode, the last value accepted.
     pub certified: Option<Written>,
     /// The open instance: every value written.
@@ -224,34 +237,21 @@ pub struct ReplicaState {
 /// A state and the Ed25519 signature of its replica over `codec::encode_state`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SignedState {
-    /// What is claimed.
+    /// What is claimed, and by whom.
     pub state: ReplicaState,
-    /// By whom it is signed is in the state. Zero until egress has signed.
+    /// Zero until egress has signed.
     pub signature: [u8; 64],
-}
-
-/// A replica's state for the new leader, with the batch behind `certified` if it holds it.
-#[derive(Clone, Debug)]
-pub struct StopData<P> {
-    /// The signed part.
-    pub signed: SignedState,
-    /// The batch whose digest is `certified` or the newest of the write set: a new leader that never
-    /// saw it needs the bytes. Checked by its digest, so it is not signed.
-    pub batch: Option<Batch<P>>,
 }
 
 /// The new leader's collection of states.
 #[derive(Clone, Debug)]
-pub struct Sync<P> {
+pub struct Sync {
     /// Membership.
     pub view: ViewId,
     /// The regency that starts.
     pub regency: Regency,
     /// Signed states of distinct members, at least n - f. Everybody recomputes the choice from them.
     pub states: alloc::vec::Vec<SignedState>,
-    /// The value that the instance to resume goes on with: the bound one, or, when the states bind
-    /// none, the leader's own. Empty (`None`) when nothing is bound and nothing is pending.
-    pub batch: Option<Batch<P>>,
 }
 
 /// How far the sender is. Sent periodically and to a peer that connects: what a lost connection lost
@@ -262,6 +262,9 @@ pub struct Status {
     pub view: ViewId,
     /// Installed regency.
     pub regency: Regency,
+    /// The regency that the sender wants; equal to `regency` when it is content. A wish that is not
+    /// repeated here is withdrawn (rule SYNC.3).
+    pub wanted: Regency,
     /// Is the sender waiting for the SYNC of `regency`?
     pub stopped: bool,
     /// Last instance decided.
@@ -302,6 +305,28 @@ pub struct Decided<P> {
     pub batch: Option<Batch<P>>,
 }
 
+/// "Send me the batch with this digest." For a value that is certified, decided or bound (LAG.3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FetchBatch {
+    /// Membership.
+    pub view: ViewId,
+    /// Instance that the batch was proposed in.
+    pub cid: ConsensusId,
+    /// Which batch.
+    pub digest: Digest,
+}
+
+/// The answer to [`FetchBatch`]. Proves itself by its digest.
+#[derive(Clone, Debug)]
+pub struct BatchBody<P> {
+    /// Membership.
+    pub view: ViewId,
+    /// Instance that the batch was proposed in.
+    pub cid: ConsensusId,
+    /// The batch.
+    pub batch: Batch<P>,
+}
+
 /// What one replica says to another.
 #[derive(Clone, Debug)]
 pub enum Message<P> {
@@ -318,15 +343,19 @@ pub enum Message<P> {
     /// Next regency, please.
     Stop(Stop<P>),
     /// State for the new leader.
-    StopData(StopData<P>),
+    StopData(SignedState),
     /// The new leader's collection.
-    Sync(Sync<P>),
+    Sync(Sync),
     /// How far the sender is.
     Status(Status),
     /// Asks for decisions.
     Fetch(Fetch),
     /// A decision.
     Decided(Decided<P>),
+    /// Asks for a batch by its digest.
+    FetchBatch(FetchBatch),
+    /// A batch.
+    BatchBody(BatchBody<P>),
 }
 
 impl<P> Message<P> {
@@ -344,6 +373,8 @@ impl<P> Message<P> {
             Self::Status(_) => kind::STATUS,
             Self::Fetch(_) => kind::FETCH,
             Self::Decided(_) => kind::DECIDED,
+            Self::FetchBatch(_) => kind::FETCH_BATCH,
+            Self::BatchBody(_) => kind::BATCH_BODY,
         }
     }
 }
