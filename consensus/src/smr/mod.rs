@@ -1,1 +1,8 @@
 //! Mod-SMaRt: state machine replication over VP-Consensus (thesis chapter 3).
+//!
+//! Owns order: which instance runs, who leads, what a batch may hold, how a member catches up.
+//! Always true: a decided batch never changes. Must not: execute anything.
+
+pub mod replica;
+
+pub use replica::Replica;
