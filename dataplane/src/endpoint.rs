@@ -10,9 +10,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::arena::{Arena, ArenaSpec};
+use crate::arena::{Arena, ArenaSpec, FramePool};
 use crate::burst::Burst;
-use crate::frame::{Frame, FramePool};
+use crate::frame::Frame;
 use crate::limits::HEADER_SIZE;
 use crate::types::{Instant, OpenError, PeerId};
 

@@ -63,7 +63,7 @@ impl Directory {
             });
         }
         let mut by_key: Vec<_> =
-            (0u32..).zip(&entries).map(|(index, (_, key))| (key.to_bytes(), index)).collect();
+            (0u32..).zip(&entries).map(|(index, (_, key))| (*key.as_bytes(), index)).collect();
         by_key.sort_unstable();
         if let Some(pair) = by_key.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             let name = |of: &([u8; 32], u32)| entries[of.1 as usize].0;
@@ -233,8 +233,12 @@ fn split(noise: &mut HandshakeState) -> (LinkKey, LinkKey) {
     let derive = |context: &str, secret: &[u8; 32]| {
         let mut hasher = blake3::Hasher::new_derive_key(context);
         hasher.update(secret).update(noise.get_handshake_hash());
-        let key = Zeroizing::new(*hasher.finalize().as_bytes());
-        LinkKey::new(&key)
+        let mut derived = Zeroizing::new([0; 20]);
+        hasher.finalize_xof().fill(&mut *derived);
+        let (mut key, mut salt) = (Zeroizing::new([0; 16]), [0; 4]);
+        key.copy_from_slice(&derived[..16]);
+        salt.copy_from_slice(&derived[16..]);
+        LinkKey::new(&key, salt)
     };
     (
         derive("tetrarch 2026 link key, dialler to acceptor", &first),
@@ -260,11 +264,9 @@ impl Dialler {
         peer: PeerId,
     ) -> Result<(Self, [u8; HELLO_SIZE]), HandshakeError> {
         let key = directory.key_of(peer).ok_or(HandshakeError::UnknownPeer { claimed: peer })?;
-        let key = key.to_bytes();
         let prologue = prologue(cluster);
-        let secret = Zeroizing::new(identity.secret.to_bytes());
-        let mut noise = builder(&secret, &prologue)?
-            .remote_public_key(&key)
+        let mut noise = builder(identity.secret.as_bytes(), &prologue)?
+            .remote_public_key(key.as_bytes())
             .and_then(Builder::build_initiator)
             .map_err(|_| HandshakeError::Internal)?;
         let mut hello = [0; HELLO_SIZE];
@@ -329,8 +331,7 @@ pub fn accept(
         return Err(HandshakeError::Malformed);
     }
     let prologue = prologue(cluster);
-    let secret = Zeroizing::new(identity.secret.to_bytes());
-    let mut noise = builder(&secret, &prologue)?
+    let mut noise = builder(identity.secret.as_bytes(), &prologue)?
         .build_responder()
         .map_err(|_| HandshakeError::Internal)?;
     let mut payload = [0; CLAIM_SIZE];
@@ -358,9 +359,7 @@ pub fn accept(
         Some(_) => {}
     }
     let mut reply = [0; REPLY_SIZE];
-    noise
-        .write_message(&claim(identity.peer), &mut reply)
-        .map_err(|_| HandshakeError::Internal)?;
+    noise.write_message(&claim(identity.peer), &mut reply).map_err(|_| HandshakeError::Internal)?;
     let (rx, tx) = split(&mut noise);
     Ok(Accepted { peer: claimed, keys: SessionKeys { tx, rx }, reply })
 }

@@ -22,9 +22,10 @@ pub use replay::ReplayPolicy;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::arena::FramePool;
 use crate::burst::Burst;
 use crate::endpoint::{ConnId, Endpoint, EndpointCounts, RawReceived, Waker};
-use crate::frame::{Frame, FramePool};
+use crate::frame::Frame;
 use crate::handshake::{Directory, Identity};
 use crate::header::Header;
 use crate::limits::{BURST_MAX, FRAME_SIZE_MAX};
@@ -32,7 +33,6 @@ use crate::reject::RejectCounts;
 use crate::types::{Digest, Instant, PeerId};
 
 use diagnosis::DiagnosisLog;
-use receive::Candidate;
 use session::{Conn, PeerState};
 
 /// Kinds from here on belong to the links and never reach their user.
@@ -142,7 +142,7 @@ pub struct Outgoing {
 /// # use tetrarch_dataplane::{arena::*, burst::Burst, clock::*, crypto::{hash, keys::*}};
 /// # use tetrarch_dataplane::{endpoint::*, handshake::*, links::*, transport::tcp::*, types::*};
 /// # fn main() -> Result<(), OpenError> {
-/// # let (secret, ours, theirs): (StaticSecret, StaticPublic, StaticPublic) = todo!();
+/// # let (secret, ours, theirs): (StaticSecret, StaticPublic, StaticPublic) = unreachable!();
 /// let config = TcpConfig {
 ///     listen: Some(([127, 0, 0, 1], 9001).into()),
 ///     dial: vec![(PeerId::replica(0), ([127, 0, 0, 1], 9000).into())],
@@ -201,7 +201,7 @@ pub struct Links {
     /// Messages taken from the endpoint and not looked at yet.
     raw: Burst<RawReceived>,
     /// Messages whose tag was good and whose digest is being checked; empty between calls.
-    candidates: Vec<Candidate>,
+    candidates: Vec<Received>,
     /// As many as candidates at most; reused.
     digests: Vec<Digest>,
     /// Closed by the other side; their last messages may still be in `raw`.
@@ -251,7 +251,7 @@ impl Links {
             changed,
             rejects: RejectCounts::new(),
             diagnoses,
-            next_check: Instant(0),
+            next_check: Instant(u64::MAX),
             empty_digest: crate::crypto::hash::body_digest(&[]),
         }
     }
@@ -259,30 +259,28 @@ impl Links {
     /// The next change of a link. Changes that were not taken in time are merged: a peer that went
     /// and came back shows as one `Down` and one `Up`.
     pub fn event(&mut self) -> Option<LinkEvent> {
-        let index = self.changed.pop_front()?;
-        let peer = self.directory.peer_at(index)?;
-        let state = &mut self.peers[index];
-        state.queued = false;
-        let up = state.conn.is_some();
-        match (state.announced, up) {
-            (true, true) if state.replaced => {
-                state.replaced = false;
-                state.announced = false;
-                state.queued = true;
+        while let Some(index) = self.changed.pop_front() {
+            let Some(peer) = self.directory.peer_at(index) else {
+                continue;
+            };
+            let state = &mut self.peers[index];
+            let (was, is) = (state.announced, state.conn.is_some());
+            state.queued = false;
+            if was && is && state.replaced {
+                // Down now, and once more for Up.
+                (state.announced, state.replaced, state.queued) = (false, false, true);
                 self.changed.push_front(index);
-                Some(LinkEvent::Down(peer))
+                return Some(LinkEvent::Down(peer));
             }
-            (true, false) => {
-                (state.announced, state.replaced) = (false, false);
-                Some(LinkEvent::Down(peer))
+            (state.announced, state.replaced) = (is, false);
+            match (was, is) {
+                (true, false) => return Some(LinkEvent::Down(peer)),
+                (false, true) => return Some(LinkEvent::Up(peer)),
+                // Came and went since the last time: nobody has to know.
+                _ => {}
             }
-            (false, true) => {
-                (state.announced, state.replaced) = (true, false);
-                Some(LinkEvent::Up(peer))
-            }
-            // Came and went, or nothing, since the last time: nobody has to know.
-            _ => self.event(),
         }
+        None
     }
 
     /// Is there a session with `peer` now? May be ahead of [`Links::event`].

@@ -157,6 +157,7 @@ impl Links {
             }
         };
         self.half_open = self.half_open.saturating_sub(1);
+        self.check_at(self.now + self.config.keepalive_interval.min(self.config.idle_timeout));
         let state = &mut self.peers[index];
         let old = state.conn.replace(id);
         if let Some(old) = old {
