@@ -233,12 +233,7 @@ fn split(noise: &mut HandshakeState) -> (LinkKey, LinkKey) {
     let derive = |context: &str, secret: &[u8; 32]| {
         let mut hasher = blake3::Hasher::new_derive_key(context);
         hasher.update(secret).update(noise.get_handshake_hash());
-        let mut derived = Zeroizing::new([0; 20]);
-        hasher.finalize_xof().fill(&mut *derived);
-        let (mut key, mut salt) = (Zeroizing::new([0; 16]), [0; 4]);
-        key.copy_from_slice(&derived[..16]);
-        salt.copy_from_slice(&derived[16..]);
-        LinkKey::new(&key, salt)
+        LinkKey::new(&Zeroizing::new(*hasher.finalize().as_bytes()))
     };
     (
         derive("tetrarch 2026 link key, dialler to acceptor", &first),
