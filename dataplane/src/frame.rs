@@ -3,6 +3,7 @@
 //! Owns nothing but a counted reference to a slot of an arena. Always true: the bytes of a `Frame`
 //! never change; the last drop returns the slot. Must not: allocate.
 
+pub use crate::arena::FramePool;
 use crate::arena::SlotRef;
 use std::fmt;
 
