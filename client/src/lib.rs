@@ -1,1 +1,3 @@
 //! Client library: blocking and asynchronous, many requests in flight.
+
+pub mod cluster;
