@@ -12,6 +12,10 @@ pub const BATCH_SIZE_MAX: usize = 1024 * 1024;
 /// Bytes of one operation. A batch must hold several, or one client could fill every batch.
 pub const OPERATION_SIZE_MAX: usize = 256 * 1024;
 
+/// Bytes of one result. Larger than an operation, as a request may ask for several values; bounds
+/// what a reply cache keeps and the largest frame of a reply.
+pub const RESULT_SIZE_MAX: usize = 1024 * 1024;
+
 /// Bytes of the proof after a request body: 2 bytes of header and 16 a replica, or a signature.
 pub const REQUEST_PROOF_SIZE_MAX: usize = 2 + 16 * REPLICAS_MAX;
 

@@ -1,1 +1,376 @@
-//! Messages as bytes.
+//! Messages as bytes: one fixed struct a kind, then its variable part.
+//!
+//! Owns the body of every message between replicas, and the bytes of a state that are signed. Always
+//! true: `decode(encode(m)) == m`, one message has one encoding, every byte of a body is covered by
+//! a check, and decoding allocates nothing but the list of a SYNC, after its size was checked. Must
+//! not: authenticate anything; what is decoded is well formed, not true.
+//!
+//! Little endian. A *position* is view 4, epoch 4, instance 8. "Batch" stands for
+//! [`Batch`](crate::Batch) and is always last, so that its size needs no field.
+//!
+//! | kind | body |
+//! |---|---|
+//! | FORWARDED | batch |
+//! | PROPOSE | position 16, batch |
+//! | WRITE, ACCEPT | position 16, digest 32 |
+//! | REFUSE | position 16, digest 32, reason 1 (0 clock, 1 proof), zero 7, client 8 |
+//! | STOP | view 4, regency 4, batch |
+//! | STOPDATA | signed state |
+//! | SYNC | view 4, regency 4, count 4, zero 4, signed states |
+//! | STATUS | view 4, regency 4, wanted 4, flags 1 (1 stopped, 2 proposed), zero 3, decided 8, log start 8, written 8, accepted 8 |
+//! | FETCH | view 4, with batches 1, zero 3, from 8, to 8 |
+//! | DECIDED | position 16, digest 32, has batch 1, zero 7, batch |
+//! | FETCH_BATCH | view 4, zero 4, instance 8, digest 32 |
+//! | BATCH_BODY | view 4, zero 4, instance 8, batch |
+//!
+//! REQUEST is [`RequestHeader`](crate::batch::RequestHeader) and operation, REPLY is in
+//! [`reply`](super::reply); a signed state is in [`state`].
+
+pub(crate) mod fields;
+pub mod state;
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use state::{SIGNED_STATE_SIZE, STATE_PREFIX, STATE_TO_SIGN_SIZE, encode_state, visit_states};
+
+use crate::batch::{Batch, RequestHeader};
+use crate::limits::{REPLICAS_MAX, REQUEST_LIST_MAX};
+use crate::message::{
+    BatchBody, Decided, Fetch, FetchBatch, Malformed, Message, Position, Propose, Refuse,
+    RefuseReason, Request, SignedState, Status, Stop, Sync, Vote, kind,
+};
+use crate::payload::Payload;
+use crate::types::{ClientId, ConsensusId, Digest, Epoch, Regency, ReplicaSet, ViewId};
+use fields::{Reader, Writer};
+
+const POSITION_SIZE: usize = 16;
+const VOTE_SIZE: usize = POSITION_SIZE + 32;
+const REFUSE_SIZE: usize = VOTE_SIZE + 16;
+const STOP_SIZE: usize = 8;
+const SYNC_SIZE: usize = 16;
+const STATUS_SIZE: usize = 48;
+const FETCH_SIZE: usize = 24;
+const DECIDED_SIZE: usize = VOTE_SIZE + 8;
+const FETCH_BATCH_SIZE: usize = 48;
+const BATCH_BODY_SIZE: usize = 16;
+
+const REASON_CLOCK: u8 = 0;
+const REASON_PROOF: u8 = 1;
+const STATUS_STOPPED: u8 = 1;
+const STATUS_PROPOSED: u8 = 2;
+
+/// Bytes of the body of `message`.
+pub fn encoded_size<P: Payload>(message: &Message<P>) -> usize {
+    match message {
+        Message::Forwarded(batch) => batch_size(batch),
+        Message::Propose(propose) => POSITION_SIZE + batch_size(&propose.batch),
+        Message::Write(_) | Message::Accept(_) => VOTE_SIZE,
+        Message::Refuse(_) => REFUSE_SIZE,
+        Message::Stop(stop) => STOP_SIZE + batch_size(&stop.requests),
+        Message::StopData(_) => SIGNED_STATE_SIZE,
+        Message::Sync(sync) => SYNC_SIZE + sync.states.len() * SIGNED_STATE_SIZE,
+        Message::Status(_) => STATUS_SIZE,
+        Message::Fetch(_) => FETCH_SIZE,
+        Message::Decided(decided) => {
+            DECIDED_SIZE + decided.batch.as_ref().map_or(0, |batch| batch_size(batch))
+        }
+        Message::FetchBatch(_) => FETCH_BATCH_SIZE,
+        Message::BatchBody(body) => BATCH_BODY_SIZE + batch_size(&body.batch),
+    }
+}
+
+/// Writes the body of `message` to the start of `out` and says how long it is: exactly
+/// [`encoded_size`], which is the least that `out` must hold.
+pub fn encode<P: Payload>(message: &Message<P>, out: &mut [u8]) -> usize {
+    let size = encoded_size(message);
+    assert!(out.len() >= size, "the caller makes room for encoded_size bytes");
+    let mut writer = Writer::new(out);
+    match message {
+        Message::Forwarded(batch) => writer.bytes(batch.payload().bytes()),
+        Message::Propose(propose) => {
+            write_position(&mut writer, propose.at);
+            writer.bytes(propose.batch.payload().bytes());
+        }
+        Message::Write(vote) | Message::Accept(vote) => write_vote(&mut writer, vote),
+        Message::Refuse(refuse) => write_refuse(&mut writer, refuse),
+        Message::Stop(stop) => {
+            writer.u32(stop.view.0);
+            writer.u32(stop.regency.0);
+            writer.bytes(stop.requests.payload().bytes());
+        }
+        Message::StopData(signed) => state::write_signed(&mut writer, signed),
+        Message::Sync(sync) => write_sync(&mut writer, sync),
+        Message::Status(status) => write_status(&mut writer, status),
+        Message::Fetch(fetch) => {
+            writer.u32(fetch.view.0);
+            writer.u8(u8::from(fetch.with_batches));
+            writer.zeros(3);
+            writer.u64(fetch.from.0);
+            writer.u64(fetch.to.0);
+        }
+        Message::Decided(decided) => write_decided(&mut writer, decided),
+        Message::FetchBatch(fetch) => {
+            writer.u32(fetch.view.0);
+            writer.zeros(4);
+            writer.u64(fetch.cid.0);
+            writer.bytes(&fetch.digest.0);
+        }
+        Message::BatchBody(body) => {
+            writer.u32(body.view.0);
+            writer.zeros(4);
+            writer.u64(body.cid.0);
+            writer.bytes(body.batch.payload().bytes());
+        }
+    }
+    assert_eq!(writer.written(), size, "encode and encoded_size agree");
+    size
+}
+
+/// The message of kind `kind` whose body is all of `payload`. Batches inside it share the memory
+/// of `payload`; no request in them is marked authentic, and no signature was checked.
+///
+/// # Errors
+/// [`Malformed`] names the first thing that is wrong. REQUEST and REPLY are not between replicas and
+/// are [`Malformed::Unknown`] here.
+pub fn decode<P: Payload>(kind: u8, payload: P) -> Result<Message<P>, Malformed> {
+    let mut reader = Reader::new(payload.bytes());
+    let message = match kind {
+        kind::FORWARDED => return Ok(Message::Forwarded(list_from(&payload, 0)?)),
+        kind::PROPOSE => {
+            let at = read_position(&mut reader)?;
+            let batch = batch_from(&payload, reader.position())?;
+            return Ok(Message::Propose(Propose { at, batch }));
+        }
+        kind::WRITE => Message::Write(read_vote(&mut reader)?),
+        kind::ACCEPT => Message::Accept(read_vote(&mut reader)?),
+        kind::REFUSE => Message::Refuse(read_refuse(&mut reader)?),
+        kind::STOP => {
+            let (view, regency) = (ViewId(reader.u32()?), Regency(reader.u32()?));
+            let requests = list_from(&payload, reader.position())?;
+            return Ok(Message::Stop(Stop { view, regency, requests }));
+        }
+        kind::STOPDATA => Message::StopData(state::read_signed(&mut reader)?),
+        kind::SYNC => Message::Sync(read_sync(&mut reader)?),
+        kind::STATUS => Message::Status(read_status(&mut reader)?),
+        kind::FETCH => Message::Fetch(read_fetch(&mut reader)?),
+        kind::DECIDED => return read_decided(&mut reader, &payload),
+        kind::FETCH_BATCH => Message::FetchBatch(read_fetch_batch(&mut reader)?),
+        kind::BATCH_BODY => {
+            let view = ViewId(reader.u32()?);
+            reader.zeros(4)?;
+            let cid = ConsensusId(reader.u64()?);
+            let batch = batch_from(&payload, reader.position())?;
+            return Ok(Message::BatchBody(BatchBody { view, cid, batch }));
+        }
+        _ => return Err(Malformed::Unknown),
+    };
+    reader.end()?;
+    Ok(message)
+}
+
+/// The request whose body is the first `body_size` bytes of `payload` and whose proof, of kind
+/// `auth`, is the rest. `digest` is the digest of the body, which the link has compared.
+///
+/// # Errors
+/// [`Malformed`] names the first thing that is wrong with the body.
+pub fn decode_request<P: Payload>(
+    payload: P,
+    body_size: usize,
+    digest: Digest,
+    auth: u8,
+) -> Result<Request<P>, Malformed> {
+    let body = payload.bytes().get(..body_size).ok_or(Malformed::Truncated)?;
+    let header = RequestHeader::parse(body)?;
+    Ok(Request {
+        client: header.client,
+        sequence: header.sequence,
+        digest,
+        read_only: header.read_only,
+        auth,
+        body_size: u32::try_from(body_size).map_err(|_| Malformed::TooLong)?,
+        payload,
+    })
+}
+
+fn batch_size<P: Payload>(batch: &Batch<P>) -> usize {
+    batch.payload().bytes().len()
+}
+
+/// The batch that begins at `start` and ends with the payload.
+fn batch_from<P: Payload>(payload: &P, start: usize) -> Result<Batch<P>, Malformed> {
+    let size = payload.bytes().len().checked_sub(start).ok_or(Malformed::Truncated)?;
+    Batch::parse(payload.slice(start, size).ok_or(Malformed::Truncated)?)
+}
+
+/// A batch that serves as a list of requests.
+fn list_from<P: Payload>(payload: &P, start: usize) -> Result<Batch<P>, Malformed> {
+    let list = batch_from(payload, start)?;
+    if list.len() > REQUEST_LIST_MAX {
+        return Err(Malformed::TooMany);
+    }
+    Ok(list)
+}
+
+fn write_position(writer: &mut Writer<'_>, at: Position) {
+    writer.u32(at.view.0);
+    writer.u32(at.epoch.0);
+    writer.u64(at.cid.0);
+}
+
+fn read_position(reader: &mut Reader<'_>) -> Result<Position, Malformed> {
+    let (view, epoch) = (ViewId(reader.u32()?), Epoch(reader.u32()?));
+    Ok(Position { view, epoch, cid: ConsensusId(reader.u64()?) })
+}
+
+fn write_vote(writer: &mut Writer<'_>, vote: &Vote) {
+    write_position(writer, vote.at);
+    writer.bytes(&vote.digest.0);
+}
+
+fn read_vote(reader: &mut Reader<'_>) -> Result<Vote, Malformed> {
+    Ok(Vote { at: read_position(reader)?, digest: reader.digest()? })
+}
+
+fn write_refuse(writer: &mut Writer<'_>, refuse: &Refuse) {
+    write_position(writer, refuse.at);
+    writer.bytes(&refuse.digest.0);
+    let (reason, client) = match refuse.reason {
+        RefuseReason::Clock => (REASON_CLOCK, 0),
+        RefuseReason::Proof(client) => (REASON_PROOF, client.0),
+    };
+    writer.u8(reason);
+    writer.zeros(7);
+    writer.u64(client);
+}
+
+fn read_refuse(reader: &mut Reader<'_>) -> Result<Refuse, Malformed> {
+    let (at, digest, reason) = (read_position(reader)?, reader.digest()?, reader.u8()?);
+    reader.zeros(7)?;
+    let client = reader.u64()?;
+    let reason = match (reason, client) {
+        (REASON_CLOCK, 0) => RefuseReason::Clock,
+        (REASON_CLOCK, _) => return Err(Malformed::Reserved),
+        (REASON_PROOF, client) => RefuseReason::Proof(ClientId(client)),
+        _ => return Err(Malformed::Unknown),
+    };
+    Ok(Refuse { at, digest, reason })
+}
+
+fn write_sync(writer: &mut Writer<'_>, sync: &Sync) {
+    assert!(sync.states.len() <= REPLICAS_MAX, "one state a member");
+    writer.u32(sync.view.0);
+    writer.u32(sync.regency.0);
+    writer.u32(sync.states.len() as u32);
+    writer.zeros(4);
+    for signed in &sync.states {
+        state::write_signed(writer, signed);
+    }
+}
+
+fn read_sync(reader: &mut Reader<'_>) -> Result<Sync, Malformed> {
+    let (view, regency) = (ViewId(reader.u32()?), Regency(reader.u32()?));
+    let count = reader.u32()? as usize;
+    reader.zeros(4)?;
+    if count > REPLICAS_MAX {
+        return Err(Malformed::TooMany);
+    }
+    // Before the list is allocated: all of it is there.
+    match reader.left().cmp(&(count * SIGNED_STATE_SIZE)) {
+        core::cmp::Ordering::Less => return Err(Malformed::Truncated),
+        core::cmp::Ordering::Greater => return Err(Malformed::Trailing),
+        core::cmp::Ordering::Equal => {}
+    }
+    let mut states = alloc::vec::Vec::<SignedState>::with_capacity(count);
+    for _ in 0..count {
+        states.push(state::read_signed(reader)?);
+    }
+    Ok(Sync { view, regency, states })
+}
+
+fn write_status(writer: &mut Writer<'_>, status: &Status) {
+    writer.u32(status.view.0);
+    writer.u32(status.regency.0);
+    writer.u32(status.wanted.0);
+    let stopped = if status.stopped { STATUS_STOPPED } else { 0 };
+    let proposed = if status.proposed { STATUS_PROPOSED } else { 0 };
+    writer.u8(stopped | proposed);
+    writer.zeros(3);
+    writer.u64(status.decided.0);
+    writer.u64(status.log_start.0);
+    writer.u64(set_bits(status.written));
+    writer.u64(set_bits(status.accepted));
+}
+
+fn read_status(reader: &mut Reader<'_>) -> Result<Status, Malformed> {
+    let (view, regency, wanted) =
+        (ViewId(reader.u32()?), Regency(reader.u32()?), Regency(reader.u32()?));
+    let flags = reader.u8()?;
+    reader.zeros(3)?;
+    if flags & !(STATUS_STOPPED | STATUS_PROPOSED) != 0 {
+        return Err(Malformed::Reserved);
+    }
+    Ok(Status {
+        view,
+        regency,
+        wanted,
+        stopped: flags & STATUS_STOPPED != 0,
+        proposed: flags & STATUS_PROPOSED != 0,
+        decided: ConsensusId(reader.u64()?),
+        log_start: ConsensusId(reader.u64()?),
+        written: set_from_bits(reader.u64()?),
+        accepted: set_from_bits(reader.u64()?),
+    })
+}
+
+fn read_fetch(reader: &mut Reader<'_>) -> Result<Fetch, Malformed> {
+    let (view, with_batches) = (ViewId(reader.u32()?), reader.boolean()?);
+    reader.zeros(3)?;
+    let (from, to) = (ConsensusId(reader.u64()?), ConsensusId(reader.u64()?));
+    Ok(Fetch { view, from, to, with_batches })
+}
+
+fn write_decided<P: Payload>(writer: &mut Writer<'_>, decided: &Decided<P>) {
+    write_position(writer, decided.at);
+    writer.bytes(&decided.digest.0);
+    writer.u8(u8::from(decided.batch.is_some()));
+    writer.zeros(7);
+    if let Some(batch) = &decided.batch {
+        writer.bytes(batch.payload().bytes());
+    }
+}
+
+fn read_decided<P: Payload>(reader: &mut Reader<'_>, payload: &P) -> Result<Message<P>, Malformed> {
+    let (at, digest) = (read_position(reader)?, reader.digest()?);
+    let has_batch = reader.boolean()?;
+    reader.zeros(7)?;
+    let batch = if has_batch {
+        let batch = batch_from(payload, reader.position())?;
+        if batch.digest != digest {
+            return Err(Malformed::Inconsistent);
+        }
+        Some(batch)
+    } else {
+        reader.end()?;
+        None
+    };
+    Ok(Message::Decided(Decided { at, digest, batch }))
+}
+
+fn read_fetch_batch(reader: &mut Reader<'_>) -> Result<FetchBatch, Malformed> {
+    let view = ViewId(reader.u32()?);
+    reader.zeros(4)?;
+    Ok(FetchBatch { view, cid: ConsensusId(reader.u64()?), digest: reader.digest()? })
+}
+
+fn set_bits(set: ReplicaSet) -> u64 {
+    set.iter().fold(0, |bits, index| bits | 1 << index)
+}
+
+fn set_from_bits(bits: u64) -> ReplicaSet {
+    let mut set = ReplicaSet::EMPTY;
+    for index in (0..u64::BITS as usize).filter(|index| bits & (1 << index) != 0) {
+        set.insert(index);
+    }
+    set
+}

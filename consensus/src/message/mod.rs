@@ -1,6 +1,7 @@
-//! What replicas and clients say to each other. Values here, bytes in `codec`.
+//! What replicas and clients say to each other. Values here, bytes in `codec` and `reply`.
 
 pub mod codec;
+pub mod reply;
 
 use crate::batch::{Batch, RequestView, REQUEST_HEADER_SIZE};
 use crate::limits::WRITE_SET_MAX;

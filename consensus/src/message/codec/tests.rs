@@ -1,0 +1,484 @@
+//! Golden vectors for every kind, and properties of arbitrary messages and of arbitrary bytes.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::Write as _;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::batch::{REQUEST_HEADER_SIZE, REQUEST_READ_ONLY};
+use crate::limits::{OPERATION_SIZE_MAX, WRITE_SET_MAX};
+use crate::message::{ReplicaState, WriteSet, Written, proof};
+use crate::payload::{HeapPool, SharedBytes};
+use crate::types::{ReplicaId, Sequence};
+
+type Bytes = SharedBytes;
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a string grows");
+        text
+    })
+}
+
+fn encoded(message: &Message<Bytes>) -> Vec<u8> {
+    let mut out = alloc::vec![0xaa; encoded_size(message) + 3];
+    let size = encode(message, &mut out);
+    assert_eq!(size, encoded_size(message));
+    assert_eq!(out[size..], [0xaa; 3], "nothing is written beyond the message");
+    out.truncate(size);
+    out
+}
+
+fn decoded(kind: u8, bytes: &[u8]) -> Result<Message<Bytes>, Malformed> {
+    decode(kind, SharedBytes::from(bytes))
+}
+
+fn request(client: ClientId, counter: u32, operation: &[u8], proof: &[u8]) -> Request<Bytes> {
+    let mut blob = alloc::vec![0; REQUEST_HEADER_SIZE];
+    let header = RequestHeader {
+        client,
+        sequence: Sequence::new(7, counter),
+        view: 0,
+        read_only: false,
+        operation_size: operation.len() as u32,
+    };
+    header.write(&mut blob);
+    blob.extend_from_slice(operation);
+    let digest = Digest(*blake3::hash(&blob).as_bytes());
+    let body_size = blob.len();
+    blob.extend_from_slice(proof);
+    let auth = if proof.is_empty() { proof::NONE } else { proof::MAC_VECTOR };
+    decode_request(SharedBytes::from(&blob[..]), body_size, digest, auth).expect("well formed")
+}
+
+fn batch(requests: &[Request<Bytes>]) -> Batch<Bytes> {
+    let references: Vec<_> = requests.iter().collect();
+    Batch::build(&mut HeapPool, 1_700_000_000_000_000_000, &references).expect("heap")
+}
+
+fn sample_batch() -> Batch<Bytes> {
+    let (a, b) = (ClientId::new(1, 2), ClientId::new(3, 4));
+    batch(&[request(a, 5, b"set x 1", &[0xcc; 16]), request(b, 1, b"", &[])])
+}
+
+fn digest(fill: u8) -> Digest {
+    Digest([fill; 32])
+}
+
+fn position() -> Position {
+    Position { view: ViewId(1), cid: ConsensusId(0x0203), epoch: Epoch(4) }
+}
+
+fn sample_state() -> SignedState {
+    let mut write_set = WriteSet::EMPTY;
+    write_set.insert(Written { epoch: Epoch(3), digest: digest(0xd3) });
+    write_set.insert(Written { epoch: Epoch(4), digest: digest(0xd4) });
+    let state = ReplicaState {
+        view: ViewId(1),
+        regency: Regency(5),
+        replica: ReplicaId(2),
+        decided: ConsensusId(0x0202),
+        decisions: [digest(0xd1), digest(0xd2)],
+        certified: Some(Written { epoch: Epoch(4), digest: digest(0xd4) }),
+        write_set,
+    };
+    SignedState { state, signature: core::array::from_fn(|index| index as u8) }
+}
+
+fn blank_state() -> SignedState {
+    let mut signed = sample_state();
+    signed.state.certified = None;
+    signed.state.write_set = WriteSet::EMPTY;
+    signed
+}
+
+fn sample_status() -> Status {
+    let (mut written, mut accepted) = (ReplicaSet::EMPTY, ReplicaSet::EMPTY);
+    written.insert(0);
+    written.insert(63);
+    accepted.insert(1);
+    Status {
+        view: ViewId(1),
+        regency: Regency(5),
+        wanted: Regency(6),
+        stopped: true,
+        decided: ConsensusId(0x0202),
+        log_start: ConsensusId(3),
+        written,
+        accepted,
+        proposed: true,
+    }
+}
+
+/// One message of each kind, some kinds twice, with the bytes they must have. The files change only
+/// together with the version of the link header.
+fn golden() -> Vec<(&'static str, Message<Bytes>, &'static str)> {
+    let (at, view, cid) = (position(), ViewId(1), ConsensusId(0x0203));
+    let vote = Vote { at, digest: digest(0xd1) };
+    let batch = sample_batch();
+    let refuse = |reason| Message::Refuse(Refuse { at, digest: digest(0xd1), reason });
+    let decided = |batch: Option<Batch<Bytes>>| {
+        let digest = batch.as_ref().map_or(digest(0xd1), |batch| batch.digest);
+        Message::Decided(Decided { at, digest, batch })
+    };
+    let stop = Stop { view, regency: Regency(5), requests: batch.clone() };
+    let sync =
+        Sync { view, regency: Regency(5), states: alloc::vec![sample_state(), blank_state()] };
+    let fetch = Fetch { view, from: ConsensusId(3), to: ConsensusId(9), with_batches: true };
+    macro_rules! vector {
+        ($name:literal, $message:expr) => {
+            ($name, $message, include_str!(concat!("../vectors/", $name, ".hex")))
+        };
+    }
+    alloc::vec![
+        vector!("forwarded", Message::Forwarded(batch.clone())),
+        vector!("propose", Message::Propose(Propose { at, batch: batch.clone() })),
+        vector!("write", Message::Write(vote)),
+        vector!("accept", Message::Accept(vote)),
+        vector!("refuse_clock", refuse(RefuseReason::Clock)),
+        vector!("refuse_proof", refuse(RefuseReason::Proof(ClientId::new(3, 4)))),
+        vector!("stop", Message::Stop(stop)),
+        vector!("stopdata", Message::StopData(sample_state())),
+        vector!("sync", Message::Sync(sync)),
+        vector!("status", Message::Status(sample_status())),
+        vector!("fetch", Message::Fetch(fetch)),
+        vector!("decided_claim", decided(None)),
+        vector!("decided_batch", decided(Some(batch.clone()))),
+        vector!("fetch_batch", Message::FetchBatch(FetchBatch { view, cid, digest: digest(0xd1) })),
+        vector!("batch_body", Message::BatchBody(BatchBody { view, cid, batch })),
+    ]
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let digit = |byte: u8| (byte as char).to_digit(16).expect("a hexadecimal digit") as u8;
+    digits.chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
+}
+
+#[test]
+fn golden_vectors() {
+    for (name, message, vector) in golden() {
+        let bytes = encoded(&message);
+        assert_eq!(hex(&bytes), hex(&unhex(vector)), "{name}.hex");
+        let again = decoded(message.kind(), &bytes).expect(name);
+        assert_eq!(hex(&encoded(&again)), hex(&bytes), "{name}");
+    }
+}
+
+#[test]
+fn every_kind_between_replicas_has_a_vector() {
+    let vectors = golden();
+    for kind in 0..=u8::MAX {
+        let has_vector = vectors.iter().any(|(_, message, _)| message.kind() == kind);
+        let decodes = decoded(kind, &[]) != Err(Malformed::Unknown);
+        assert_eq!(has_vector, decodes, "kind {kind}");
+    }
+}
+
+impl PartialEq for Message<Bytes> {
+    fn eq(&self, other: &Self) -> bool {
+        self.kind() == other.kind() && encoded(self) == encoded(other)
+    }
+}
+
+#[test]
+fn a_request_body_has_its_vector() {
+    let request = request(ClientId::new(1, 2), 5, b"set x 1", &[]);
+    let vector = include_str!("../vectors/request.hex");
+    assert_eq!(hex(request.payload.bytes()), hex(&unhex(vector)));
+}
+
+#[test]
+fn signed_bytes_have_their_vector() {
+    // rule: SYNC.5
+    let mut out = [0xaa; STATE_TO_SIGN_SIZE];
+    assert_eq!(encode_state(&sample_state().state, &mut out), STATE_TO_SIGN_SIZE);
+    let vector = include_str!("../vectors/state_to_sign.hex");
+    assert_eq!(hex(&out), hex(&unhex(vector)));
+    assert_eq!(&out[..STATE_PREFIX.len()], &STATE_PREFIX);
+}
+
+#[test]
+fn no_prefix_and_no_extension_of_a_message_is_a_message() {
+    for (name, message, _) in golden() {
+        let mut bytes = encoded(&message);
+        for end in 0..bytes.len() {
+            assert!(decoded(message.kind(), &bytes[..end]).is_err(), "{name}: prefix of {end}");
+        }
+        bytes.push(0);
+        assert_eq!(decoded(message.kind(), &bytes), Err(Malformed::Trailing), "{name}");
+    }
+}
+
+#[test]
+fn a_changed_byte_is_refused_or_is_another_message() {
+    for (name, message, _) in golden() {
+        let bytes = encoded(&message);
+        for at in 0..bytes.len() {
+            for flip in [1, 0x80, 0xff] {
+                let mut changed = bytes.clone();
+                changed[at] ^= flip;
+                if let Ok(other) = decoded(message.kind(), &changed) {
+                    assert_eq!(hex(&encoded(&other)), hex(&changed), "{name}: byte {at}");
+                }
+            }
+        }
+    }
+}
+
+fn refused(message: &Message<Bytes>, at: usize, value: u8) -> Malformed {
+    let mut bytes = encoded(message);
+    bytes[at] = value;
+    decoded(message.kind(), &bytes).expect_err("one field is wrong")
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let of = |name: &str| {
+        let found = golden().into_iter().find(|(it, ..)| *it == name);
+        found.map(|(_, message, _)| message).expect(name)
+    };
+    assert_eq!(refused(&of("refuse_clock"), 48, 2), Malformed::Unknown);
+    assert_eq!(refused(&of("refuse_clock"), 49, 1), Malformed::Reserved);
+    assert_eq!(refused(&of("refuse_clock"), 56, 1), Malformed::Reserved);
+    assert_eq!(refused(&of("status"), 12, 4), Malformed::Reserved);
+    assert_eq!(refused(&of("status"), 13, 1), Malformed::Reserved);
+    assert_eq!(refused(&of("fetch"), 4, 2), Malformed::Reserved);
+    assert_eq!(refused(&of("decided_batch"), 48, 0), Malformed::Trailing);
+    assert_eq!(refused(&of("decided_batch"), 48, 2), Malformed::Reserved);
+    assert_eq!(refused(&of("decided_batch"), 16, 0), Malformed::Inconsistent);
+    assert_eq!(refused(&of("decided_claim"), 48, 1), Malformed::Truncated);
+    assert_eq!(refused(&of("sync"), 8, 1), Malformed::Trailing);
+    assert_eq!(refused(&of("sync"), 8, 3), Malformed::Truncated);
+    assert_eq!(refused(&of("sync"), 8, 65), Malformed::TooMany);
+    assert_eq!(refused(&of("sync"), 11, 0xff), Malformed::TooMany);
+    assert_eq!(refused(&of("stopdata"), 82, 0), Malformed::Reserved);
+    assert_eq!(refused(&of("stopdata"), 83, 1), Malformed::Reserved);
+    assert_eq!(refused(&of("stopdata"), 83, 17), Malformed::TooMany);
+    assert_eq!(refused(&of("stopdata"), 83, 16), Malformed::Inconsistent);
+    assert_eq!(refused(&of("stopdata"), 84, 1), Malformed::Reserved);
+    assert_eq!(decoded(kind::REQUEST, &[]), Err(Malformed::Unknown));
+    assert_eq!(decoded(kind::REPLY, &[]), Err(Malformed::Unknown));
+}
+
+#[test]
+fn a_list_of_requests_is_bounded() {
+    let requests: Vec<_> = (1..=REQUEST_LIST_MAX as u32 + 1)
+        .map(|counter| request(ClientId::new(1, 2), counter, b"", &[]))
+        .collect();
+    let most = Message::Forwarded(batch(&requests[1..]));
+    assert!(decoded(kind::FORWARDED, &encoded(&most)).is_ok());
+    let (view, regency) = (ViewId(0), Regency(1));
+    let stop = Message::Stop(Stop { view, regency, requests: batch(&requests) });
+    assert_eq!(decoded(kind::STOP, &encoded(&stop)), Err(Malformed::TooMany));
+    let forwarded = Message::Forwarded(batch(&requests));
+    assert_eq!(decoded(kind::FORWARDED, &encoded(&forwarded)), Err(Malformed::TooMany));
+    // Only lists are: a proposal may hold more.
+    let propose = Message::Propose(Propose { at: position(), batch: batch(&requests) });
+    assert!(decoded(kind::PROPOSE, &encoded(&propose)).is_ok());
+}
+
+#[test]
+fn batches_share_the_memory_of_their_message() {
+    let message = Message::Propose(Propose { at: position(), batch: sample_batch() });
+    let payload = SharedBytes::from(&encoded(&message)[..]);
+    let frame = payload.bytes().as_ptr_range();
+    let Ok(Message::Propose(propose)) = decode(kind::PROPOSE, payload.clone()) else {
+        panic!("well formed");
+    };
+    assert!(frame.contains(&propose.batch.payload().bytes().as_ptr()));
+    let marked = (0..propose.batch.len()).any(|at| propose.batch.authentic.contains(at));
+    assert!(!marked, "nothing is authentic before ingress says so");
+}
+
+#[test]
+fn nested_states_are_found() {
+    for (name, message, _) in golden() {
+        let mut found = Vec::new();
+        visit_states(&message, |signed| found.push(*signed));
+        let expected: &[SignedState] = match name {
+            "stopdata" => &[sample_state()],
+            "sync" => &[sample_state(), blank_state()],
+            _ => &[],
+        };
+        assert_eq!(found, expected, "{name}");
+    }
+}
+
+#[test]
+fn a_request_is_split_into_body_and_proof() {
+    let sample = request(ClientId::new(1, 2), 5, b"set x 1", &[0xcc; 16]);
+    assert_eq!(sample.view().operation, b"set x 1");
+    assert_eq!(sample.view().proof, [0xcc; 16]);
+    assert!(!sample.read_only);
+    let mut query = sample.payload.bytes().to_vec();
+    query[20] = REQUEST_READ_ONLY as u8;
+    let size = query.len();
+    let parse = |bytes: &[u8], body_size| {
+        decode_request(SharedBytes::from(bytes), body_size, Digest::ZERO, proof::MAC_VECTOR)
+    };
+    assert!(parse(&query, sample.body_size as usize).expect("well formed").read_only);
+    assert_eq!(parse(&query, size).err(), Some(Malformed::Inconsistent));
+    assert_eq!(parse(&query, size + 1).err(), Some(Malformed::Truncated));
+    assert_eq!(parse(&query, REQUEST_HEADER_SIZE - 1).err(), Some(Malformed::Truncated));
+    query[27] = 0xff;
+    assert!(OPERATION_SIZE_MAX < 0xff << 24);
+    assert_eq!(parse(&query, size - 16).err(), Some(Malformed::TooLong));
+}
+
+fn any_batch(most: usize) -> impl Strategy<Value = Batch<Bytes>> {
+    let one = (any::<u64>(), any::<u32>(), prop::collection::vec(any::<u8>(), 0..40), 0usize..4);
+    prop::collection::vec(one, 0..most).prop_map(|requests| {
+        let requests: Vec<_> = requests
+            .iter()
+            .map(|(client, counter, operation, entries)| {
+                request(ClientId(*client), *counter, operation, &[0x11; 64][..entries * 16])
+            })
+            .collect();
+        batch(&requests)
+    })
+}
+
+prop_compose! {
+    fn any_written()(epoch in any::<u32>(), fill in any::<[u8; 32]>()) -> Written {
+        Written { epoch: Epoch(epoch), digest: Digest(fill) }
+    }
+}
+
+prop_compose! {
+    fn any_state()(
+        numbers in any::<(u32, u32, u16, u64)>(),
+        decisions in any::<[[u8; 32]; 2]>(),
+        certified in prop::option::of(any_written()),
+        pairs in prop::collection::vec(any_written(), 0..=WRITE_SET_MAX),
+        fill in any::<u8>(),
+    ) -> SignedState {
+        let mut write_set = WriteSet::EMPTY;
+        pairs.into_iter().for_each(|pair| write_set.insert(pair));
+        let state = ReplicaState {
+            view: ViewId(numbers.0),
+            regency: Regency(numbers.1),
+            replica: ReplicaId(numbers.2),
+            decided: ConsensusId(numbers.3),
+            decisions: decisions.map(Digest),
+            certified,
+            write_set,
+        };
+        SignedState { state, signature: [fill; 64] }
+    }
+}
+
+prop_compose! {
+    fn any_position()(view in any::<u32>(), epoch in any::<u32>(), cid in any::<u64>()) -> Position {
+        Position { view: ViewId(view), cid: ConsensusId(cid), epoch: Epoch(epoch) }
+    }
+}
+
+fn any_small_message() -> impl Strategy<Value = Message<Bytes>> {
+    let vote = || {
+        (any_position(), any::<[u8; 32]>())
+            .prop_map(|(at, digest)| Vote { at, digest: Digest(digest) })
+    };
+    let reason = prop_oneof![
+        Just(RefuseReason::Clock),
+        any::<u64>().prop_map(|client| RefuseReason::Proof(ClientId(client))),
+    ];
+    let status = (any::<(u32, u32, u32, u64, u64)>(), any::<(u64, u64, bool, bool)>());
+    prop_oneof![
+        vote().prop_map(Message::Write),
+        vote().prop_map(Message::Accept),
+        (vote(), reason).prop_map(|(Vote { at, digest }, reason)| {
+            Message::Refuse(Refuse { at, digest, reason })
+        }),
+        status.prop_map(|(a, b)| Message::Status(Status {
+            view: ViewId(a.0),
+            regency: Regency(a.1),
+            wanted: Regency(a.2),
+            stopped: b.2,
+            decided: ConsensusId(a.3),
+            log_start: ConsensusId(a.4),
+            written: set_from_bits(b.0),
+            accepted: set_from_bits(b.1),
+            proposed: b.3,
+        })),
+        any::<(u32, u64, u64, bool)>().prop_map(|(view, from, to, with_batches)| {
+            let (view, from, to) = (ViewId(view), ConsensusId(from), ConsensusId(to));
+            Message::Fetch(Fetch { view, from, to, with_batches })
+        }),
+        vote().prop_map(|Vote { at, digest }| {
+            Message::FetchBatch(FetchBatch { view: at.view, cid: at.cid, digest })
+        }),
+        any_state().prop_map(Message::StopData),
+    ]
+}
+
+fn any_message() -> impl Strategy<Value = Message<Bytes>> {
+    let states = prop::collection::vec(any_state(), 0..6);
+    prop_oneof![
+        3 => any_small_message(),
+        1 => any_batch(6).prop_map(Message::Forwarded),
+        1 => (any_position(), any_batch(6))
+            .prop_map(|(at, batch)| Message::Propose(Propose { at, batch })),
+        1 => (any_position(), any_batch(6)).prop_map(|(at, requests)| {
+            Message::Stop(Stop { view: at.view, regency: Regency(at.epoch.0), requests })
+        }),
+        1 => (any_position(), states).prop_map(|(at, states)| {
+            Message::Sync(Sync { view: at.view, regency: Regency(at.epoch.0), states })
+        }),
+        1 => (any_position(), prop::option::of(any_batch(6))).prop_map(|(at, batch)| {
+            let digest = batch.as_ref().map_or(Digest::ZERO, |batch| batch.digest);
+            Message::Decided(Decided { at, digest, batch })
+        }),
+        1 => (any_position(), any_batch(6)).prop_map(|(at, batch)| {
+            Message::BatchBody(BatchBody { view: at.view, cid: at.cid, batch })
+        }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(128) })]
+
+    #[test]
+    fn a_message_survives_the_wire(message in any_message()) {
+        let bytes = encoded(&message);
+        let again = decoded(message.kind(), &bytes);
+        prop_assert!(again.as_ref() == Ok(&message), "{:?} became {:?}", message, again);
+    }
+
+    #[test]
+    fn mutated_and_truncated_messages_never_panic(
+        message in any_message(),
+        kind in 0u8..17,
+        flips in prop::collection::vec((any::<prop::sample::Index>(), 1u8..), 0..4),
+        end in any::<prop::sample::Index>(),
+        cut in any::<bool>(),
+    ) {
+        let mut bytes = encoded(&message);
+        for (at, flip) in flips {
+            let at = at.index(bytes.len());
+            bytes[at] ^= flip;
+        }
+        if cut {
+            bytes.truncate(end.index(bytes.len()));
+        }
+        for kind in [kind, message.kind()] {
+            if let Ok(other) = decoded(kind, &bytes) {
+                prop_assert_eq!(encoded(&other), bytes.clone(), "one message has one encoding");
+            }
+        }
+    }
+
+    #[test]
+    fn a_signed_state_is_the_same_bytes_after_the_wire(signed in any_state()) {
+        let message = Message::<Bytes>::StopData(signed);
+        let again = decoded(message.kind(), &encoded(&message)).expect("well formed");
+        let (mut before, mut after) = ([0; STATE_TO_SIGN_SIZE], [0xff; STATE_TO_SIGN_SIZE]);
+        encode_state(&signed.state, &mut before);
+        visit_states(&again, |signed| {
+            encode_state(&signed.state, &mut after);
+        });
+        prop_assert_eq!(&before[..], &after[..]);
+    }
+}
