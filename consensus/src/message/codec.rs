@@ -193,6 +193,23 @@ pub fn decode_request<P: Payload>(
     })
 }
 
+/// What the signed bytes of a request begin with, see [`STATE_PREFIX`].
+pub const REQUEST_PREFIX: [u8; 32] = *b"tetrarch v1 request of a client\0";
+
+/// Bytes that a client signs for one request.
+pub const REQUEST_TO_SIGN_SIZE: usize = REQUEST_PREFIX.len() + 8 + 32;
+
+/// What a client signs when it sends a request again (rule CLI.4): a prefix of its own, the cluster
+/// that may execute it, and the digest of the request's body.
+pub fn request_to_sign(cluster: u64, digest: &Digest) -> [u8; REQUEST_TO_SIGN_SIZE] {
+    let mut out = [0; REQUEST_TO_SIGN_SIZE];
+    let mut writer = Writer::new(&mut out);
+    writer.bytes(&REQUEST_PREFIX);
+    writer.u64(cluster);
+    writer.bytes(&digest.0);
+    out
+}
+
 fn batch_size<P: Payload>(batch: &Batch<P>) -> usize {
     batch.payload().bytes().len()
 }

@@ -201,6 +201,15 @@ fn signed_bytes_have_their_vector() {
 }
 
 #[test]
+fn a_signed_request_names_its_cluster_and_its_digest() {
+    let bytes = request_to_sign(0x0102_0304_0506_0708, &digest(0xd1));
+    assert_eq!(&bytes[..32], b"tetrarch v1 request of a client\0");
+    assert_eq!(bytes[32..40], [8, 7, 6, 5, 4, 3, 2, 1]);
+    assert_eq!(bytes[40..], [0xd1; 32]);
+    assert_ne!(REQUEST_PREFIX, STATE_PREFIX);
+}
+
+#[test]
 fn no_prefix_and_no_extension_of_a_message_is_a_message() {
     for (name, message, _) in golden() {
         let mut bytes = encoded(&message);
