@@ -51,7 +51,8 @@ pub struct ArenaSpec {
 impl ArenaSpec {
     /// Bytes that the arena will reserve for slots, for the memory sum that is printed at start.
     pub fn size(&self) -> usize {
-        let class = |class: &SlotClass| stride(class.slot_size).saturating_mul(class.count as usize);
+        let class =
+            |class: &SlotClass| stride(class.slot_size).saturating_mul(class.count as usize);
         self.classes.iter().map(class).fold(0, usize::saturating_add)
     }
 

@@ -81,6 +81,7 @@ mod tests {
     fn a_fixed_time_is_a_clock() {
         let fixed = Instant(42);
         assert_eq!(fixed.now(), Instant(42));
-        assert_eq!((&fixed).now(), fixed);
+        let by_reference: &dyn Clock = &fixed;
+        assert_eq!(by_reference.now(), fixed);
     }
 }

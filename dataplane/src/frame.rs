@@ -83,11 +83,7 @@ impl Frame {
             return None;
         }
         // Both are at most `self.size`, and `self.start + self.size` is within the slot.
-        Some(Frame {
-            slot: self.slot.clone(),
-            start: self.start + start as u32,
-            size: size as u32,
-        })
+        Some(Frame { slot: self.slot.clone(), start: self.start + start as u32, size: size as u32 })
     }
 }
 
@@ -111,7 +107,8 @@ mod tests {
 
     fn arena(classes: &[(u32, u32)]) -> Arena {
         let class = |&(slot_size, count)| SlotClass { slot_size, count };
-        Arena::heap(&ArenaSpec { classes: classes.iter().map(class).collect() }).unwrap()
+        let spec = ArenaSpec { classes: classes.iter().map(class).collect() };
+        Arena::heap(&spec).expect("a small arena")
     }
 
     #[test]

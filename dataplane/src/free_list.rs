@@ -175,8 +175,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for round in 0..3000usize {
-                        let mine: Vec<u32> =
-                            (0..round % 40).map_while(|_| list.take()).collect();
+                        let mine: Vec<u32> = (0..round % 40).map_while(|_| list.take()).collect();
                         for &slot in &mine {
                             assert!(!held[slot as usize].swap(true, Ordering::Relaxed));
                         }

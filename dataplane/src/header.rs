@@ -22,9 +22,7 @@
 //!
 //! Integers are little endian.
 
-use crate::limits::{
-    FRAME_SIZE_MAX, HEADER_COVERED_SIZE, HEADER_SIZE, PROOF_SIZE_MAX, TAG_SIZE,
-};
+use crate::limits::{FRAME_SIZE_MAX, HEADER_COVERED_SIZE, HEADER_SIZE, PROOF_SIZE_MAX, TAG_SIZE};
 use crate::reject::Reject;
 use crate::types::Digest;
 

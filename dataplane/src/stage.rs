@@ -202,7 +202,7 @@ mod tests {
 
     impl Recorder {
         fn note(&self, what: String) {
-            self.log.lock().unwrap().push(format!("{} {what}", self.name));
+            self.log.lock().expect("no test panicked").push(format!("{} {what}", self.name));
         }
     }
 
@@ -255,7 +255,7 @@ mod tests {
         let stop = AtomicBool::new(false);
         let clock = Countdown { now: Cell::new(0), last: turns, stop: &stop };
         let stages = stages.into_iter().map(|stage| Box::new(stage) as Box<dyn Stage>).collect();
-        Core::new("test", stages, policy).run(clock, &stop, None).unwrap()
+        Core::new("test", stages, policy).run(clock, &stop, None).expect("nothing to pin")
     }
 
     #[test]
@@ -276,9 +276,8 @@ mod tests {
     #[test]
     fn the_earliest_deadline_counts() {
         let log = Log::default();
-        let with = |deadline| {
-            Box::new(Recorder { deadline, ..recorder("s", &log) }) as Box<dyn Stage>
-        };
+        let with =
+            |deadline| Box::new(Recorder { deadline, ..recorder("s", &log) }) as Box<dyn Stage>;
         let core = |deadlines: &[Option<Instant>]| {
             Core::new("test", deadlines.iter().map(|d| with(*d)).collect(), IdlePolicy::Park)
                 .next_deadline()
@@ -300,7 +299,12 @@ mod tests {
         let log = Log::default();
         let stages = vec![
             Recorder { parks: true, ..recorder("a", &log) },
-            Recorder { parks: true, work: 1, deadline: Some(Instant(1_000)), ..recorder("b", &log) },
+            Recorder {
+                parks: true,
+                work: 1,
+                deadline: Some(Instant(1_000)),
+                ..recorder("b", &log)
+            },
             recorder("c", &log),
         ];
         let report = run(IdlePolicy::Park, stages, 2);
@@ -361,7 +365,7 @@ mod tests {
             let Some(item) = self.input.pop() else {
                 return Progress::Idle;
             };
-            self.output.push(item + 1).unwrap();
+            self.output.push(item + 1).expect("the room was checked");
             Progress::Worked
         }
 
@@ -379,8 +383,11 @@ mod tests {
             let (last, mut rx) = ring(4);
             let first = Box::new(Adder { input, output }) as Box<dyn Stage>;
             let second = Box::new(Adder { input: middle, output: last }) as Box<dyn Stage>;
-            let plan: Vec<Vec<Box<dyn Stage>>> =
-                if cores == 1 { vec![vec![first, second]] } else { vec![vec![first], vec![second]] };
+            let plan: Vec<Vec<Box<dyn Stage>>> = if cores == 1 {
+                vec![vec![first, second]]
+            } else {
+                vec![vec![first], vec![second]]
+            };
             let stop = AtomicBool::new(false);
             std::thread::scope(|scope| {
                 for stages in plan {

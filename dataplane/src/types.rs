@@ -93,7 +93,9 @@ pub enum OpenError {
         remedy: String,
     },
     /// The machine has less memory than the sum of the limits.
-    #[error("cannot reserve {size} bytes for {what}; lower the counts or sizes of its slot classes")]
+    #[error(
+        "cannot reserve {size} bytes for {what}; lower the counts or sizes of its slot classes"
+    )]
     OutOfMemory {
         /// What the memory was for.
         what: String,

@@ -34,10 +34,8 @@ fn assert_steady(what: &str, mut work: impl FnMut()) {
 }
 
 fn arena() -> Arena {
-    let classes = vec![
-        SlotClass { slot_size: 256, count: 8 },
-        SlotClass { slot_size: 4096, count: 8 },
-    ];
+    let classes =
+        vec![SlotClass { slot_size: 256, count: 8 }, SlotClass { slot_size: 4096, count: 8 }];
     Arena::heap(&ArenaSpec { classes }).expect("a small arena")
 }
 

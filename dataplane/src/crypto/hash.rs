@@ -32,7 +32,13 @@ const CHUNK: usize = 64;
 // From the BLAKE3 paper, section 2.2: the initial chaining value and the domain flags. The crate
 // does not export them; `official_vectors` proves them.
 const IV: [u32; 8] = [
-    0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab,
+    0x6a09_e667,
+    0xbb67_ae85,
+    0x3c6e_f372,
+    0xa54f_f53a,
+    0x510e_527f,
+    0x9b05_688c,
+    0x1f83_d9ab,
     0x5be0_cd19,
 ];
 const CHUNK_START: u8 = 1;
@@ -117,12 +123,7 @@ fn digest_class(
 }
 
 /// Hash the members, `LANES` at a time.
-fn lanes<const N: usize>(
-    platform: Platform,
-    bodies: &[&[u8]],
-    members: &[u8],
-    out: &mut [Digest],
-) {
+fn lanes<const N: usize>(platform: Platform, bodies: &[&[u8]], members: &[u8], out: &mut [Digest]) {
     for group in members.chunks(LANES) {
         // Bodies that fill their blocks are hashed in place; only if there are others is there a
         // copy.

@@ -167,17 +167,13 @@ mod tests {
         check(
             "77be63708971c4e240d1cb79e8d77feb",
             "e0e00f19fed7ba0136a797f3",
-            &bytes::<16>(
-                "7a43ec1d9c0a5a78a0b16533a6213cab",
-            ),
+            &bytes::<16>("7a43ec1d9c0a5a78a0b16533a6213cab"),
             "209fcc8d3675ed938e9c7166709dd946",
         );
         check(
             "2fb45e5b8f993a2bfebc4b15b533e0b4",
             "5b05755f984d2b90f94b8027",
-            &bytes::<20>(
-                "e85491b2202caf1d7dce03b97e09331c32473941",
-            ),
+            &bytes::<20>("e85491b2202caf1d7dce03b97e09331c32473941"),
             "c75b7832b2a2d9bd827412b6ef5769db",
         );
         check(
