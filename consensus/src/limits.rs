@@ -29,6 +29,10 @@ pub const WRITE_SET_MAX: usize = 16;
 /// Unexecuted requests of one session at most: the client's window.
 pub const SESSION_WINDOW: usize = 64;
 
+/// Encoded bytes of one client's pending requests, all its sessions together: what a client that
+/// floods can make a replica hold.
+pub const PENDING_SIZE_PER_CLIENT_MAX: usize = 16 * 1024 * 1024;
+
 /// Decisions that are kept to help others, unless their bytes reach `DECISION_LOG_SIZE_MAX` first.
 pub const DECISION_LOG_MAX: usize = 1024;
 

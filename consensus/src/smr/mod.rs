@@ -3,6 +3,8 @@
 //! Owns order: which instance runs, who leads, what a batch may hold, how a member catches up.
 //! Always true: a decided batch never changes. Must not: execute anything.
 
+pub mod complaints;
 pub mod replica;
+pub mod requests;
 
 pub use replica::Replica;
