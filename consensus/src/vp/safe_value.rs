@@ -49,7 +49,7 @@ impl Resume {
 /// verified. (SYNC.8)
 ///
 /// When several values bind a level no correct replica decided there, and any of them is safe; the
-/// one certified last is taken, and the smallest digest of those: everybody must take the same.
+/// one certified last is taken, and the greatest digest of those: everybody must take the same.
 pub fn choose(states: &[ReplicaState], quorums: Quorums) -> Choice {
     spec!("SYNC.8");
     let Some(highest) = supported(states, quorums) else {
@@ -88,20 +88,6 @@ enum Knowledge<'a> {
     Nothing,
 }
 
-/// A value that may bind a level. The order is the precedence.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Candidate {
-    /// Epoch of its certificate. `None` for a value reported as decided: below every epoch.
-    epoch: Option<Epoch>,
-    digest: Digest,
-}
-
-impl Candidate {
-    fn precedes(&self, other: &Candidate) -> bool {
-        (self.epoch, other.digest) > (other.epoch, self.digest)
-    }
-}
-
 /// The highest instance that one-correct members say they decided.
 fn supported(states: &[ReplicaState], quorums: Quorums) -> Option<ConsensusId> {
     let support = |cid| states.iter().filter(|state| state.decided >= cid).count();
@@ -114,26 +100,23 @@ fn level(states: &[ReplicaState], cid: ConsensusId, quorums: Quorums) -> Level {
     if told().count() < quorums.sync() {
         return Level::Unknown;
     }
-    // One of these is correct and did decide it. Without this, a member that certified another
-    // value, was then cut off and missed the decision would make the states of all correct members
-    // insufficient: its certificate is compatible with nothing else.
-    let agreed = told().find_map(|knowledge| match knowledge {
-        Knowledge::Decided(digest) => {
-            let same = |other: &Knowledge<'_>| other.decided(digest);
-            (told().filter(same).count() >= quorums.one_correct()).then_some(digest)
-        }
-        _ => None,
+    // One of these is correct and did decide it. It must not depend on certificates: a member that
+    // certified another value in an epoch that failed, and slept since, is compatible with nothing.
+    let decisions = told().filter_map(Knowledge::decision);
+    let agreed = decisions.filter(|&digest| {
+        let same = told().filter(|knowledge| knowledge.decision() == Some(digest)).count();
+        same >= quorums.one_correct()
     });
-    if let Some(digest) = agreed {
+    if let Some(digest) = agreed.max() {
         return Level::Bound(digest);
     }
-    let mut best: Option<Candidate> = None;
-    for candidate in told().filter_map(|knowledge| knowledge.candidate()) {
+    let mut best: Option<Written> = None;
+    for candidate in told().filter_map(Knowledge::certified) {
         let compatible = told().filter(|knowledge| knowledge.is_compatible(&candidate)).count();
         let vouching = told().filter(|knowledge| knowledge.vouches(&candidate)).count();
         if compatible >= quorums.certificate()
             && vouching >= quorums.one_correct()
-            && best.is_none_or(|best| candidate.precedes(&best))
+            && best.is_none_or(|best| rank(&candidate) > rank(&best))
         {
             best = Some(candidate);
         }
@@ -143,6 +126,11 @@ fn level(states: &[ReplicaState], cid: ConsensusId, quorums: Quorums) -> Level {
     }
     let blank = told().filter(|knowledge| knowledge.is_blank()).count();
     if blank >= quorums.certificate() { Level::Free } else { Level::Unknown }
+}
+
+/// Of several certificates that bind, everybody takes the one that is highest in this order.
+fn rank(written: &Written) -> (Epoch, Digest) {
+    (written.epoch, written.digest)
 }
 
 /// What `state` tells about `cid`; `None` when the member is too far ahead to tell.
@@ -160,8 +148,11 @@ fn knowledge(state: &ReplicaState, cid: ConsensusId) -> Option<Knowledge<'_>> {
 }
 
 impl Knowledge<'_> {
-    fn decided(self, value: Digest) -> bool {
-        matches!(self, Self::Decided(digest) if digest == value)
+    fn decision(self) -> Option<Digest> {
+        match self {
+            Self::Decided(digest) => Some(digest),
+            _ => None,
+        }
     }
 
     fn certified(self) -> Option<Written> {
@@ -171,46 +162,27 @@ impl Knowledge<'_> {
         }
     }
 
-    fn candidate(self) -> Option<Candidate> {
-        match self {
-            Self::Decided(digest) => Some(Candidate { epoch: None, digest }),
-            Self::Open(state) => state
-                .certified
-                .map(|written| Candidate { epoch: Some(written.epoch), digest: written.digest }),
-            Self::Nothing => None,
-        }
-    }
-
     /// Can this member be one of a certificate of members none of which accepted another value than
-    /// the candidate's after its epoch, or in it?
-    fn is_compatible(self, candidate: &Candidate) -> bool {
+    /// the candidate's, in the candidate's epoch or later?
+    fn is_compatible(self, candidate: &Written) -> bool {
         match self {
             Self::Nothing => true,
             Self::Decided(digest) => digest == candidate.digest,
-            Self::Open(state) => match state.certified {
-                None => true,
-                Some(written) if Some(written.epoch) == candidate.epoch => {
-                    written.digest == candidate.digest
-                }
-                Some(written) => Some(written.epoch) < candidate.epoch,
-            },
+            Self::Open(state) => state
+                .certified
+                .is_none_or(|own| own.epoch < candidate.epoch || own == *candidate),
         }
     }
 
-    /// Does this member say that a correct replica wrote the candidate's value in its epoch or
-    /// later? A certificate says so as well as a WRITE of one's own: a replica may certify what it
-    /// did not write (VP.5), and in crash-only mode nobody writes (VP.7).
-    fn vouches(self, candidate: &Candidate) -> bool {
+    /// Does this member say that it wrote the candidate's value in its epoch or later, or decided it?
+    fn vouches(self, candidate: &Written) -> bool {
         let in_time = |written: &Written| {
-            written.digest == candidate.digest && Some(written.epoch) >= candidate.epoch
+            written.digest == candidate.digest && written.epoch >= candidate.epoch
         };
         match self {
             Self::Nothing => false,
             Self::Decided(digest) => digest == candidate.digest,
-            Self::Open(state) => {
-                state.write_set.as_slice().iter().any(in_time)
-                    || state.certified.as_ref().is_some_and(in_time)
-            }
+            Self::Open(state) => state.write_set.as_slice().iter().any(in_time),
         }
     }
 
