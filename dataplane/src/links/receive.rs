@@ -5,9 +5,7 @@
 //! good tag. Must not: hand out a message whose digest was not compared.
 
 use super::session::{Session, State};
-use super::{
-    CONTROL_KIND_MIN, Cause, KIND_HELLO, KIND_PING, KIND_REPLY, Links, Received,
-};
+use super::{CONTROL_KIND_MIN, Cause, KIND_HELLO, KIND_PING, KIND_REPLY, Links, Received};
 use crate::burst::Burst;
 use crate::crypto::hash::digest_burst;
 use crate::endpoint::{ConnEvent, ConnId, HeaderBytes, RawReceived};
@@ -175,8 +173,7 @@ impl Links {
         let Some(index) = self.directory.index_of(accepted.peer) else {
             return self.drop_conn(id, Reject::UnknownPeer);
         };
-        let session =
-            Session::new(accepted.peer, index, accepted.keys, &self.config, self.now);
+        let session = Session::new(accepted.peer, index, accepted.keys, &self.config, self.now);
         if self.send_handshake(id, KIND_REPLY, &accepted.reply)
             && let Some(conn) = self.conn(id)
         {

@@ -28,8 +28,7 @@ impl Links {
             self.rejects.add(Reject::Malformed);
             return false;
         }
-        let Some(id) =
-            self.directory.index_of(out.to).and_then(|index| self.peers[index].conn)
+        let Some(id) = self.directory.index_of(out.to).and_then(|index| self.peers[index].conn)
         else {
             self.rejects.add(Reject::NoSession);
             return false;

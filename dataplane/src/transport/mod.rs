@@ -1,1 +1,8 @@
 //! Back ends that move messages.
+//!
+//! Owns nothing itself: each folder is one device. Always true: every back end passes
+//! [`conformance`]. Must not: know keys or protocols.
+
+pub mod conformance;
+pub mod memory;
+pub mod tcp;

@@ -1,0 +1,215 @@
+//! From a byte stream to whole messages.
+//!
+//! Owns the message that is only half there. Always true: a byte is taken from the input exactly
+//! once; a message below [`SMALL_MAX`] holds no slot before it is complete, so that half messages of
+//! unauthenticated peers cost no pool; a size is compared with the limit before it is used. Must
+//! not: do IO.
+
+use crate::arena::FramePool;
+use crate::burst::Burst;
+use crate::endpoint::{ConnId, HeaderBytes, RawReceived};
+use crate::frame::FrameMut;
+use crate::header::Header;
+use crate::limits::HEADER_SIZE;
+use crate::reject::Reject;
+
+/// Messages up to this size, header included, wait for their rest outside the pool.
+pub(super) const SMALL_MAX: usize = 1024;
+
+/// Why [`Reassembly::take`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// The input is used up.
+    NeedMore,
+    /// `into` is full; there is more in the input.
+    Full,
+    /// No slot is free; the rest of the input has to wait.
+    PoolExhausted,
+}
+
+/// Where whole messages go.
+pub(super) struct Sink<'a> {
+    pub(super) conn: ConnId,
+    /// The largest message, header included.
+    pub(super) limit: u32,
+    pub(super) pool: &'a FramePool,
+    pub(super) into: &'a mut Burst<RawReceived>,
+}
+
+/// A message that is received into its slot.
+struct Large {
+    header: HeaderBytes,
+    frame: FrameMut,
+    have: usize,
+    size: usize,
+}
+
+/// The half message of one connection.
+pub(super) struct Reassembly {
+    small: Box<[u8; SMALL_MAX]>,
+    have: usize,
+    large: Option<Large>,
+}
+
+impl Reassembly {
+    pub(super) fn new() -> Self {
+        Self { small: Box::new([0; SMALL_MAX]), have: 0, large: None }
+    }
+
+    /// Forget everything: the connection is gone.
+    pub(super) fn reset(&mut self) {
+        self.have = 0;
+        self.large = None;
+    }
+
+    /// The rest of the slot of a large message, to be received into directly.
+    pub(super) fn space(&mut self) -> Option<&mut [u8]> {
+        let large = self.large.as_mut()?;
+        Some(&mut large.frame.bytes_mut()[large.have..large.size])
+    }
+
+    /// `count` bytes were written to [`Reassembly::space`]. Returns the message if it is complete.
+    pub(super) fn advance(&mut self, conn: ConnId, count: usize) -> Option<RawReceived> {
+        let large = self.large.as_mut()?;
+        large.have = (large.have + count).min(large.size);
+        if large.have < large.size {
+            return None;
+        }
+        let large = self.large.take()?;
+        let body = large.frame.freeze(large.size as u32);
+        Some(RawReceived { conn, header: large.header, body })
+    }
+
+    /// Move whole messages from `input` to the sink, and keep the beginning of the last one.
+    ///
+    /// # Errors
+    /// The stream is not made of our messages, or one is above the limit. Nothing after that can be
+    /// understood: close the connection.
+    pub(super) fn take(&mut self, input: &mut &[u8], sink: &mut Sink<'_>) -> Result<Stop, Reject> {
+        loop {
+            if sink.into.is_full() {
+                return Ok(Stop::Full);
+            }
+            let step = if self.large.is_some() {
+                self.continue_large(input, sink)
+            } else if self.have > 0 {
+                self.continue_small(input, sink)?
+            } else {
+                self.begin(input, sink)?
+            };
+            if let Some(stop) = step {
+                return Ok(stop);
+            }
+        }
+    }
+
+    /// No message is begun: most are whole in the input.
+    fn begin(&mut self, input: &mut &[u8], sink: &mut Sink<'_>) -> Result<Option<Stop>, Reject> {
+        let Some((header, rest)) = input.split_first_chunk::<HEADER_SIZE>() else {
+            self.keep(input, input.len());
+            return Ok(Some(Stop::NeedMore));
+        };
+        let size = size_of(header, sink.limit)?;
+        let body_size = size - HEADER_SIZE;
+        if let Some((body, rest)) = rest.split_at_checked(body_size) {
+            if !emit(header, body, sink) {
+                return Ok(Some(Stop::PoolExhausted));
+            }
+            *input = rest;
+            return Ok(None);
+        }
+        if size <= SMALL_MAX {
+            self.keep(input, input.len());
+            return Ok(Some(Stop::NeedMore));
+        }
+        if !self.begin_large(*header, body_size, sink) {
+            return Ok(Some(Stop::PoolExhausted));
+        }
+        *input = rest;
+        Ok(None)
+    }
+
+    /// A message was begun outside the pool.
+    fn continue_small(
+        &mut self,
+        input: &mut &[u8],
+        sink: &mut Sink<'_>,
+    ) -> Result<Option<Stop>, Reject> {
+        if self.have < HEADER_SIZE {
+            self.keep(input, HEADER_SIZE - self.have);
+            if self.have < HEADER_SIZE {
+                return Ok(Some(Stop::NeedMore));
+            }
+        }
+        let mut header = [0; HEADER_SIZE];
+        header.copy_from_slice(&self.small[..HEADER_SIZE]);
+        let size = size_of(&header, sink.limit)?;
+        if size > SMALL_MAX {
+            if !self.begin_large(header, size - HEADER_SIZE, sink) {
+                return Ok(Some(Stop::PoolExhausted));
+            }
+            self.have = 0;
+            return Ok(None);
+        }
+        self.keep(input, size.saturating_sub(self.have));
+        if self.have < size {
+            return Ok(Some(Stop::NeedMore));
+        }
+        if !emit(&header, &self.small[HEADER_SIZE..size], sink) {
+            return Ok(Some(Stop::PoolExhausted));
+        }
+        self.have = 0;
+        Ok(None)
+    }
+
+    fn continue_large(&mut self, input: &mut &[u8], sink: &mut Sink<'_>) -> Option<Stop> {
+        let space = self.space()?;
+        let count = space.len().min(input.len());
+        space[..count].copy_from_slice(&input[..count]);
+        *input = &input[count..];
+        match self.advance(sink.conn, count) {
+            Some(message) => {
+                // There is room: `take` looked before this step.
+                let pushed = sink.into.push(message);
+                debug_assert!(pushed.is_ok());
+                None
+            }
+            None => Some(Stop::NeedMore),
+        }
+    }
+
+    fn begin_large(&mut self, header: HeaderBytes, size: usize, sink: &Sink<'_>) -> bool {
+        let Some(frame) = sink.pool.alloc(size) else {
+            return false;
+        };
+        self.large = Some(Large { header, frame, have: 0, size });
+        true
+    }
+
+    /// Move up to `count` bytes of the input behind what is kept.
+    fn keep(&mut self, input: &mut &[u8], count: usize) {
+        let count = count.min(input.len()).min(SMALL_MAX - self.have);
+        self.small[self.have..self.have + count].copy_from_slice(&input[..count]);
+        self.have += count;
+        *input = &input[count..];
+    }
+}
+
+/// The size of the message, checked against the format and the connection's limit.
+fn size_of(header: &HeaderBytes, limit: u32) -> Result<usize, Reject> {
+    let header = Header::parse(header)?;
+    if header.size > limit {
+        return Err(Reject::BadSize);
+    }
+    Ok(header.size as usize)
+}
+
+/// Copy a whole message to a slot. `false`: none is free.
+fn emit(header: &HeaderBytes, body: &[u8], sink: &mut Sink<'_>) -> bool {
+    let Some(body) = sink.pool.copy_from(body) else {
+        return false;
+    };
+    let pushed = sink.into.push(RawReceived { conn: sink.conn, header: *header, body });
+    debug_assert!(pushed.is_ok(), "`take` looked for room before this step");
+    true
+}

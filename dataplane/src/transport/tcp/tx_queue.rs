@@ -1,0 +1,182 @@
+//! Messages that wait for a connection to take them.
+//!
+//! Owns the queue and how far its first message was written. Always true: bounded in messages and
+//! bytes; bytes leave in order, each once. Must not: do IO.
+//!
+//! Small messages are copied side by side into one buffer: that is cheaper than an `iovec` each
+//! (the kernel looks at every one). Large bodies are referenced where they are.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::ops::Range;
+
+use crate::endpoint::{HeaderBytes, RawOutgoing};
+use crate::frame::Frame;
+use crate::limits::HEADER_SIZE;
+
+/// Bodies up to this size are copied.
+const COPY_MAX: usize = 4096;
+/// Slices of one write.
+pub(super) const SLICES_MAX: usize = 64;
+/// Bytes of the buffer that small messages of one write are copied to.
+pub(super) const SCRATCH_SIZE: usize = 64 * 1024;
+
+struct Message {
+    header: HeaderBytes,
+    body: Option<Frame>,
+}
+
+impl Message {
+    fn body(&self) -> &[u8] {
+        self.body.as_ref().map_or(&[], Frame::bytes)
+    }
+
+    fn size(&self) -> usize {
+        HEADER_SIZE + self.body().len()
+    }
+}
+
+/// Part of a write.
+enum Segment {
+    Scratch(Range<usize>),
+    Body { message: usize, range: Range<usize> },
+}
+
+/// The transmit queue of a connection.
+pub(super) struct TxQueue {
+    messages: VecDeque<Message>,
+    /// Of all messages, written parts included.
+    bytes: usize,
+    /// How much of the first message was written.
+    written: usize,
+}
+
+impl TxQueue {
+    pub(super) fn new() -> Self {
+        Self { messages: VecDeque::new(), bytes: 0, written: 0 }
+    }
+
+    /// Make place for `count` messages now rather than when they come.
+    pub(super) fn reserve(&mut self, count: usize) {
+        self.messages.reserve(count.saturating_sub(self.messages.len()));
+    }
+
+    /// Forget everything: the connection is gone.
+    pub(super) fn reset(&mut self) {
+        self.messages.clear();
+        (self.bytes, self.written) = (0, 0);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Append a message. An empty queue takes any message.
+    ///
+    /// # Errors
+    /// Gives it back if the queue is full.
+    pub(super) fn push(
+        &mut self,
+        out: RawOutgoing,
+        messages_max: usize,
+        bytes_max: usize,
+    ) -> Result<(), RawOutgoing> {
+        let size = out.size();
+        let full = self.messages.len() >= messages_max || self.bytes + size > bytes_max;
+        if full && !self.messages.is_empty() {
+            return Err(out);
+        }
+        self.bytes += size;
+        self.messages.push_back(Message { header: out.header, body: out.body });
+        Ok(())
+    }
+
+    /// Call `write` with the next bytes: as many as fit a write. It says how many it took.
+    pub(super) fn write_with<E>(
+        &mut self,
+        scratch: &mut [u8],
+        write: impl FnOnce(&[IoSlice<'_>]) -> Result<usize, E>,
+    ) -> Result<Written, E> {
+        let mut segments: [Segment; SLICES_MAX] =
+            std::array::from_fn(|_| Segment::Scratch(Range::default()));
+        let count = self.gather(scratch, &mut segments);
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let mut offered = 0;
+        for (slice, segment) in slices.iter_mut().zip(&segments[..count]) {
+            let bytes = match segment {
+                Segment::Scratch(range) => &scratch[range.clone()],
+                Segment::Body { message, range } => &self.messages[*message].body()[range.clone()],
+            };
+            offered += bytes.len();
+            *slice = IoSlice::new(bytes);
+        }
+        let bytes = write(&slices[..count])?;
+        let messages = self.advance(bytes.min(offered));
+        Ok(Written { bytes, offered, messages })
+    }
+
+    /// Describe the next bytes as segments, copying what is small. Returns how many segments.
+    fn gather(&self, scratch: &mut [u8], segments: &mut [Segment; SLICES_MAX]) -> usize {
+        let mut count = 0;
+        let mut used = 0;
+        let mut skip = self.written;
+        for (index, message) in self.messages.iter().enumerate() {
+            let body = message.body();
+            let head = skip.min(HEADER_SIZE);
+            let from = skip - head;
+            skip = 0;
+            let rest = &body[from..];
+            let copied = HEADER_SIZE - head + if rest.len() <= COPY_MAX { rest.len() } else { 0 };
+            // A message takes two more segments at most.
+            if used + copied > scratch.len() || count + 2 > SLICES_MAX {
+                break;
+            }
+            let start = used;
+            for part in [&message.header[head..], if rest.len() <= COPY_MAX { rest } else { &[] }] {
+                scratch[used..used + part.len()].copy_from_slice(part);
+                used += part.len();
+            }
+            match segments[..count].last_mut() {
+                Some(Segment::Scratch(range)) if range.end == start => range.end = used,
+                _ if used > start => {
+                    segments[count] = Segment::Scratch(start..used);
+                    count += 1;
+                }
+                _ => {}
+            }
+            if rest.len() > COPY_MAX {
+                segments[count] = Segment::Body { message: index, range: from..body.len() };
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// `count` more bytes were written: drop what is complete. Returns how many messages.
+    fn advance(&mut self, count: usize) -> usize {
+        self.written += count;
+        let mut complete = 0;
+        while let Some(message) = self.messages.front() {
+            let size = message.size();
+            if self.written < size {
+                break;
+            }
+            self.written -= size;
+            self.bytes -= size;
+            self.messages.pop_front();
+            complete += 1;
+        }
+        complete
+    }
+}
+
+/// What one write did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Written {
+    /// Bytes taken.
+    pub(super) bytes: usize,
+    /// Bytes offered.
+    pub(super) offered: usize,
+    /// Messages that are completely written now.
+    pub(super) messages: usize,
+}
