@@ -177,8 +177,8 @@ mod tests {
 
     #[test]
     fn slots_are_aligned_and_apart() {
-        let arena = arena(&[(100, 70)]);
-        let pool = arena.pool();
+        let small = arena(&[(100, 70)]);
+        let pool = small.pool();
         let mut slots: Vec<_> = std::iter::from_fn(|| pool.alloc(100)).collect();
         assert_eq!(slots.len(), 70);
         for (i, slot) in slots.iter_mut().enumerate() {
@@ -188,8 +188,11 @@ mod tests {
         for (i, slot) in slots.iter().enumerate() {
             assert!(slot.bytes().iter().all(|b| *b == i as u8));
         }
-        let (base, size) = arena.regions().next().unwrap();
+        let (base, size) = small.regions().next().unwrap();
         assert_eq!((base as usize % 4096, size), (0, 128 * 70));
+        let huge = arena(&[(1 << 20, 3)]);
+        let (base, size) = huge.regions().next().unwrap();
+        assert_eq!((base as usize % (2 << 20), size), (0, 3 << 20));
     }
 
     #[test]

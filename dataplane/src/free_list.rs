@@ -195,6 +195,7 @@ mod tests {
 #[cfg(all(test, loom))]
 mod loom_tests {
     use super::*;
+    use loom::cell::UnsafeCell;
     use loom::sync::Arc;
     use loom::thread;
 
@@ -220,6 +221,29 @@ mod loom_tests {
             }
             assert_eq!(list.free(), 2);
             assert!(list.take().is_some() && list.take().is_some());
+        });
+    }
+
+    /// What one holder wrote, the next one sees, also when neither call touches the summary: the
+    /// leaf has other free slots before and after.
+    #[test]
+    fn loom_a_slot_hands_over_what_was_written() {
+        loom::model(|| {
+            let list = Arc::new(FreeList::all_free(3));
+            let cell = Arc::new(UnsafeCell::new(()));
+            let first = list.take().expect("all are free");
+            let other = {
+                let (list, cell) = (Arc::clone(&list), Arc::clone(&cell));
+                thread::spawn(move || {
+                    // Stands for writing the slot's bytes: the model checker watches.
+                    cell.with_mut(|_| ());
+                    list.give(first);
+                })
+            };
+            if list.take() == Some(first) {
+                cell.with_mut(|_| ());
+            }
+            other.join().expect("the model's thread does not panic");
         });
     }
 
