@@ -176,6 +176,13 @@ impl FramePool {
     pub fn free_slots(&self) -> usize {
         self.shared.free_slots()
     }
+
+    /// Bytes of the slots that are free now. Small messages may use large slots, so the bytes say
+    /// how much more can come, where the number of slots does not.
+    pub fn free_size(&self) -> usize {
+        let free = |class: &Class| class.free.free() * class.slot_size as usize;
+        self.shared.classes.iter().map(free).sum()
+    }
 }
 
 impl fmt::Debug for FramePool {
