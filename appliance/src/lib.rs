@@ -1,1 +1,15 @@
-//! The box: stages, placement, configuration.
+//! The box: stages, placement, configuration, and the `tetrarch` command.
+//!
+//! Owns what is between the crates below: it turns network messages into inputs of the protocol
+//! core and the core's actions into messages, executions and answers. Always true: a node is the
+//! same three stages wherever it runs; all memory it uses under load is reserved when it starts.
+//! Must not: contain protocol.
+
+pub mod log;
+pub mod metrics;
+pub mod node;
+pub mod payload;
+pub mod proofs;
+pub mod reply_cache;
+pub mod stage;
+pub mod testing;

@@ -1,0 +1,237 @@
+//! What a node counts, and how others read it while it runs.
+//!
+//! Owns a fixed set of numbers. Always true: each number has one writer, a stage that stores it once
+//! a turn; readers on other threads see values that are at most a turn old; nothing here allocates
+//! after start. Must not: be read by the protocol.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tetrarch_dataplane::reject::{Reject, RejectCounts};
+
+/// Buckets of the batch size histogram: 1, 2, 3-4, 5-8, .. 513-1024 requests.
+pub const BATCH_BUCKETS: usize = 11;
+
+/// Members of a view at most.
+const MEMBERS: usize = tetrarch_consensus::limits::REPLICAS_MAX;
+
+/// One number, written by one thread.
+#[derive(Debug, Default)]
+pub struct Number(AtomicU64);
+
+impl Number {
+    /// Replaces the value.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// Adds to the value. Only the one writer calls this, so nothing is lost.
+    pub fn add(&self, value: u64) {
+        self.set(self.get().wrapping_add(value));
+    }
+
+    /// The value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! numbers {
+    ($($(#[doc = $doc:literal])* $field:ident: $kind:literal,)*) => {
+        /// Everything a node tells about itself.
+        #[derive(Debug)]
+        pub struct Metrics {
+            $($(#[doc = $doc])* pub $field: Number,)*
+            /// When the last message of each member came, ns since the UNIX epoch; by member index.
+            pub peer_heard_ns: [Number; MEMBERS],
+            /// Batches executed by size; see [`BATCH_BUCKETS`].
+            pub batches: [Number; BATCH_BUCKETS],
+            /// Messages dropped, by reason.
+            pub rejects: [Number; Reject::COUNT],
+        }
+
+        impl Metrics {
+            /// All zero.
+            pub fn new() -> Self {
+                Self {
+                    $($field: Number::default(),)*
+                    peer_heard_ns: std::array::from_fn(|_| Number::default()),
+                    batches: std::array::from_fn(|_| Number::default()),
+                    rejects: std::array::from_fn(|_| Number::default()),
+                }
+            }
+
+            /// Name, kind (`counter` or `gauge`), help text and value of every plain number.
+            pub fn plain(&self) -> impl Iterator<Item = (&'static str, &'static str, String, u64)> {
+                [$((stringify!($field), $kind, concat!($($doc),*).trim().to_owned(),
+                    self.$field.get()),)*].into_iter()
+            }
+        }
+    };
+}
+
+numbers! {
+    /// Messages received and authenticated.
+    rx_messages: "counter",
+    /// Requests accepted from clients, ordered ones.
+    requests: "counter",
+    /// Read-only requests accepted from clients.
+    queries: "counter",
+    /// Messages handed to the links, broadcasts counted once a peer.
+    tx_messages: "counter",
+    /// Messages that a link did not take: no session, or its queue is full.
+    tx_dropped: "counter",
+    /// Client signatures verified.
+    signatures: "counter",
+    /// Instances decided: the last one's number.
+    decided: "gauge",
+    /// Instances executed: the last one's number.
+    executed: "gauge",
+    /// Requests executed.
+    requests_executed: "counter",
+    /// Replies sent again from the cache.
+    replies_resent: "counter",
+    /// Bytes reserved by the reply cache.
+    reply_cache_size: "gauge",
+    /// Installed regency.
+    regency: "gauge",
+    /// Regency asked for; equal to the installed one when content.
+    wanted: "gauge",
+    /// Leader of the installed regency.
+    leader: "gauge",
+    /// 1 while a regency is installed and not synchronised.
+    stopped: "gauge",
+    /// 1 when the others cannot send what this replica misses.
+    behind: "gauge",
+    /// Requests admitted and not decided.
+    pending: "gauge",
+    /// Proofs of misbehaviour seen.
+    evidence: "counter",
+    /// Bytes of frames that are free now.
+    frames_free_size: "gauge",
+    /// Bytes of all frames.
+    frames_size: "gauge",
+    /// Bit i: the link to the member with index i is up.
+    peers_up: "gauge",
+    /// Clients with a link.
+    clients_up: "gauge",
+    /// Events that operators were not told because too many came.
+    events_lost: "counter",
+    /// Time of the last turn, ns since the UNIX epoch.
+    now_ns: "gauge",
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Counts a batch of `requests` executed requests.
+    pub fn add_batch(&self, requests: usize) {
+        self.batches[bucket(requests)].add(1);
+    }
+
+    /// Publishes the sum of several owners' rejects.
+    pub fn set_rejects(&self, owners: &[&RejectCounts]) {
+        for reason in Reject::ALL {
+            let sum =
+                owners.iter().fold(0u64, |sum, counts| sum.saturating_add(counts.get(*reason)));
+            self.rejects[*reason as usize].set(sum);
+        }
+    }
+
+    /// How often `reason` occurred.
+    pub fn reject(&self, reason: Reject) -> u64 {
+        self.rejects[reason as usize].get()
+    }
+
+    /// All numbers in Prometheus' text format, labelled with the replica's id.
+    pub fn prometheus(&self, replica: u16) -> String {
+        use std::fmt::Write;
+        let mut text = String::with_capacity(8192);
+        for (name, kind, help, value) in self.plain() {
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            // Writing to a string does not fail.
+            let _ = writeln!(
+                text,
+                "# HELP tetrarch_{name}{suffix} {help}\n# TYPE tetrarch_{name}{suffix} {kind}\n\
+                 tetrarch_{name}{suffix}{{replica=\"{replica}\"}} {value}"
+            );
+        }
+        text.push_str("# HELP tetrarch_rejects_total Messages dropped, by reason.\n");
+        text.push_str("# TYPE tetrarch_rejects_total counter\n");
+        for reason in Reject::ALL {
+            let _ = writeln!(
+                text,
+                "tetrarch_rejects_total{{replica=\"{replica}\",reason=\"{}\"}} {}",
+                reason.name(),
+                self.reject(*reason)
+            );
+        }
+        text.push_str("# HELP tetrarch_batch_requests Requests executed per batch.\n");
+        text.push_str("# TYPE tetrarch_batch_requests histogram\n");
+        let mut sum = 0;
+        for (at, number) in self.batches.iter().enumerate() {
+            sum += number.get();
+            let _ = writeln!(
+                text,
+                "tetrarch_batch_requests_bucket{{replica=\"{replica}\",le=\"{}\"}} {sum}",
+                1u64 << at
+            );
+        }
+        let _ = writeln!(
+            text,
+            "tetrarch_batch_requests_bucket{{replica=\"{replica}\",le=\"+Inf\"}} {sum}\n\
+             tetrarch_batch_requests_sum{{replica=\"{replica}\"}} {}\n\
+             tetrarch_batch_requests_count{{replica=\"{replica}\"}} {sum}",
+            self.requests_executed.get()
+        );
+        text
+    }
+}
+
+/// The smallest power of two that holds `requests`, as its exponent.
+fn bucket(requests: usize) -> usize {
+    let exponent = requests.max(1).next_power_of_two().trailing_zeros() as usize;
+    exponent.min(BATCH_BUCKETS - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_counted_in_the_bucket_that_holds_it() {
+        let places: Vec<_> = [0, 1, 2, 3, 4, 5, 512, 513, 1024, 4096].map(bucket).into();
+        assert_eq!(places, [0, 0, 1, 2, 2, 3, 9, 10, 10, 10]);
+    }
+
+    #[test]
+    fn the_text_is_prometheus() {
+        let metrics = Metrics::new();
+        metrics.requests.add(3);
+        metrics.requests.add(4);
+        metrics.add_batch(3);
+        metrics.requests_executed.set(3);
+        let mut rejects = RejectCounts::new();
+        rejects.add(Reject::BadTag);
+        metrics.set_rejects(&[&rejects, &rejects]);
+        let text = metrics.prometheus(2);
+        for line in [
+            "tetrarch_requests_total{replica=\"2\"} 7",
+            "# TYPE tetrarch_regency gauge",
+            "tetrarch_rejects_total{replica=\"2\",reason=\"bad_tag\"} 2",
+            "tetrarch_batch_requests_bucket{replica=\"2\",le=\"2\"} 0",
+            "tetrarch_batch_requests_bucket{replica=\"2\",le=\"4\"} 1",
+            "tetrarch_batch_requests_bucket{replica=\"2\",le=\"+Inf\"} 1",
+            "tetrarch_batch_requests_sum{replica=\"2\"} 3",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in:\n{text}");
+        }
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (name, value) = line.rsplit_once(' ').expect("name value");
+            assert!(name.starts_with("tetrarch_") && value.parse::<u64>().is_ok(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Does a client's own proof convince this replica?
+//!
+//! Owns the keys shared with clients, the verifying keys of clients and members, and a memory of
+//! requests that were proved already. Always true: `proved` is said only of a body digest for which
+//! a MAC entry or a signature of its own client was checked here; nothing is believed because a
+//! replica said so (rule VAL.8). Must not: look at what is requested.
+
+use tetrarch_client::cluster::{Cluster, PrivateKeys};
+use tetrarch_consensus::message::codec::{self, REQUEST_TO_SIGN_SIZE, STATE_TO_SIGN_SIZE};
+use tetrarch_consensus::message::{SignedState, proof};
+use tetrarch_consensus::{ClientId, Digest, ReplicaId, RequestView, View, spec};
+use tetrarch_dataplane::crypto::authenticator::{PairKey, vector_size};
+use tetrarch_dataplane::crypto::keys::KeyError;
+use tetrarch_dataplane::crypto::signature::{
+    Signature, SignedItem, SigningKey, VerifyingKey, verify_batch,
+};
+
+/// Requests remembered as proved, a power of two: several times what a cluster orders in the time
+/// between a client's request and the proposal that holds it. 1 MiB.
+const PROVED_MAX: usize = 32 * 1024;
+
+/// Signatures checked together at most. Their messages are on the stack.
+pub const SIGNATURES_AT_ONCE: usize = 64;
+
+struct ClientKeys {
+    pair: PairKey,
+    verifying: VerifyingKey,
+}
+
+/// Checks proofs for one replica. One owner: the network stage.
+pub struct Proofs {
+    cluster: u64,
+    view: View,
+    /// This replica's entry in a MAC vector.
+    own_entry: usize,
+    /// By client index.
+    clients: Vec<ClientKeys>,
+    /// By member index.
+    members: Vec<VerifyingKey>,
+    proved: Proved,
+    signatures: u64,
+}
+
+/// What a client proof says at first sight, before an expensive check.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum First {
+    Proved,
+    Disproved,
+    Signed,
+}
+
+impl Proofs {
+    /// The keys of `cluster` from the point of view of its member `own`, whose private keys are
+    /// `keys`. Computes one key agreement for each client.
+    ///
+    /// # Errors
+    /// A client's public key gives no secrecy; its index is the first value.
+    pub fn new(
+        cluster: &Cluster,
+        own: ReplicaId,
+        keys: &PrivateKeys,
+    ) -> Result<Self, (u32, KeyError)> {
+        let view = cluster.view();
+        let own_entry = view.index_of(own).expect("the caller runs a member of the cluster");
+        let mut clients = Vec::with_capacity(cluster.clients.len());
+        for client in &cluster.clients {
+            let pair = PairKey::for_replica(&keys.static_secret, &client.static_key, cluster.id)
+                .map_err(|error| (client.index, error))?;
+            clients.push(ClientKeys { pair, verifying: client.signing_key });
+        }
+        let members = cluster.members.iter().map(|member| member.signing_key).collect();
+        let proved = Proved::new();
+        Ok(Self { cluster: cluster.id, view, own_entry, clients, members, proved, signatures: 0 })
+    }
+
+    /// How many client identities there are.
+    pub fn clients(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// Signatures checked so far.
+    pub fn signatures(&self) -> u64 {
+        self.signatures
+    }
+
+    /// Does the proof of a request that its own client sent hold? It is remembered. The proof itself
+    /// is always checked, because it will be shown to others.
+    pub fn check(&mut self, request: &RequestView<'_>) -> bool {
+        let holds = match self.first_sight(request, false) {
+            First::Proved => true,
+            First::Disproved => false,
+            First::Signed => self.signature_holds(request),
+        };
+        if holds {
+            self.proved.insert(&request.digest);
+        }
+        holds
+    }
+
+    /// Which of `requests`, met inside another replica's message, can this replica authenticate? Bit
+    /// i of the answer is request i; at most [`SIGNATURES_AT_ONCE`]. Their digests were compared.
+    pub fn check_nested(&mut self, requests: &[RequestView<'_>]) -> u64 {
+        spec!("VAL.2", "VAL.8");
+        assert!(requests.len() <= SIGNATURES_AT_ONCE, "one bit each");
+        let mut authentic = 0u64;
+        let mut signed = 0u64;
+        for (at, request) in requests.iter().enumerate() {
+            match self.first_sight(request, true) {
+                First::Proved => authentic |= 1 << at,
+                First::Disproved => {}
+                First::Signed => signed |= 1 << at,
+            }
+        }
+        if signed != 0 {
+            authentic |= signed & self.signatures_hold(requests, signed);
+        }
+        for (at, request) in requests.iter().enumerate() {
+            if authentic & (1 << at) != 0 {
+                self.proved.insert(&request.digest);
+            }
+        }
+        authentic
+    }
+
+    /// Is every signature of `states` its member's? Stops at the first that is not.
+    pub fn states_hold<'a>(&mut self, states: impl Iterator<Item = &'a SignedState>) -> bool {
+        spec!("SYNC.7");
+        let mut bytes = [0; STATE_TO_SIGN_SIZE];
+        for signed in states {
+            let Some(index) = self.view.index_of(signed.state.replica) else {
+                return false;
+            };
+            codec::encode_state(&signed.state, &mut bytes);
+            self.signatures += 1;
+            if !self.members[index].verify(&bytes, &signed.signature) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Everything but signatures. `remembered`: a digest that was proved before will do.
+    fn first_sight(&self, request: &RequestView<'_>, remembered: bool) -> First {
+        let Some(keys) = self.keys(request.client) else {
+            return First::Disproved;
+        };
+        match request.auth {
+            proof::MAC_VECTOR => {
+                if remembered && self.proved.contains(&request.digest) {
+                    return First::Proved;
+                }
+                let whole = request.proof.len() == vector_size(self.members.len());
+                let digest = &request.digest.0;
+                if whole && keys.pair.verify_entry(digest, request.proof, self.own_entry) {
+                    First::Proved
+                } else {
+                    First::Disproved
+                }
+            }
+            proof::SIGNATURE if request.proof.len() == size_of::<Signature>() => First::Signed,
+            _ => First::Disproved,
+        }
+    }
+
+    fn keys(&self, client: ClientId) -> Option<&ClientKeys> {
+        self.clients.get(client.identity() as usize)
+    }
+
+    fn signature_holds(&mut self, request: &RequestView<'_>) -> bool {
+        self.signatures += 1;
+        let Some(keys) = self.clients.get(request.client.identity() as usize) else {
+            return false;
+        };
+        let message = codec::request_to_sign(self.cluster, &request.digest);
+        request.proof.try_into().is_ok_and(|signature| keys.verifying.verify(&message, signature))
+    }
+
+    /// Bit i: the signature of request i holds. Only those with a bit in `which` are looked at.
+    fn signatures_hold(&mut self, requests: &[RequestView<'_>], which: u64) -> u64 {
+        let mut messages = [[0; REQUEST_TO_SIGN_SIZE]; SIGNATURES_AT_ONCE];
+        let chosen = |at: &usize| which & (1 << at) != 0;
+        for at in (0..requests.len()).filter(chosen) {
+            messages[at] = codec::request_to_sign(self.cluster, &requests[at].digest);
+        }
+        // Off the common path: a client signs only what it sends again.
+        let mut items = Vec::with_capacity(requests.len());
+        let mut places = Vec::with_capacity(requests.len());
+        for at in (0..requests.len()).filter(chosen) {
+            let keys = self.keys(requests[at].client);
+            if let (Some(keys), Ok(signature)) = (keys, requests[at].proof.try_into()) {
+                items.push(SignedItem { key: &keys.verifying, message: &messages[at], signature });
+                places.push(at);
+            }
+        }
+        let count = items.len();
+        let bad = verify_batch(&items);
+        self.signatures += count as u64;
+        let all = places.iter().fold(0, |bits, at| bits | 1u64 << at);
+        bad.iter().fold(all, |bits, item| bits & !(1 << places[*item]))
+    }
+}
+
+/// Signs this replica's states on their way out (rule SYNC.5).
+pub fn sign_state(signed: &mut SignedState, key: &SigningKey) {
+    spec!("SYNC.5");
+    let mut bytes = [0; STATE_TO_SIGN_SIZE];
+    codec::encode_state(&signed.state, &mut bytes);
+    signed.signature = key.sign(&bytes);
+}
+
+/// Digests of requests that were proved: a table with one place for each, where the newer one wins.
+/// A digest covers client, number and operation, so nothing else has to be kept.
+struct Proved {
+    digests: Box<[Digest]>,
+}
+
+impl Proved {
+    fn new() -> Self {
+        Self { digests: vec![Digest::ZERO; PROVED_MAX].into_boxed_slice() }
+    }
+
+    fn insert(&mut self, digest: &Digest) {
+        self.digests[Self::place(digest)] = *digest;
+    }
+
+    fn contains(&self, digest: &Digest) -> bool {
+        *digest != Digest::ZERO && self.digests[Self::place(digest)] == *digest
+    }
+
+    fn place(digest: &Digest) -> usize {
+        let low = u32::from_le_bytes([digest.0[0], digest.0[1], digest.0[2], digest.0[3]]);
+        low as usize & (PROVED_MAX - 1)
+    }
+}
+
+const _: () = assert!(PROVED_MAX.is_power_of_two());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{TestCluster, request_bytes};
+    use tetrarch_consensus::batch::REQUEST_HEADER_SIZE;
+    use tetrarch_dataplane::crypto::authenticator::write_vector;
+    use tetrarch_dataplane::crypto::hash::body_digest;
+
+    struct Made {
+        body: Vec<u8>,
+        proof: Vec<u8>,
+        auth: u8,
+    }
+
+    impl Made {
+        fn view(&self) -> RequestView<'_> {
+            RequestView {
+                client: ClientId::new(1, 0),
+                sequence: tetrarch_consensus::Sequence::new(1, 1),
+                digest: Digest(body_digest(&self.body)),
+                operation: &self.body[REQUEST_HEADER_SIZE..],
+                body: &self.body,
+                auth: self.auth,
+                proof: &self.proof,
+            }
+        }
+    }
+
+    fn made(test: &TestCluster, auth: u8, operation: &[u8]) -> Made {
+        let body = request_bytes(ClientId::new(1, 0), 1, operation, false);
+        let digest = body_digest(&body);
+        let proof = if auth == proof::MAC_VECTOR {
+            let keys = test.pair_keys(1);
+            let mut vector = vec![0; vector_size(keys.len())];
+            write_vector(&keys, &digest, &mut vector);
+            vector
+        } else {
+            let message = codec::request_to_sign(test.cluster.id, &Digest(digest));
+            test.client_keys[1].signing_key.sign(&message).to_vec()
+        };
+        Made { body, proof, auth }
+    }
+
+    fn proofs(test: &TestCluster, replica: u16) -> Proofs {
+        Proofs::new(&test.cluster, ReplicaId(replica), &test.replica_keys[usize::from(replica)])
+            .expect("generated keys")
+    }
+
+    #[test]
+    fn each_member_accepts_its_own_entry_and_any_signature() {
+        spec!("VAL.8");
+        let test = TestCluster::new(4, 1, 2);
+        for replica in 0..4 {
+            let mut proofs = proofs(&test, replica);
+            for auth in [proof::MAC_VECTOR, proof::SIGNATURE] {
+                let good = made(&test, auth, b"op");
+                assert!(proofs.check(&good.view()));
+                let mut other = made(&test, auth, b"another");
+                other.proof = good.proof.clone();
+                assert!(!proofs.check(&other.view()), "a proof of something else");
+                let mut short = made(&test, auth, b"short");
+                short.proof.pop();
+                assert!(!proofs.check(&short.view()));
+            }
+            let mut none = made(&test, proof::MAC_VECTOR, b"none");
+            none.auth = proof::NONE;
+            assert!(!proofs.check(&none.view()));
+        }
+    }
+
+    #[test]
+    fn a_half_valid_vector_convinces_some_members_only() {
+        let test = TestCluster::new(4, 1, 2);
+        let mut request = made(&test, proof::MAC_VECTOR, b"op");
+        request.proof[2 * 16] ^= 1;
+        let convinced: Vec<_> =
+            (0..4).map(|replica| proofs(&test, replica).check(&request.view())).collect();
+        assert_eq!(convinced, [true, true, false, true]);
+        // A member that has proved the same request before is convinced whatever the copy says.
+        let mut third = proofs(&test, 2);
+        assert_eq!(third.check_nested(&[request.view()]), 0);
+        assert!(third.check(&made(&test, proof::SIGNATURE, b"op").view()));
+        assert_eq!(third.check_nested(&[request.view()]), 1);
+    }
+
+    #[test]
+    fn nested_signatures_are_checked_each() {
+        let test = TestCluster::new(4, 1, 2);
+        let mut proofs = proofs(&test, 0);
+        let mut many: Vec<Made> = (0..9u8).map(|i| made(&test, proof::SIGNATURE, &[i])).collect();
+        many[3].proof[7] ^= 1;
+        many[8].auth = 77;
+        let views: Vec<_> = many.iter().map(Made::view).collect();
+        assert_eq!(proofs.check_nested(&views), 0b0_1111_0111);
+        assert!(proofs.signatures() >= 8);
+    }
+}

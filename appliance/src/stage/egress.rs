@@ -1,0 +1,177 @@
+//! Egress: from what the core wants sent to messages on links.
+//!
+//! Owns the encoding of what leaves. Always true: a body is written once and hashed once, however
+//! many peers it goes to; a state leaves signed; nothing waits for a slow peer. Must not: keep a
+//! message that a link did not take: the protocol repeats what matters (rule LAG.1).
+
+use tetrarch_consensus::message::reply::{REPLY_HEADER_SIZE, ReplyHeader, Status};
+use tetrarch_consensus::message::{SignedState, codec, kind, proof};
+use tetrarch_consensus::{ClientId, Message, Recipients, ReplicaId, Sequence, View, ViewId};
+use tetrarch_dataplane::burst::Burst;
+use tetrarch_dataplane::crypto::hash::{body_digest, digest_burst};
+use tetrarch_dataplane::crypto::signature::SigningKey;
+use tetrarch_dataplane::frame::{Frame, FramePool};
+use tetrarch_dataplane::limits::BURST_MAX;
+use tetrarch_dataplane::links::{Links, Outgoing};
+use tetrarch_dataplane::reject::{Reject, RejectCounts};
+use tetrarch_dataplane::ring::Consumer;
+use tetrarch_dataplane::types::PeerId;
+
+use super::{Answer, Outbound};
+use crate::payload::FramePayload;
+use crate::proofs::sign_state;
+
+/// What was sent, for metrics.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sent {
+    /// Messages that links took.
+    pub messages: u64,
+    /// Messages that links did not take.
+    pub dropped: u64,
+}
+
+/// Encodes and hands to links.
+pub struct Egress {
+    own: ReplicaId,
+    view: View,
+    signing_key: SigningKey,
+    pool: FramePool,
+    answers: Burst<Answer>,
+    sent: Sent,
+    rejects: RejectCounts,
+}
+
+impl Egress {
+    /// Egress of member `own` of `view`. Bodies are written into frames of `pool`.
+    pub fn new(own: ReplicaId, view: View, signing_key: SigningKey, pool: FramePool) -> Self {
+        Self {
+            own,
+            view,
+            signing_key,
+            pool,
+            answers: Burst::with_capacity(BURST_MAX),
+            sent: Sent::default(),
+            rejects: RejectCounts::new(),
+        }
+    }
+
+    /// What was sent so far.
+    pub fn sent(&self) -> Sent {
+        self.sent
+    }
+
+    /// What was not sent for lack of frames.
+    pub fn rejects(&self) -> &RejectCounts {
+        &self.rejects
+    }
+
+    /// Sends one message. A message to this replica itself comes back as the second value.
+    pub fn send(&mut self, links: &mut Links, outbound: Outbound) -> Option<Message<FramePayload>> {
+        let Outbound { to, mut message } = outbound;
+        if let Message::StopData(signed) = &mut message {
+            self.sign(signed);
+        }
+        if to == Recipients::One(self.own) {
+            return Some(message);
+        }
+        let Some(body) = self.encode(&message) else {
+            // The pool is empty: the message is lost as on a bad wire, and repeated like there.
+            self.rejects.add(Reject::PoolExhausted);
+            return None;
+        };
+        let out = Outgoing {
+            to: PeerId::replica(self.own.0),
+            kind: message.kind(),
+            auth: proof::NONE,
+            session: 0,
+            proof_size: 0,
+            body_digest: body_digest(body.bytes()),
+            frame: Some(body),
+        };
+        match to {
+            Recipients::One(member) => {
+                self.transmit(links, Outgoing { to: PeerId::replica(member.0), ..out });
+            }
+            Recipients::Others => {
+                for index in 0..self.view.n() {
+                    let member = self.view.members()[index];
+                    if member != self.own {
+                        let to = PeerId::replica(member.0);
+                        self.transmit(links, Outgoing { to, ..out.clone() });
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Sends up to a burst of answers, hashed side by side. Returns how many.
+    pub fn answer(&mut self, links: &mut Links, replies: &mut Consumer<Answer>) -> usize {
+        let count = replies.pop_burst(&mut self.answers);
+        let mut bodies: [&[u8]; BURST_MAX] = [&[]; BURST_MAX];
+        let mut digests = [[0; 32]; BURST_MAX];
+        for (body, answer) in bodies.iter_mut().zip(&self.answers) {
+            *body = answer.body.bytes();
+        }
+        digest_burst(&bodies[..count], &mut digests[..count]);
+        for digest in &digests[..count] {
+            if let Some(answer) = self.answers.pop_front() {
+                let out = reply(answer.client, answer.body, *digest);
+                self.transmit(links, out);
+            }
+        }
+        count
+    }
+
+    /// Tells a client that its request will never be executed.
+    pub fn refuse(
+        &mut self,
+        links: &mut Links,
+        client: ClientId,
+        sequence: Sequence,
+        read_only: bool,
+    ) {
+        let Some(mut frame) = self.pool.alloc(REPLY_HEADER_SIZE) else {
+            self.rejects.add(Reject::PoolExhausted);
+            return;
+        };
+        let (view, status): (ViewId, _) = (self.view.id(), Status::Refused);
+        ReplyHeader { client, sequence, view, read_only, status, result_size: 0 }
+            .write(frame.bytes_mut());
+        let body = frame.freeze(REPLY_HEADER_SIZE as u32);
+        let digest = body_digest(body.bytes());
+        self.transmit(links, reply(client, body, digest));
+    }
+
+    fn transmit(&mut self, links: &mut Links, out: Outgoing) {
+        if links.tx(out) {
+            self.sent.messages += 1;
+        } else {
+            self.sent.dropped += 1;
+        }
+    }
+
+    fn encode(&self, message: &Message<FramePayload>) -> Option<Frame> {
+        let size = codec::encoded_size(message);
+        let mut frame = self.pool.alloc(size)?;
+        codec::encode(message, frame.bytes_mut());
+        // `alloc` gave a slot of at least `size` bytes, and slots are below 2^32.
+        Some(frame.freeze(size as u32))
+    }
+
+    fn sign(&self, signed: &mut SignedState) {
+        sign_state(signed, &self.signing_key);
+    }
+}
+
+fn reply(client: ClientId, body: Frame, body_digest: [u8; 32]) -> Outgoing {
+    Outgoing {
+        to: PeerId::client(client.identity()),
+        kind: kind::REPLY,
+        auth: proof::NONE,
+        session: client.0,
+        proof_size: 0,
+        body_digest,
+        frame: Some(body),
+    }
+}

@@ -1,0 +1,266 @@
+//! The execution stage: the application between its rings.
+//!
+//! Owns the state machine and the reply cache. Always true: batches run in the order they come, a
+//! batch only when all its replies fit the ring ahead; each executed request has exactly one reply,
+//! which is kept. Must not: decide what runs (the core's selection does), or send.
+
+use std::sync::Arc;
+
+use tetrarch_consensus::limits::RESULT_SIZE_MAX;
+use tetrarch_consensus::message::reply::{REPLY_HEADER_SIZE, ReplyHeader, Status};
+use tetrarch_consensus::{
+    Batch, ClientId, Context, Replies, RequestView, Selection, Sequence, StateMachine, ViewId, spec,
+};
+use tetrarch_dataplane::frame::{FrameMut, FramePool};
+use tetrarch_dataplane::limits::BURST_MAX;
+use tetrarch_dataplane::reject::{Reject, RejectCounts};
+use tetrarch_dataplane::stage::{Progress, Stage};
+use tetrarch_dataplane::types::Instant;
+
+use super::{Answer, ExecutionRings, Work};
+use crate::metrics::Metrics;
+use crate::payload::FramePayload;
+use crate::reply_cache::ReplyCache;
+
+/// See the module.
+pub struct Execution {
+    service: Box<dyn StateMachine>,
+    cache: ReplyCache,
+    rings: ExecutionRings,
+    pool: FramePool,
+    view: ViewId,
+    /// Where a result is written when no frame is free: the reply is kept, and the client asks again.
+    scratch: Vec<u8>,
+    rejects: RejectCounts,
+    metrics: Arc<Metrics>,
+}
+
+impl Execution {
+    /// The stage around `service`, which answers as a member of `view` into frames of `pool`.
+    pub fn new(
+        service: Box<dyn StateMachine>,
+        cache: ReplyCache,
+        rings: ExecutionRings,
+        pool: FramePool,
+        view: ViewId,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            service,
+            cache,
+            rings,
+            pool,
+            view,
+            scratch: vec![0; REPLY_HEADER_SIZE + RESULT_SIZE_MAX],
+            rejects: RejectCounts::new(),
+            metrics,
+        }
+    }
+
+    /// The application, for checkers and tests.
+    pub fn service(&self) -> &dyn StateMachine {
+        &*self.service
+    }
+
+    /// One piece of work, if there is any and its replies fit.
+    fn work(&mut self) -> Progress {
+        let room = self.rings.replies.room();
+        let needed = match self.rings.work.front() {
+            None => return Progress::Idle,
+            Some(Work::Execute { batch, .. }) => batch.len(),
+            Some(Work::Resend { .. }) => 1,
+        };
+        if room < needed || self.rings.executed.room() == 0 {
+            return Progress::Idle;
+        }
+        match self.rings.work.pop() {
+            Some(Work::Execute { context, batch, selection }) => {
+                self.execute(&context, &batch, &selection);
+            }
+            Some(Work::Resend { client, sequence }) => self.resend(client, sequence),
+            None => return Progress::Idle,
+        }
+        Progress::Worked
+    }
+
+    fn execute(&mut self, context: &Context, batch: &Batch<FramePayload>, run: &Selection) {
+        spec!("SMR.8", "SMR.9");
+        let mut executed = 0;
+        for (at, request) in batch.requests().enumerate() {
+            if !run.contains(at) {
+                continue;
+            }
+            executed += 1;
+            let mut writer = Writer::new(&self.pool, &mut self.scratch, &request, false, self.view);
+            self.service.execute(context, &request, &mut writer);
+            let (body, place) = writer.finish();
+            match place {
+                Some(frame) => {
+                    self.cache.insert(request.client, request.sequence, &frame.bytes()[..body]);
+                    let body = frame.freeze(body as u32);
+                    let pushed = self.rings.replies.push(Answer { client: request.client, body });
+                    debug_assert!(pushed.is_ok(), "the room was checked");
+                }
+                None => {
+                    self.rejects.add(Reject::PoolExhausted);
+                    let bytes = &self.scratch[..body];
+                    self.cache.insert(request.client, request.sequence, bytes);
+                }
+            }
+        }
+        self.service.end_batch(context);
+        let told = self.rings.executed.push(context.cid);
+        debug_assert!(told.is_ok(), "the room was checked");
+        self.metrics.executed.set(context.cid.0);
+        self.metrics.requests_executed.add(executed);
+        self.metrics.add_batch(batch.len());
+        self.metrics.reply_cache_size.set(self.cache.size() as u64);
+    }
+
+    /// The kept reply, or word that it is no longer kept.
+    fn resend(&mut self, client: ClientId, sequence: Sequence) {
+        spec!("SMR.10");
+        let view = self.view;
+        let kept = self.cache.get(client, sequence);
+        let size = kept.map_or(REPLY_HEADER_SIZE, |(head, tail)| head.len() + tail.len());
+        let Some(mut frame) = self.pool.alloc(size) else {
+            self.rejects.add(Reject::PoolExhausted);
+            return;
+        };
+        match kept {
+            Some((head, tail)) => {
+                frame.bytes_mut()[..head.len()].copy_from_slice(head);
+                frame.bytes_mut()[head.len()..size].copy_from_slice(tail);
+            }
+            None => {
+                let status = Status::TooOld;
+                ReplyHeader { client, sequence, view, read_only: false, status, result_size: 0 }
+                    .write(frame.bytes_mut());
+            }
+        }
+        let answer = Answer { client, body: frame.freeze(size as u32) };
+        let pushed = self.rings.replies.push(answer);
+        debug_assert!(pushed.is_ok(), "the room was checked");
+        self.metrics.replies_resent.add(1);
+    }
+
+    /// A burst of read-only requests against the state as it is now.
+    fn queries(&mut self) -> Progress {
+        spec!("CLI.3");
+        let mut progress = Progress::Idle;
+        for _ in 0..BURST_MAX {
+            if self.rings.replies.room() == 0 {
+                break;
+            }
+            let Some(request) = self.rings.queries.pop() else {
+                break;
+            };
+            progress = Progress::Worked;
+            let request = request.into_inner();
+            let view = request.view();
+            let mut writer = Writer::new(&self.pool, &mut self.scratch, &view, true, self.view);
+            self.service.query(&view, &mut writer);
+            // Without a frame there is no answer: the client falls back to an ordered request.
+            let (size, place) = writer.finish();
+            let Some(frame) = place else {
+                self.rejects.add(Reject::PoolExhausted);
+                continue;
+            };
+            let answer = Answer { client: request.client, body: frame.freeze(size as u32) };
+            let pushed = self.rings.replies.push(answer);
+            debug_assert!(pushed.is_ok(), "the room was checked");
+        }
+        progress
+    }
+}
+
+impl Stage for Execution {
+    fn name(&self) -> &'static str {
+        "execution"
+    }
+
+    fn poll(&mut self, _now: Instant) -> Progress {
+        // Writes before reads: a client that saw its write acknowledged reads it.
+        let mut progress = Progress::Idle;
+        for _ in 0..BURST_MAX {
+            if self.work() == Progress::Idle {
+                break;
+            }
+            progress = Progress::Worked;
+        }
+        progress.or(self.queries())
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        None
+    }
+}
+
+/// Where the application writes the answer to one request: a frame, or the scratch when there is no
+/// frame, or when the answer is larger than a reply may be (then the client is told so).
+struct Writer<'a> {
+    pool: &'a FramePool,
+    scratch: &'a mut Vec<u8>,
+    header: ReplyHeader,
+    frame: Option<FrameMut>,
+    replied: bool,
+}
+
+impl<'a> Writer<'a> {
+    fn new(
+        pool: &'a FramePool,
+        scratch: &'a mut Vec<u8>,
+        request: &RequestView<'_>,
+        read_only: bool,
+        view: ViewId,
+    ) -> Self {
+        let header = ReplyHeader {
+            client: request.client,
+            sequence: request.sequence,
+            view,
+            read_only,
+            status: Status::Ok,
+            result_size: 0,
+        };
+        Self { pool, scratch, header, frame: None, replied: false }
+    }
+
+    /// Writes the header. Gives the size of the body and the frame it is in; without one it is in
+    /// the scratch.
+    fn finish(self) -> (usize, Option<FrameMut>) {
+        assert!(self.replied, "a service answers every request exactly once");
+        let size = REPLY_HEADER_SIZE + self.header.result_size as usize;
+        match self.frame {
+            Some(mut frame) => {
+                self.header.write(frame.bytes_mut());
+                (size, Some(frame))
+            }
+            None => {
+                self.header.write(self.scratch);
+                (size, None)
+            }
+        }
+    }
+}
+
+impl Replies for Writer<'_> {
+    fn reply(&mut self, to: ClientId, size: usize) -> &mut [u8] {
+        assert!(!self.replied, "a service answers every request exactly once");
+        assert!(to == self.header.client, "a service answers the client that asked");
+        self.replied = true;
+        if size > RESULT_SIZE_MAX {
+            // Every replica does the same: the answer is none, and the memory is bounded by the
+            // service's own answer.
+            self.header.status = Status::Refused;
+            self.frame = self.pool.alloc(REPLY_HEADER_SIZE);
+            self.scratch.resize(REPLY_HEADER_SIZE + size, 0);
+            return &mut self.scratch[REPLY_HEADER_SIZE..];
+        }
+        self.header.result_size = size as u32;
+        self.frame = self.pool.alloc(REPLY_HEADER_SIZE + size);
+        match &mut self.frame {
+            Some(frame) => &mut frame.bytes_mut()[REPLY_HEADER_SIZE..REPLY_HEADER_SIZE + size],
+            None => &mut self.scratch[REPLY_HEADER_SIZE..REPLY_HEADER_SIZE + size],
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Ingress: from an authentic message of a link to a verified input of the core.
+//!
+//! Owns what a sender may send, and the checks of everything inside. Always true: what leaves here
+//! was decoded whole, every digest inside it was compared with its bytes, every signature inside it
+//! holds, and requests are marked authentic only by [`Proofs`]; whatever fails is dropped and
+//! counted once. Must not: keep anything of a message, or answer.
+
+use tetrarch_consensus::message::codec::{decode, decode_request, visit_states};
+use tetrarch_consensus::message::{Malformed, kind, proof};
+use tetrarch_consensus::{
+    Batch, ClientId, Digest, Input, Message, ReplicaId, Request, RequestValidator, RequestView,
+    Sequence, Verified, View, spec,
+};
+use tetrarch_dataplane::crypto::hash::digest_burst;
+use tetrarch_dataplane::links::Received;
+use tetrarch_dataplane::reject::Reject;
+
+use crate::payload::FramePayload;
+use crate::proofs::{Proofs, SIGNATURES_AT_ONCE};
+
+/// What became of a message.
+#[derive(Debug)]
+pub enum Verdict {
+    /// An ordered request, for the core.
+    Request(Verified<Request<FramePayload>>),
+    /// A read-only request, for the application.
+    Query(Verified<Request<FramePayload>>),
+    /// A member's message, for the core.
+    Peer(Input<FramePayload>),
+    /// Not a command of the service, or a session that may not exist: the client is told so.
+    Refused {
+        /// Session.
+        client: ClientId,
+        /// Request.
+        sequence: Sequence,
+        /// Of which kind it was.
+        read_only: bool,
+    },
+}
+
+/// Turns messages into verdicts.
+pub struct Ingress {
+    view: View,
+    proofs: Proofs,
+    validator: Box<dyn RequestValidator>,
+    sessions_per_client_max: u32,
+}
+
+impl Ingress {
+    /// Ingress of a member of `view`.
+    pub fn new(
+        view: View,
+        proofs: Proofs,
+        validator: Box<dyn RequestValidator>,
+        sessions_per_client_max: u32,
+    ) -> Self {
+        Self { view, proofs, validator, sessions_per_client_max }
+    }
+
+    /// Signatures checked so far.
+    pub fn signatures(&self) -> u64 {
+        self.proofs.signatures()
+    }
+
+    /// Checks one message of a link.
+    ///
+    /// # Errors
+    /// Why it is dropped.
+    pub fn check(&mut self, received: Received) -> Result<Verdict, Reject> {
+        if received.peer.is_client() {
+            self.check_client(received)
+        } else {
+            let from = u16::try_from(received.peer.index()).map_err(|_| Reject::NotMember)?;
+            self.check_member(ReplicaId(from), received)
+        }
+    }
+
+    fn check_client(&mut self, received: Received) -> Result<Verdict, Reject> {
+        let header = received.header;
+        if header.kind != kind::REQUEST {
+            return Err(Reject::NotAllowed);
+        }
+        let client = ClientId(header.session);
+        if client.identity() != received.peer.index() {
+            return Err(Reject::NotAllowed);
+        }
+        let payload = FramePayload(received.frame);
+        let digest = Digest(header.body_digest);
+        let request = decode_request(payload, header.body_size(), digest, header.auth)
+            .map_err(|_| Reject::Malformed)?;
+        if request.client != client {
+            return Err(Reject::Malformed);
+        }
+        let view = request.view();
+        if client.session() >= self.sessions_per_client_max || !self.validator.valid(view.operation)
+        {
+            let Request { client, sequence, read_only, .. } = request;
+            return Ok(Verdict::Refused { client, sequence, read_only });
+        }
+        if request.read_only {
+            // Its link proves it: nobody else will ever see it.
+            return Ok(Verdict::Query(Verified::vouch(request)));
+        }
+        if !self.proofs.check(&view) {
+            return Err(Reject::BadProof);
+        }
+        Ok(Verdict::Request(Verified::vouch(request)))
+    }
+
+    fn check_member(&mut self, from: ReplicaId, received: Received) -> Result<Verdict, Reject> {
+        let header = received.header;
+        if self.view.index_of(from).is_none() {
+            return Err(Reject::NotMember);
+        }
+        if matches!(header.kind, kind::REQUEST | kind::REPLY) {
+            return Err(Reject::NotAllowed);
+        }
+        if header.auth != proof::NONE || header.proof_size != 0 || header.session != 0 {
+            return Err(Reject::Malformed);
+        }
+        let mut message = decode(header.kind, FramePayload(received.frame)).map_err(reject)?;
+        match &mut message {
+            Message::Forwarded(batch) => self.check_batch(batch, true)?,
+            Message::Propose(propose) => self.check_batch(&mut propose.batch, true)?,
+            Message::Stop(stop) => self.check_batch(&mut stop.requests, true)?,
+            Message::BatchBody(body) => self.check_batch(&mut body.batch, true)?,
+            // A decision is proved by its claims; whose requests they are no longer matters.
+            Message::Decided(decided) => {
+                if let Some(batch) = &mut decided.batch {
+                    self.check_batch(batch, false)?;
+                }
+            }
+            Message::StopData(_) | Message::Sync(_) => self.check_states(from, &message)?,
+            Message::Write(_)
+            | Message::Accept(_)
+            | Message::Refuse(_)
+            | Message::Status(_)
+            | Message::Fetch(_)
+            | Message::FetchBatch(_) => {}
+        }
+        Ok(Verdict::Peer(Input::Peer { from, message: Verified::vouch(message) }))
+    }
+
+    /// Compares every request's digest with its body and marks those that this replica can
+    /// authenticate.
+    fn check_batch(
+        &mut self,
+        batch: &mut Batch<FramePayload>,
+        authenticate: bool,
+    ) -> Result<(), Reject> {
+        const NOTHING: RequestView<'_> = RequestView {
+            client: ClientId(0),
+            sequence: Sequence::NONE,
+            digest: Digest::ZERO,
+            operation: &[],
+            body: &[],
+            auth: 0,
+            proof: &[],
+        };
+        let mut authentic = batch.authentic;
+        let mut views = [NOTHING; SIGNATURES_AT_ONCE];
+        let mut requests = batch.requests();
+        let mut start = 0;
+        while start < batch.len() {
+            let count = SIGNATURES_AT_ONCE.min(batch.len() - start);
+            for (view, request) in views.iter_mut().zip(requests.by_ref().take(count)) {
+                *view = request;
+            }
+            let views = &views[..count];
+            self.check_bodies(views)?;
+            if authenticate {
+                let bits = self.proofs.check_nested(views);
+                (0..count).filter(|at| bits & (1 << at) != 0).for_each(|at| {
+                    authentic.insert(start + at);
+                });
+            }
+            start += count;
+        }
+        batch.authentic = authentic;
+        Ok(())
+    }
+
+    /// Digests in lanes, and the service's own opinion.
+    fn check_bodies(&mut self, views: &[RequestView<'_>]) -> Result<(), Reject> {
+        let mut bodies: [&[u8]; SIGNATURES_AT_ONCE] = [&[]; SIGNATURES_AT_ONCE];
+        let mut digests = [[0; 32]; SIGNATURES_AT_ONCE];
+        for (body, view) in bodies.iter_mut().zip(views) {
+            *body = view.body;
+        }
+        digest_burst(&bodies[..views.len()], &mut digests[..views.len()]);
+        for (view, digest) in views.iter().zip(&digests) {
+            if view.digest.0 != *digest {
+                return Err(Reject::BadDigest);
+            }
+            if !self.validator.valid(view.operation) {
+                return Err(Reject::Malformed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Signatures of STOPDATA and SYNC, after whatever is cheaper than a signature.
+    fn check_states(
+        &mut self,
+        from: ReplicaId,
+        message: &Message<FramePayload>,
+    ) -> Result<(), Reject> {
+        spec!("SYNC.7", "SYNC.10");
+        match message {
+            Message::StopData(signed) if signed.state.replica != from => {
+                return Err(Reject::NotAllowed);
+            }
+            Message::Sync(sync) if self.view.leader(sync.regency) != from => {
+                return Err(Reject::NotAllowed);
+            }
+            Message::Sync(sync) if sync.states.len() > self.view.n() => {
+                return Err(Reject::Malformed);
+            }
+            _ => {}
+        }
+        let mut holds = true;
+        visit_states(message, |signed| {
+            holds = holds && self.proofs.states_hold(std::iter::once(signed));
+        });
+        if holds { Ok(()) } else { Err(Reject::BadProof) }
+    }
+}
+
+fn reject(malformed: Malformed) -> Reject {
+    match malformed {
+        Malformed::Unknown => Reject::UnknownKind,
+        _ => Reject::Malformed,
+    }
+}

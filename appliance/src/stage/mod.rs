@@ -1,0 +1,231 @@
+//! The stages of a node and what travels between them.
+//!
+//! Owns the types that cross rings. Always true: stages share nothing but rings and published
+//! numbers, so each can run on a core of its own; every ring is bounded, and a stage takes work only
+//! when the rings ahead have room for what it can become. Must not: decide anything about order.
+//!
+//! ```text
+//!            requests, peers                    work
+//!  network ------------------>  ordering  ---------------->  execution
+//!  (links, <------------------            <----------------
+//!  ingress,       sends                       executed             |
+//!  egress) <------------------------------------------------------+
+//!     |                       replies                              ^
+//!     +------------------------------------------------------------+
+//!                             queries
+//! ```
+//!
+//! Ingress and egress are one stage because both use the sessions of one endpoint. A turn of the
+//! network stage transmits what the turn before left in its rings, then receives: run after one
+//! another, the three stages carry a request from the wire to the core, and its reply back, without
+//! a wait in between.
+
+pub mod egress;
+pub mod execution;
+pub mod ingress;
+pub mod network;
+pub mod ordering;
+
+use tetrarch_consensus::limits::{ACTIONS_MAX, BATCH_REQUESTS_MAX, EXECUTION_LAG_MAX};
+use tetrarch_consensus::{
+    Batch, ClientId, ConsensusId, Context, Evidence, Input, Message, Recipients, Regency,
+    ReplicaId, Request, Selection, Sequence, Verified,
+};
+use tetrarch_dataplane::frame::Frame;
+use tetrarch_dataplane::limits::BURST_MAX;
+use tetrarch_dataplane::links::Diagnosis;
+use tetrarch_dataplane::ring::{Consumer, Producer, ring};
+use tetrarch_dataplane::types::PeerId;
+
+use crate::payload::FramePayload;
+
+/// Requests between ingress and ordering: several bursts, so that a burst of the wire becomes one
+/// batch.
+pub const REQUESTS_MAX: usize = 16 * BURST_MAX;
+/// Messages of peers between ingress and ordering.
+pub const PEERS_MAX: usize = 4 * BURST_MAX;
+/// Read-only requests between ingress and execution.
+pub const QUERIES_MAX: usize = 16 * BURST_MAX;
+/// Messages between ordering and egress: all that one step can want.
+pub const SENDS_MAX: usize = ACTIONS_MAX;
+/// Batches and resend orders between ordering and execution.
+pub const WORK_MAX: usize = 2 * EXECUTION_LAG_MAX as usize + BURST_MAX;
+/// Executed instances between execution and ordering: no fewer than can be in execution.
+pub const EXECUTED_MAX: usize = WORK_MAX;
+/// Replies between execution and egress: two full batches and a burst of queries.
+pub const REPLIES_MAX: usize = 2 * BATCH_REQUESTS_MAX + 16 * BURST_MAX;
+/// Events that wait for the control thread, of each stage.
+pub const EVENTS_MAX: usize = 256;
+
+/// What the core wants sent.
+#[derive(Debug)]
+pub struct Outbound {
+    /// To whom.
+    pub to: Recipients,
+    /// What.
+    pub message: Message<FramePayload>,
+}
+
+/// What the core wants done by the application.
+#[derive(Debug)]
+pub enum Work {
+    /// Execute a decided batch.
+    Execute {
+        /// What the application may know.
+        context: Context,
+        /// The value.
+        batch: Batch<FramePayload>,
+        /// Which of its requests run.
+        selection: Selection,
+    },
+    /// Send a kept reply again.
+    Resend {
+        /// Session.
+        client: ClientId,
+        /// Request.
+        sequence: Sequence,
+    },
+}
+
+/// An answer to a client, ready but for its digest.
+#[derive(Debug)]
+pub struct Answer {
+    /// Session that asked.
+    pub client: ClientId,
+    /// The reply's body.
+    pub body: Frame,
+}
+
+/// Something an operator may want to know. Told to the control thread, never awaited.
+#[derive(Clone, Copy, Debug)]
+pub enum Event {
+    /// A new leader is in charge.
+    Installed {
+        /// The regency.
+        regency: Regency,
+        /// Its leader.
+        leader: ReplicaId,
+    },
+    /// The others have truncated the decisions this replica needs.
+    Behind {
+        /// Last instance this replica decided.
+        decided: ConsensusId,
+        /// Oldest instance that the others can still send.
+        available: ConsensusId,
+    },
+    /// Somebody misbehaved.
+    Evidence(Evidence),
+    /// A link came up.
+    LinkUp(PeerId),
+    /// A link went down.
+    LinkDown(PeerId),
+    /// A link cannot be made.
+    Link(Diagnosis),
+}
+
+/// The network stage's ends.
+pub struct NetworkRings {
+    /// To ordering.
+    pub requests: Producer<Verified<Request<FramePayload>>>,
+    /// To ordering: messages of members, and links that came up.
+    pub peers: Producer<Input<FramePayload>>,
+    /// To execution.
+    pub queries: Producer<Verified<Request<FramePayload>>>,
+    /// From ordering.
+    pub sends: Consumer<Outbound>,
+    /// From execution.
+    pub replies: Consumer<Answer>,
+    /// To the control thread.
+    pub events: Producer<Event>,
+}
+
+/// The ordering stage's ends.
+pub struct OrderingRings {
+    /// From ingress.
+    pub requests: Consumer<Verified<Request<FramePayload>>>,
+    /// From ingress.
+    pub peers: Consumer<Input<FramePayload>>,
+    /// To egress.
+    pub sends: Producer<Outbound>,
+    /// To execution.
+    pub work: Producer<Work>,
+    /// From execution.
+    pub executed: Consumer<ConsensusId>,
+    /// To the control thread.
+    pub events: Producer<Event>,
+}
+
+/// The execution stage's ends.
+pub struct ExecutionRings {
+    /// From ordering.
+    pub work: Consumer<Work>,
+    /// From ingress.
+    pub queries: Consumer<Verified<Request<FramePayload>>>,
+    /// To ordering.
+    pub executed: Producer<ConsensusId>,
+    /// To egress.
+    pub replies: Producer<Answer>,
+}
+
+/// The control thread's ends: what the stages have to tell.
+pub struct Events {
+    /// From the network stage.
+    pub network: Consumer<Event>,
+    /// From the ordering stage.
+    pub ordering: Consumer<Event>,
+}
+
+impl Events {
+    /// The next event, in no particular order between stages.
+    pub fn next(&mut self) -> Option<Event> {
+        self.ordering.pop().or_else(|| self.network.pop())
+    }
+}
+
+/// All rings of a node. The only memory that stages share, besides frames.
+pub fn rings() -> (NetworkRings, OrderingRings, ExecutionRings, Events) {
+    let (requests_in, requests) = ring(REQUESTS_MAX);
+    let (peers_in, peers) = ring(PEERS_MAX);
+    let (queries_in, queries) = ring(QUERIES_MAX);
+    let (sends_in, sends) = ring(SENDS_MAX);
+    let (work_in, work) = ring(WORK_MAX);
+    let (executed_in, executed) = ring(EXECUTED_MAX);
+    let (replies_in, replies) = ring(REPLIES_MAX);
+    let (network_events, network) = ring(EVENTS_MAX);
+    let (ordering_events, ordering) = ring(EVENTS_MAX);
+    (
+        NetworkRings {
+            requests: requests_in,
+            peers: peers_in,
+            queries: queries_in,
+            sends,
+            replies,
+            events: network_events,
+        },
+        OrderingRings {
+            requests,
+            peers,
+            sends: sends_in,
+            work: work_in,
+            executed,
+            events: ordering_events,
+        },
+        ExecutionRings { work, queries, executed: executed_in, replies: replies_in },
+        Events { network, ordering },
+    )
+}
+
+/// Bytes that all rings reserve.
+pub fn rings_size() -> usize {
+    REQUESTS_MAX * size_of::<Verified<Request<FramePayload>>>()
+        + PEERS_MAX * size_of::<Input<FramePayload>>()
+        + QUERIES_MAX * size_of::<Verified<Request<FramePayload>>>()
+        + SENDS_MAX * size_of::<Outbound>()
+        + WORK_MAX * size_of::<Work>()
+        + EXECUTED_MAX * size_of::<ConsensusId>()
+        + REPLIES_MAX * size_of::<Answer>()
+        + 2 * EVENTS_MAX * size_of::<Event>()
+}
+
+const _: () = assert!(REPLIES_MAX >= BATCH_REQUESTS_MAX, "a batch's replies fit an empty ring");
+const _: () = assert!(WORK_MAX > EXECUTION_LAG_MAX as usize, "the core never waits for execution");

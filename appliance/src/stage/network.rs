@@ -1,0 +1,292 @@
+//! The network stage: the links, with ingress and egress on either side of them.
+//!
+//! Owns the endpoint. Always true: a message is taken from the links only while every ring it may
+//! go into has room, so pressure ends at the transport; when frames run short, clients wait before
+//! members do. Must not: wait for anybody.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tetrarch_consensus::{Input, ReplicaId, Verified, View};
+use tetrarch_dataplane::burst::Burst;
+use tetrarch_dataplane::frame::FramePool;
+use tetrarch_dataplane::limits::BURST_MAX;
+use tetrarch_dataplane::links::{LinkEvent, Links, Received};
+use tetrarch_dataplane::reject::{Reject, RejectCounts};
+use tetrarch_dataplane::stage::{Progress, Stage};
+use tetrarch_dataplane::types::{Instant, PeerId};
+
+use super::egress::Egress;
+use super::ingress::{Ingress, Verdict};
+use super::{Event, NetworkRings};
+use crate::metrics::Metrics;
+use crate::payload::FramePayload;
+
+/// Bursts received in one poll at most: enough that one flush pays for many messages.
+const BURSTS_PER_POLL: usize = 8;
+
+/// Requests of clients are dropped while less than this fraction of the frames is free, so that
+/// members can always be heard.
+const RESERVE_FRACTION: usize = 4;
+
+/// See the module.
+pub struct Network {
+    own: ReplicaId,
+    view: View,
+    links: Links,
+    ingress: Ingress,
+    egress: Egress,
+    rings: NetworkRings,
+    received: Burst<Received>,
+    /// Addressed to this replica itself and not handed to ordering yet.
+    loopback: Burst<Input<FramePayload>>,
+    /// Links of members that came up and are not told to ordering yet.
+    connected: Burst<ReplicaId>,
+    pool: FramePool,
+    /// Bytes of free frames below which clients wait.
+    reserve: usize,
+    counts: Counts,
+    rejects: RejectCounts,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Default)]
+struct Counts {
+    rx_messages: u64,
+    requests: u64,
+    queries: u64,
+    peers_up: u64,
+    clients_up: u64,
+}
+
+impl Network {
+    /// The stage of member `own` of `view` around `links`, whose messages arrive in frames of
+    /// `pool`. Made while all of the pool is free.
+    #[expect(clippy::too_many_arguments, reason = "the one place that puts the parts together")]
+    pub fn new(
+        own: ReplicaId,
+        view: View,
+        links: Links,
+        ingress: Ingress,
+        egress: Egress,
+        rings: NetworkRings,
+        pool: FramePool,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let frames_size = pool.free_size();
+        metrics.frames_size.set(frames_size as u64);
+        Self {
+            own,
+            links,
+            ingress,
+            egress,
+            rings,
+            received: Burst::with_capacity(BURST_MAX),
+            loopback: Burst::with_capacity(view.n().max(4)),
+            connected: Burst::with_capacity(view.n()),
+            view,
+            pool,
+            reserve: frames_size / RESERVE_FRACTION,
+            counts: Counts::default(),
+            rejects: RejectCounts::new(),
+            metrics,
+        }
+    }
+
+    /// Wakes the stage from another thread.
+    pub fn waker(&self) -> tetrarch_dataplane::endpoint::Waker {
+        self.links.waker()
+    }
+
+    /// Is there a session with this peer?
+    pub fn is_up(&self, peer: PeerId) -> bool {
+        self.links.is_up(peer)
+    }
+
+    /// Everything the other stages left to send.
+    fn transmit(&mut self) -> Progress {
+        let mut progress = Progress::Idle;
+        while !self.loopback.is_full() {
+            let Some(outbound) = self.rings.sends.pop() else {
+                break;
+            };
+            progress = Progress::Worked;
+            if let Some(message) = self.egress.send(&mut self.links, outbound) {
+                let input = Input::Peer { from: self.own, message: Verified::vouch(message) };
+                let kept = self.loopback.push(input);
+                debug_assert!(kept.is_ok(), "the room was checked");
+            }
+        }
+        while self.egress.answer(&mut self.links, &mut self.rings.replies) > 0 {
+            progress = Progress::Worked;
+        }
+        progress
+    }
+
+    /// What is for ordering and does not come from a link.
+    fn tell_ordering(&mut self) {
+        while let Some(input) = self.loopback.pop_front() {
+            if let Err(input) = self.rings.peers.push(input) {
+                let kept = self.loopback.push_front(input);
+                debug_assert!(kept.is_ok(), "it was there");
+                return;
+            }
+        }
+        while let Some(member) = self.connected.pop_front() {
+            if self.rings.peers.push(Input::Connected(member)).is_err() {
+                let kept = self.connected.push_front(member);
+                debug_assert!(kept.is_ok(), "it was there");
+                return;
+            }
+        }
+    }
+
+    fn receive(&mut self, now: Instant) -> Progress {
+        let mut progress = Progress::Idle;
+        for _ in 0..BURSTS_PER_POLL {
+            if !self.room_ahead() {
+                break;
+            }
+            let count = self.links.rx_burst(now, &mut self.received);
+            if count == 0 {
+                break;
+            }
+            progress = Progress::Worked;
+            self.counts.rx_messages += count as u64;
+            let scarce = self.pool.free_size() < self.reserve;
+            while let Some(received) = self.received.pop_front() {
+                self.on_received(now, received, scarce);
+            }
+            if count < BURST_MAX / 2 {
+                break;
+            }
+        }
+        progress
+    }
+
+    /// Can a whole burst go into any one ring?
+    fn room_ahead(&self) -> bool {
+        self.rings.requests.room() >= BURST_MAX
+            && self.rings.peers.room() >= BURST_MAX
+            && self.rings.queries.room() >= BURST_MAX
+    }
+
+    fn on_received(&mut self, now: Instant, received: Received, scarce: bool) {
+        if received.peer.is_client() {
+            if scarce {
+                return self.rejects.add(Reject::Overload);
+            }
+        } else if let Some(index) = self.member_index(received.peer) {
+            self.metrics.peer_heard_ns[index].set(now.0);
+        }
+        match self.ingress.check(received) {
+            Err(reason) => self.rejects.add(reason),
+            Ok(Verdict::Request(request)) => {
+                self.counts.requests += 1;
+                let pushed = self.rings.requests.push(request);
+                debug_assert!(pushed.is_ok(), "the room was checked");
+            }
+            Ok(Verdict::Query(request)) => {
+                self.counts.queries += 1;
+                let pushed = self.rings.queries.push(request);
+                debug_assert!(pushed.is_ok(), "the room was checked");
+            }
+            Ok(Verdict::Peer(input)) => {
+                let pushed = self.rings.peers.push(input);
+                debug_assert!(pushed.is_ok(), "the room was checked");
+            }
+            Ok(Verdict::Refused { client, sequence, read_only }) => {
+                self.rejects.add(Reject::NotAllowed);
+                self.egress.refuse(&mut self.links, client, sequence, read_only);
+            }
+        }
+    }
+
+    fn member_index(&self, peer: PeerId) -> Option<usize> {
+        let id = u16::try_from(peer.index()).ok()?;
+        self.view.index_of(ReplicaId(id))
+    }
+
+    fn take_events(&mut self) {
+        while !self.connected.is_full() {
+            let Some(event) = self.links.event() else {
+                break;
+            };
+            let (peer, up) = match event {
+                LinkEvent::Up(peer) => (peer, true),
+                LinkEvent::Down(peer) => (peer, false),
+            };
+            self.note_link(peer, up);
+            self.tell(if up { Event::LinkUp(peer) } else { Event::LinkDown(peer) });
+        }
+        while let Some(diagnosis) = self.links.diagnosis() {
+            self.tell(Event::Link(diagnosis));
+        }
+    }
+
+    fn note_link(&mut self, peer: PeerId, up: bool) {
+        if peer.is_client() {
+            let change = if up { 1 } else { u64::MAX };
+            self.counts.clients_up = self.counts.clients_up.wrapping_add(change);
+        } else if let Some(index) = self.member_index(peer) {
+            if up {
+                self.counts.peers_up |= 1 << index;
+                let kept = self.connected.push(self.view.members()[index]);
+                debug_assert!(kept.is_ok(), "the room was checked");
+            } else {
+                self.counts.peers_up &= !(1 << index);
+            }
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        if self.rings.events.push(event).is_err() {
+            self.metrics.events_lost.add(1);
+        }
+    }
+
+    fn publish(&self) {
+        let (metrics, counts, sent) = (&self.metrics, &self.counts, self.egress.sent());
+        metrics.rx_messages.set(counts.rx_messages);
+        metrics.requests.set(counts.requests);
+        metrics.queries.set(counts.queries);
+        metrics.peers_up.set(counts.peers_up);
+        metrics.clients_up.set(counts.clients_up);
+        metrics.tx_messages.set(sent.messages);
+        metrics.tx_dropped.set(sent.dropped);
+        metrics.signatures.set(self.ingress.signatures());
+        metrics.frames_free_size.set(self.pool.free_size() as u64);
+        metrics.set_rejects(&[&self.rejects, self.links.rejects(), self.egress.rejects()]);
+    }
+}
+
+impl Stage for Network {
+    fn name(&self) -> &'static str {
+        "network"
+    }
+
+    fn poll(&mut self, now: Instant) -> Progress {
+        let sent = self.transmit();
+        self.links.flush(now);
+        let received = self.receive(now);
+        self.take_events();
+        self.tell_ordering();
+        let progress = sent.or(received);
+        self.metrics.now_ns.set(now.0);
+        if progress == Progress::Worked {
+            self.publish();
+        }
+        progress
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.links.next_deadline()
+    }
+
+    fn park(&mut self, limit: Duration) -> bool {
+        if self.loopback.is_empty() && self.connected.is_empty() {
+            self.links.park(limit);
+        }
+        true
+    }
+}

@@ -1,0 +1,192 @@
+//! The ordering stage: the protocol core between its rings.
+//!
+//! Owns the core. Always true: the core steps only while everything that earlier steps wanted has
+//! been handed on, so its actions are carried out in order and none is lost; requests are taken
+//! before messages of peers, so that the message that ends an instance finds a full queue to
+//! propose from. Must not: perform IO, or look into a message.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tetrarch_consensus::limits::ACTIONS_MAX;
+use tetrarch_consensus::smr::Replica;
+use tetrarch_consensus::{Action, Actions, Input, Instant as CoreInstant, Lsn, Protocol};
+use tetrarch_dataplane::stage::{Progress, Stage};
+use tetrarch_dataplane::types::Instant;
+
+use super::{Event, OrderingRings, Outbound, Work};
+use crate::metrics::Metrics;
+use crate::payload::FramePayload;
+
+/// Requests taken in one poll: a few bursts, so that a full ring becomes full batches, and few
+/// enough that votes do not wait long.
+const REQUESTS_PER_POLL: usize = 512;
+/// Messages of peers taken in one poll.
+const PEERS_PER_POLL: usize = 64;
+
+/// See the module.
+pub struct Ordering {
+    core: Replica<FramePayload>,
+    rings: OrderingRings,
+    actions: Actions<Action<FramePayload>>,
+    /// Wanted and not handed on yet, oldest first. The core waits while there is any.
+    waiting: VecDeque<Action<FramePayload>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Ordering {
+    /// The stage around `core`.
+    pub fn new(core: Replica<FramePayload>, rings: OrderingRings, metrics: Arc<Metrics>) -> Self {
+        Self {
+            core,
+            rings,
+            actions: Actions::with_capacity(ACTIONS_MAX),
+            waiting: VecDeque::with_capacity(ACTIONS_MAX),
+            metrics,
+        }
+    }
+
+    /// The core, for checkers and tests.
+    pub fn core(&self) -> &Replica<FramePayload> {
+        &self.core
+    }
+
+    /// One step and everything it wants. `false`: not all could be handed on.
+    fn step(&mut self, now: Instant, input: Input<FramePayload>) -> bool {
+        debug_assert!(self.waiting.is_empty(), "the core waits while actions do");
+        self.core.step(CoreInstant(now.0), input, &mut self.actions);
+        self.waiting.extend(self.actions.drain());
+        self.hand_on()
+    }
+
+    /// Hands on what waits, in order. `false`: a ring is full, try again.
+    fn hand_on(&mut self) -> bool {
+        while let Some(action) = self.waiting.pop_front() {
+            if let Err(action) = self.carry_out(action) {
+                self.waiting.push_front(action);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Gives the action back when the ring it needs is full.
+    fn carry_out(&mut self, action: Action<FramePayload>) -> Result<(), Action<FramePayload>> {
+        match action {
+            Action::Send { to, message, after } => {
+                // Nothing is persisted in this release, so the core never waits for storage.
+                debug_assert_eq!(after, Lsn(0), "volatile: everything is as durable as it gets");
+                self.rings.sends.push(Outbound { to, message }).map_err(|outbound| Action::Send {
+                    to: outbound.to,
+                    message: outbound.message,
+                    after,
+                })
+            }
+            Action::Execute { context, batch, selection } => self
+                .rings
+                .work
+                .push(Work::Execute { context, batch, selection })
+                .map_err(Self::work_back),
+            Action::ResendReply { client, sequence } => {
+                self.rings.work.push(Work::Resend { client, sequence }).map_err(Self::work_back)
+            }
+            Action::Installed { regency, leader } => {
+                self.tell(Event::Installed { regency, leader });
+                Ok(())
+            }
+            Action::Behind { decided, available } => {
+                self.metrics.behind.set(1);
+                self.tell(Event::Behind { decided, available });
+                Ok(())
+            }
+            Action::Report(evidence) => {
+                self.metrics.evidence.add(1);
+                self.tell(Event::Evidence(evidence));
+                Ok(())
+            }
+        }
+    }
+
+    fn work_back(work: Work) -> Action<FramePayload> {
+        match work {
+            Work::Execute { context, batch, selection } => {
+                Action::Execute { context, batch, selection }
+            }
+            Work::Resend { client, sequence } => Action::ResendReply { client, sequence },
+        }
+    }
+
+    /// Operators are told if they listen; the core does not wait for them.
+    fn tell(&mut self, event: Event) {
+        if self.rings.events.push(event).is_err() {
+            self.metrics.events_lost.add(1);
+        }
+    }
+
+    /// Feeds what the rings hold to the core. Ends early when its actions do not fit.
+    fn take_inputs(&mut self, now: Instant) -> Progress {
+        let mut progress = Progress::Idle;
+        while let Some(cid) = self.rings.executed.pop() {
+            progress = Progress::Worked;
+            if !self.step(now, Input::Executed(cid)) {
+                return progress;
+            }
+        }
+        for _ in 0..REQUESTS_PER_POLL {
+            let Some(request) = self.rings.requests.pop() else {
+                break;
+            };
+            progress = Progress::Worked;
+            if !self.step(now, Input::Request(request)) {
+                return progress;
+            }
+        }
+        for _ in 0..PEERS_PER_POLL {
+            let Some(input) = self.rings.peers.pop() else {
+                break;
+            };
+            progress = Progress::Worked;
+            if !self.step(now, input) {
+                return progress;
+            }
+        }
+        if self.core.next_deadline().is_some_and(|at| at.0 <= now.0) {
+            progress = Progress::Worked;
+            self.step(now, Input::Deadline);
+        }
+        progress
+    }
+
+    fn publish(&self) {
+        let (core, metrics) = (&self.core, &self.metrics);
+        metrics.decided.set(core.decided().0);
+        metrics.regency.set(u64::from(core.regency().0));
+        metrics.wanted.set(u64::from(core.wanted().0));
+        metrics.leader.set(u64::from(core.leader().0));
+        metrics.stopped.set(u64::from(core.is_stopped()));
+        metrics.pending.set(core.pending() as u64);
+    }
+}
+
+impl Stage for Ordering {
+    fn name(&self) -> &'static str {
+        "ordering"
+    }
+
+    fn poll(&mut self, now: Instant) -> Progress {
+        let waiting = self.waiting.len();
+        if !self.hand_on() {
+            let moved = self.waiting.len() < waiting;
+            return if moved { Progress::Worked } else { Progress::Idle };
+        }
+        let progress = self.take_inputs(now);
+        if progress == Progress::Worked {
+            self.publish();
+        }
+        if waiting > 0 { Progress::Worked } else { progress }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.core.next_deadline().map(|at| Instant(at.0))
+    }
+}
