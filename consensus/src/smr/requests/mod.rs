@@ -5,15 +5,27 @@
 //! else; everything pending comes after it; memory is bounded by the client list and by bytes for
 //! each client. Must not: authenticate, send, or decide when a regency ends.
 
-use alloc::vec::Vec;
-use core::marker::PhantomData;
-use core::time::Duration;
+mod batching;
+mod clock;
+mod list;
+mod table;
+#[cfg(test)]
+mod tests;
 
-use crate::batch::{Batch, Selection};
+use alloc::vec::Vec;
+
+use self::clock::{Clock, Item};
+use self::list::{List, NONE};
+use self::table::{Table, is_signed};
+use crate::batch::{BATCH_HEADER_SIZE, encoded_size};
 use crate::config::Config;
+use crate::limits::{
+    BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, PENDING_SIZE_PER_CLIENT_MAX, SESSION_WINDOW,
+};
 use crate::message::Request;
 use crate::payload::Payload;
 use crate::smr::complaints::Complaints;
+use crate::spec;
 use crate::types::{ClientId, Instant, Sequence};
 
 /// What became of a request.
@@ -44,6 +56,8 @@ pub enum RefusedRequest {
     TooManyBytes,
     /// Larger than any batch.
     TooLarge,
+    /// Read-only: no business of the core's (rule SMR.3).
+    ReadOnly,
 }
 
 /// Why no correct leader could have proposed a batch (rule VAL.1).
@@ -66,7 +80,7 @@ pub enum Impossible {
 pub struct Work {
     /// When its clock started: when it became the oldest, or the last strike.
     pub since: Instant,
-    /// Strikes so far.
+    /// Strikes so far. An unsigned request has none: after its first it is no work any more.
     pub strikes: u8,
     /// Is it signed, so that everybody can authenticate it? Only then a second strike counts.
     pub signed: bool,
@@ -75,14 +89,37 @@ pub struct Work {
 /// All sessions.
 #[derive(Debug)]
 pub struct Requests<P> {
-    payload: PhantomData<P>,
+    table: Table<P>,
+    /// Sessions with a request that may be ordered next, the longest waiting first.
+    ready: List,
+    /// Those whose next request is signed, in the order in which it became so.
+    signed: List,
+    /// Those whose next request is not signed and had no strike yet.
+    unsigned: List,
+    clock: Clock,
+    /// Number of the current check of a batch: sessions remember which check they saw last, so that
+    /// nothing has to be reset.
+    check: u64,
+    batch_requests_max: usize,
+    batch_size_max: usize,
+    /// Room for a batch in the making: the slot from which each session continues.
+    turns: Vec<u32>,
 }
 
 impl<P: Payload> Requests<P> {
     /// No sessions.
     pub fn new(config: &Config) -> Self {
-        let _ = config;
-        Self { payload: PhantomData }
+        Self {
+            table: Table::new(config.clients_max, config.sessions_per_client_max),
+            ready: List::new(),
+            signed: List::new(),
+            unsigned: List::new(),
+            clock: Clock::new(),
+            check: 0,
+            batch_requests_max: config.batch_requests_max.min(BATCH_REQUESTS_MAX),
+            batch_size_max: config.batch_size_max.min(BATCH_SIZE_MAX),
+            turns: Vec::with_capacity(BATCH_REQUESTS_MAX),
+        }
     }
 
     /// Takes in an authentic request. A signed one replaces the same request with a MAC vector.
@@ -92,96 +129,193 @@ impl<P: Payload> Requests<P> {
         request: Request<P>,
         complaints: &Complaints,
     ) -> Admission {
-        let _ = (now, request, complaints);
-        Admission::Duplicate
+        spec!("SMR.4", "SYNC.4", "VAL.8");
+        if let Some(outcome) = self.turned_away(&request, complaints) {
+            return outcome;
+        }
+        let identity = request.client.identity();
+        let Some(at) = self.open(request.client) else {
+            return Admission::Refused(RefusedRequest::UnknownSession);
+        };
+        if let Some(pending) = self.incarnation(at) {
+            if request.sequence.incarnation() < pending {
+                return Admission::Refused(RefusedRequest::Stale);
+            }
+            if request.sequence.incarnation() > pending {
+                // The client has restarted and has forgotten these.
+                self.table.forget(at, true, |_| true);
+                self.lose_turn(at);
+            }
+        }
+        let known = self.table.position(at, request.sequence);
+        if let Some(slot) = known {
+            let upgrade = is_signed(&request) && !self.table.slot(slot).is_signed();
+            if !upgrade {
+                return Admission::Duplicate;
+            }
+        }
+        if self.table.client_bytes(identity) + encoded_size(&request) > PENDING_SIZE_PER_CLIENT_MAX
+        {
+            self.settle(now, false);
+            return Admission::Refused(RefusedRequest::TooManyBytes);
+        }
+        match known {
+            Some(slot) => self.table.replace(slot, request),
+            None => self.table.insert(at, now, request),
+        }
+        self.refresh(at);
+        self.settle(now, false);
+        Admission::Accepted
+    }
+
+    /// Why a request does not even reach its session, or that it was executed.
+    fn turned_away(&self, request: &Request<P>, complaints: &Complaints) -> Option<Admission> {
+        let sequence = request.sequence;
+        if request.read_only {
+            spec!("SMR.3");
+            return Some(Admission::Refused(RefusedRequest::ReadOnly));
+        }
+        if !self.table.allows(request.client) {
+            return Some(Admission::Refused(RefusedRequest::UnknownSession));
+        }
+        let executed = self.executed(request.client);
+        if sequence.counter() == 0 || sequence.incarnation() < executed.incarnation() {
+            return Some(Admission::Refused(RefusedRequest::Stale));
+        }
+        if sequence <= executed {
+            spec!("SMR.10");
+            return Some(Admission::Executed);
+        }
+        let same = sequence.incarnation() == executed.incarnation();
+        let before = if same { executed.counter() } else { 0 };
+        if (sequence.counter() - before) as usize > SESSION_WINDOW {
+            return Some(Admission::Refused(RefusedRequest::BeyondWindow));
+        }
+        if BATCH_HEADER_SIZE + encoded_size(request) > self.batch_size_max {
+            return Some(Admission::Refused(RefusedRequest::TooLarge));
+        }
+        if !is_signed(request) && complaints.is_demoted(request.client.identity()) {
+            spec!("VAL.5");
+            return Some(Admission::Refused(RefusedRequest::Demoted));
+        }
+        None
     }
 
     /// The session's last executed request.
     pub fn executed(&self, client: ClientId) -> Sequence {
-        let _ = client;
-        Sequence::NONE
+        self.table.find(client).map_or(Sequence::NONE, |at| self.table.session(at).executed)
     }
 
-    /// Appends the next batch to `out` (emptied first): fair, within the configured limits. Nothing
-    /// stops being pending.
-    pub fn select(&mut self, complaints: &Complaints, out: &mut Vec<Request<P>>) {
-        let _ = complaints;
-        out.clear();
-    }
-
-    /// Is there anything that [`Requests::select`] would take? Cheap.
+    /// Is there anything that [`Requests::select`] would take?
     pub fn has_orderable(&self) -> bool {
-        false
+        self.ready.head() != NONE
     }
 
-    /// Could a correct leader have proposed `batch` next? Then, which of its requests are convincing:
-    /// authentic, or pending with the same digest (rule VAL.2).
-    ///
-    /// # Errors
-    /// [`Impossible`] when not (rule VAL.1; `last_timestamp_ns` is that of the last decided batch).
-    pub fn check_batch(
-        &mut self,
-        batch: &Batch<P>,
-        last_timestamp_ns: u64,
-    ) -> Result<Selection, Impossible> {
-        let _ = last_timestamp_ns;
-        Ok(batch.authentic)
-    }
-
-    /// The batch was decided: moves the sessions, forgets what is not pending any more and hands the
-    /// work over. The requests to be executed: those that follow their session's last one. (With
-    /// `suppress` false, a mutant, all of them.)
-    pub fn execute(&mut self, now: Instant, batch: &Batch<P>, suppress: bool) -> Selection {
-        let _ = (now, batch, suppress);
-        Selection::NONE
-    }
-
-    /// Forgets the MAC-vector requests of a client that was demoted.
+    /// Forgets the MAC-vector requests of a client that was demoted (`Complaint::Demoted`): its
+    /// requests have to come again, signed. Walks all its sessions, once in the client's life.
     pub fn demote(&mut self, now: Instant, identity: u32) {
-        let _ = (now, identity);
+        spec!("VAL.5");
+        let mut number = 0;
+        while let Some(at) = self.table.session_of(identity, number) {
+            number += 1;
+            if at != NONE {
+                self.table.forget(at, true, |request| !is_signed(request));
+                // A signed request that was the session's next one still is: it keeps its turn.
+                self.refresh(at);
+            }
+        }
+        self.settle(now, false);
     }
 
-    /// The oldest request that the leader may order: a signed one if there is any.
+    /// The oldest request that the leader may order: a signed one if there is any, else one that
+    /// had no strike yet.
     pub fn oldest(&self) -> Option<Work> {
-        None
+        spec!("TIME.1");
+        self.clock.work()
     }
 
-    /// One more strike against the leader; the clock of the work starts again.
+    /// One more strike against the leader: the clock of the work starts again. An unsigned request
+    /// is no work any more afterwards, and the next oldest is.
     pub fn strike(&mut self, now: Instant) {
-        let _ = now;
-    }
-
-    /// Appends to `out` (emptied first) the orderable requests that were admitted at least `timeout`
-    /// ago, the oldest work first, at most `max` and as many as fit into a batch: what FORWARDED
-    /// and STOP carry.
-    pub fn overdue(
-        &mut self,
-        now: Instant,
-        timeout: Duration,
-        max: usize,
-        out: &mut Vec<Request<P>>,
-    ) {
-        let _ = (now, timeout, max);
-        out.clear();
+        spec!("TIME.1", "VAL.7");
+        let Some(item) = self.clock.item() else {
+            return;
+        };
+        if item.signed {
+            self.clock.strike(now);
+        } else {
+            let first = self.table.session(item.session).first;
+            self.table.slots[first as usize].struck = true;
+            self.refresh(item.session);
+            self.settle(now, false);
+        }
     }
 
     /// A new leader starts: no strikes, and the clock of the work starts now.
     pub fn restart_clocks(&mut self, now: Instant) {
-        let _ = now;
+        self.clock.restart(now);
     }
 
     /// Is nothing pending?
     pub fn is_empty(&self) -> bool {
-        true
+        self.table.pending_count() == 0
     }
 
     /// Requests pending.
     pub fn pending_count(&self) -> usize {
-        0
+        self.table.pending_count()
     }
 
     /// Bytes that the pending requests would take in batches.
     pub fn pending_bytes(&self) -> usize {
-        0
+        self.table.pending_bytes()
+    }
+
+    fn open(&mut self, client: ClientId) -> Option<u32> {
+        let at = self.table.open(client)?;
+        for list in [&mut self.ready, &mut self.signed, &mut self.unsigned] {
+            list.grow(at);
+        }
+        Some(at)
+    }
+
+    /// The incarnation of what is pending in session `at`.
+    fn incarnation(&self, at: u32) -> Option<u32> {
+        let first = self.table.session(at).first;
+        (first != NONE).then(|| self.table.slot(first).request().sequence.incarnation())
+    }
+
+    /// Session `at` goes to the end of every list.
+    fn lose_turn(&mut self, at: u32) {
+        for list in [&mut self.ready, &mut self.signed, &mut self.unsigned] {
+            list.remove(at);
+        }
+        self.refresh(at);
+    }
+
+    /// Enters session `at` into the lists it belongs to and takes it out of the others.
+    fn refresh(&mut self, at: u32) {
+        let head = self.table.head(at);
+        let is_ready = head.is_some();
+        let is_signed = head.is_some_and(|slot| slot.is_signed());
+        let is_struck = head.is_some_and(|slot| slot.struck);
+        self.ready.set(at, is_ready);
+        self.signed.set(at, is_ready && is_signed);
+        self.unsigned.set(at, is_ready && !is_signed && !is_struck);
+    }
+
+    /// Hands the clock over if the oldest work is another one now. A signed request comes before
+    /// all that are not: a correct client signs what takes long (CLI.4), and a request that nobody
+    /// will ever sign must not keep the leader from being suspected for the others.
+    fn settle(&mut self, now: Instant, decision: bool) {
+        spec!("TIME.1", "VAL.7");
+        let signed = self.signed.head() != NONE;
+        let session = if signed { self.signed.head() } else { self.unsigned.head() };
+        if session == NONE {
+            return self.clock.hand_over(now, None, false, decision);
+        }
+        let slot = self.table.slot(self.table.session(session).first);
+        let item = Item { session, sequence: slot.request().sequence, signed };
+        self.clock.hand_over(now, Some(item), slot.forwarded, decision);
     }
 }

@@ -1,0 +1,276 @@
+//! Sessions and the requests that are pending in them.
+//!
+//! Owns both, and the bytes that each client has pending. Always true: the requests of a session are
+//! of one incarnation, ascending, and come after the last executed one; freed slots are used again,
+//! so that memory is bounded by the most that was ever pending. Must not: know order among sessions.
+
+use alloc::vec::Vec;
+
+use super::list::NONE;
+use crate::batch::encoded_size;
+use crate::message::{Request, proof};
+use crate::payload::Payload;
+use crate::types::{ClientId, Instant, Sequence};
+
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) client: ClientId,
+    /// Last executed request. Moves at execution only.
+    pub(super) executed: Sequence,
+    /// Slots of the pending requests, `NONE` when there is none.
+    pub(super) first: u32,
+    last: u32,
+    /// Which check of a batch `checked` belongs to.
+    pub(super) check: u64,
+    /// Last request of this session that this check has seen.
+    pub(super) checked: Sequence,
+}
+
+#[derive(Debug)]
+pub(super) struct Slot<P> {
+    /// `None`: the slot is free, and `next` the next free one.
+    request: Option<Request<P>>,
+    /// The next pending request of the same session.
+    pub(super) next: u32,
+    pub(super) admitted: Instant,
+    /// Every member was sent it, as it is now.
+    pub(super) forwarded: bool,
+    /// Had its first strike unsigned: no work until it is signed (TIME.1).
+    pub(super) struck: bool,
+}
+
+impl<P: Payload> Slot<P> {
+    pub(super) fn request(&self) -> &Request<P> {
+        self.request.as_ref().expect("slots in a session's chain hold a request")
+    }
+
+    pub(super) fn is_signed(&self) -> bool {
+        is_signed(self.request())
+    }
+}
+
+pub(super) fn is_signed<P>(request: &Request<P>) -> bool {
+    request.auth == proof::SIGNATURE
+}
+
+#[derive(Debug)]
+pub(super) struct Table<P> {
+    pub(super) sessions: Vec<Session>,
+    pub(super) slots: Vec<Slot<P>>,
+    free: u32,
+    clients: Vec<Client>,
+    sessions_per_client_max: u32,
+    pending_count: usize,
+    pending_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Client {
+    /// Index of each of its sessions in `Table::sessions`, or `NONE`.
+    sessions: Vec<u32>,
+    bytes: usize,
+}
+
+impl<P: Payload> Table<P> {
+    pub(super) fn new(clients_max: u32, sessions_per_client_max: u32) -> Self {
+        let mut clients = Vec::new();
+        clients.resize_with(clients_max as usize, Client::default);
+        Self {
+            sessions: Vec::new(),
+            slots: Vec::new(),
+            free: NONE,
+            clients,
+            sessions_per_client_max,
+            pending_count: 0,
+            pending_bytes: 0,
+        }
+    }
+
+    /// May there be such a session?
+    pub(super) fn allows(&self, client: ClientId) -> bool {
+        (client.identity() as usize) < self.clients.len()
+            && client.session() < self.sessions_per_client_max
+    }
+
+    pub(super) fn find(&self, client: ClientId) -> Option<u32> {
+        let sessions = &self.clients.get(client.identity() as usize)?.sessions;
+        sessions.get(client.session() as usize).copied().filter(|&at| at != NONE)
+    }
+
+    /// The session, made if it is new. The only place that allocates for a session. `None` when
+    /// there may not be one.
+    pub(super) fn open(&mut self, client: ClientId) -> Option<u32> {
+        if let Some(at) = self.find(client) {
+            return Some(at);
+        }
+        if !self.allows(client) {
+            return None;
+        }
+        let at = self.sessions.len() as u32;
+        self.sessions.push(Session {
+            client,
+            executed: Sequence::NONE,
+            first: NONE,
+            last: NONE,
+            check: 0,
+            checked: Sequence::NONE,
+        });
+        let sessions = &mut self.clients[client.identity() as usize].sessions;
+        let number = client.session() as usize;
+        if sessions.len() <= number {
+            sessions.resize(number + 1, NONE);
+        }
+        sessions[number] = at;
+        Some(at)
+    }
+
+    /// Sessions of one client so far, by position.
+    pub(super) fn session_of(&self, identity: u32, number: usize) -> Option<u32> {
+        self.clients.get(identity as usize)?.sessions.get(number).copied()
+    }
+
+    pub(super) fn client_bytes(&self, identity: u32) -> usize {
+        self.clients[identity as usize].bytes
+    }
+
+    pub(super) fn pending_count(&self) -> usize {
+        self.pending_count
+    }
+
+    pub(super) fn pending_bytes(&self) -> usize {
+        self.pending_bytes
+    }
+
+    pub(super) fn slot(&self, at: u32) -> &Slot<P> {
+        &self.slots[at as usize]
+    }
+
+    pub(super) fn session(&self, at: u32) -> &Session {
+        &self.sessions[at as usize]
+    }
+
+    /// The pending request of session `at` that comes directly after its last executed one.
+    pub(super) fn head(&self, at: u32) -> Option<&Slot<P>> {
+        let session = self.session(at);
+        let slot = self.slots.get(session.first as usize)?;
+        slot.request().sequence.follows(session.executed).then_some(slot)
+    }
+
+    /// The slot of the request that comes directly after the one in slot `at`, if it is pending.
+    pub(super) fn successor(&self, at: u32) -> Option<u32> {
+        let slot = self.slot(at);
+        let next = self.slots.get(slot.next as usize)?;
+        next.request().sequence.follows(slot.request().sequence).then_some(slot.next)
+    }
+
+    /// The slot of request `sequence` of session `at`, if it is pending.
+    pub(super) fn position(&self, at: u32, sequence: Sequence) -> Option<u32> {
+        let mut slot = self.session(at).first;
+        while slot != NONE {
+            let pending = self.slot(slot).request().sequence;
+            if pending >= sequence {
+                return (pending == sequence).then_some(slot);
+            }
+            slot = self.slot(slot).next;
+        }
+        None
+    }
+
+    /// Enters a request that is not pending into session `at`, in order.
+    pub(super) fn insert(&mut self, at: u32, now: Instant, request: Request<P>) {
+        let sequence = request.sequence;
+        let (first, last) = (self.session(at).first, self.session(at).last);
+        // Most requests come in order: look at the last one first.
+        let previous = if last != NONE && self.slot(last).request().sequence < sequence {
+            last
+        } else {
+            let mut previous = NONE;
+            let mut slot = first;
+            while slot != NONE && self.slot(slot).request().sequence < sequence {
+                previous = slot;
+                slot = self.slot(slot).next;
+            }
+            previous
+        };
+        let next = if previous == NONE { first } else { self.slot(previous).next };
+        let slot = self.fill(now, request, next);
+        match previous {
+            NONE => self.sessions[at as usize].first = slot,
+            previous => self.slots[previous as usize].next = slot,
+        }
+        if next == NONE {
+            self.sessions[at as usize].last = slot;
+        }
+    }
+
+    fn fill(&mut self, now: Instant, request: Request<P>, next: u32) -> u32 {
+        self.charge(&request);
+        let slot =
+            Slot { request: Some(request), next, admitted: now, forwarded: false, struck: false };
+        if self.free == NONE {
+            self.slots.push(slot);
+            return self.slots.len() as u32 - 1;
+        }
+        let at = self.free;
+        self.free = self.slots[at as usize].next;
+        self.slots[at as usize] = slot;
+        at
+    }
+
+    /// Puts a signed version of the same request into its slot. It keeps its place.
+    pub(super) fn replace(&mut self, slot: u32, request: Request<P>) {
+        self.charge(&request);
+        let slot = &mut self.slots[slot as usize];
+        slot.forwarded = false;
+        slot.struck = false;
+        let replaced = slot.request.replace(request);
+        self.refund(&replaced.expect("slots in a session's chain hold a request"));
+    }
+
+    /// Forgets the pending requests of session `at` for which `gone` holds. The chain is walked only
+    /// as far as `gone` can hold: `all` says whether that is its end or the first that stays.
+    pub(super) fn forget(&mut self, at: u32, all: bool, gone: impl Fn(&Request<P>) -> bool) {
+        let mut previous = NONE;
+        let mut slot = self.session(at).first;
+        while slot != NONE {
+            let next = self.slot(slot).next;
+            if gone(self.slot(slot).request()) {
+                match previous {
+                    NONE => self.sessions[at as usize].first = next,
+                    previous => self.slots[previous as usize].next = next,
+                }
+                if next == NONE {
+                    self.sessions[at as usize].last = previous;
+                }
+                self.release(slot);
+            } else if all {
+                previous = slot;
+            } else {
+                return;
+            }
+            slot = next;
+        }
+    }
+
+    fn release(&mut self, at: u32) {
+        let slot = &mut self.slots[at as usize];
+        slot.next = self.free;
+        self.free = at;
+        let request = slot.request.take();
+        self.refund(&request.expect("slots in a session's chain hold a request"));
+    }
+
+    fn charge(&mut self, request: &Request<P>) {
+        let size = encoded_size(request);
+        self.clients[request.client.identity() as usize].bytes += size;
+        self.pending_bytes += size;
+        self.pending_count += 1;
+    }
+
+    fn refund(&mut self, request: &Request<P>) {
+        let size = encoded_size(request);
+        self.clients[request.client.identity() as usize].bytes -= size;
+        self.pending_bytes -= size;
+        self.pending_count -= 1;
+    }
+}
