@@ -1,0 +1,299 @@
+//! What must hold whatever happens: agreement, validity, order, exactly-once, honest replies.
+//!
+//! Owns the canonical history: the first correct member to decide an instance writes it, all others are
+//! compared with it. Always true: nothing here is told who would like what; only what correct members
+//! do is judged. Must not: touch the run.
+
+pub mod history;
+
+use std::collections::BTreeMap;
+
+use tetrarch_consensus::batch::Selection;
+use tetrarch_consensus::payload::SharedBytes;
+use tetrarch_consensus::{
+    Batch, ClientId, ConsensusId, Context, Digest, Evidence, Regency, ReplicaId, Sequence, View,
+};
+
+use crate::service::{Answer, Operation};
+use history::History;
+
+/// Something that must never happen.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// Which property.
+    pub property: Property,
+    /// What happened.
+    pub text: String,
+}
+
+/// What is checked.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Property {
+    /// One digest per instance, one result per batch.
+    Agreement,
+    /// What is executed was asked for by its client.
+    Validity,
+    /// Instances without gaps, requests in the order of their sessions, each once, time growing.
+    Order,
+    /// What clients see fits one order that respects real time.
+    Linearizability,
+    /// No correct member is accused.
+    Evidence,
+    /// Leaders change only when correct members want it.
+    Regency,
+    /// Everything ends once the network is good.
+    Liveness,
+    /// Tables and traffic stay bounded.
+    Resources,
+}
+
+#[derive(Clone, Debug)]
+struct Decision {
+    digest: Digest,
+    timestamp_ns: u64,
+    executed: Vec<(ClientId, Sequence, Digest)>,
+    /// Digest of the service after the batch, once known.
+    state: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct MemberLog {
+    decided: u64,
+    executed: u64,
+    regency: Regency,
+}
+
+/// The checks of one run.
+#[derive(Debug)]
+pub struct Checker {
+    view: View,
+    correct: u64,
+    correct_clients: u32,
+    canonical: Vec<Decision>,
+    sessions: BTreeMap<ClientId, Sequence>,
+    members: Vec<MemberLog>,
+    issued: BTreeMap<(ClientId, Sequence), Digest>,
+    provable: BTreeMap<Digest, u64>,
+    answers: BTreeMap<(ClientId, Sequence), Answer>,
+    wanted: Regency,
+    /// What clients did.
+    pub history: History,
+    violations: Vec<Violation>,
+}
+
+impl Checker {
+    /// Checks for a run with these members; `correct` is a mask, client identities below
+    /// `correct_clients` are correct.
+    pub fn new(view: View, correct: u64, correct_clients: u32) -> Self {
+        let members = vec![MemberLog::default(); view.n()];
+        Self {
+            view,
+            correct,
+            correct_clients,
+            canonical: Vec::new(),
+            sessions: BTreeMap::new(),
+            members,
+            issued: BTreeMap::new(),
+            provable: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            wanted: Regency(0),
+            history: History::default(),
+            violations: Vec::new(),
+        }
+    }
+
+    /// The first violation.
+    pub fn first_violation(&self) -> Option<&Violation> {
+        self.violations.first()
+    }
+
+    /// Notes a violation that was found elsewhere.
+    pub fn fail(&mut self, property: Property, text: String) {
+        self.violations.push(Violation { property, text });
+    }
+
+    /// Decided instances in the canonical history.
+    pub fn decisions(&self) -> usize {
+        self.canonical.len()
+    }
+
+    /// Requests executed in the canonical history.
+    pub fn executions(&self) -> usize {
+        self.answers.len()
+    }
+
+    /// A correct client made this request.
+    pub fn issued(&mut self, client: ClientId, sequence: Sequence, digest: Digest) {
+        self.issued.insert((client, sequence), digest);
+    }
+
+    /// A faulty client made a proof that convinces the members in `mask`.
+    pub fn provable(&mut self, digest: Digest, mask: u64) {
+        *self.provable.entry(digest).or_default() |= mask;
+    }
+
+    /// A member lost its memory and starts again.
+    pub fn forget(&mut self, member: usize) {
+        self.members[member] = MemberLog::default();
+    }
+
+    /// A member wants the decided batch executed. `clock_ns` is the latest correct clock, and
+    /// `skew_ns` how far ahead of it a timestamp may be.
+    pub fn decided(
+        &mut self,
+        member: usize,
+        context: &Context,
+        (batch, selection): (&Batch<SharedBytes>, &Selection),
+        (clock_ns, skew_ns): (u64, u64),
+    ) {
+        let log = &mut self.members[member];
+        let expected = log.decided + 1;
+        log.decided = context.cid.0;
+        if context.cid.0 != expected || context.timestamp_ns != batch.timestamp_ns {
+            let text = format!("member {member} executes {context:?} instead of cid {expected}");
+            return self.fail(Property::Order, text);
+        }
+        let executed: Vec<_> = batch
+            .requests()
+            .enumerate()
+            .filter(|(index, _)| selection.contains(*index))
+            .map(|(_, view)| (view.client, view.sequence, view.digest))
+            .collect();
+        let (digest, timestamp_ns) = (batch.digest, batch.timestamp_ns);
+        let decision = Decision { digest, timestamp_ns, executed, state: None };
+        match self.canonical.get(expected as usize - 1) {
+            Some(first) => {
+                if first.digest != decision.digest || first.executed != decision.executed {
+                    let text = format!(
+                        "cid {expected}: member {member} has {:?} with {:?}, an earlier one has \
+                         {:?} with {:?}",
+                        decision.digest, decision.executed, first.digest, first.executed
+                    );
+                    self.fail(Property::Agreement, text);
+                }
+            }
+            None => {
+                if timestamp_ns > clock_ns.saturating_add(skew_ns) {
+                    let ahead = timestamp_ns - clock_ns;
+                    let text = format!("cid {expected} is {ahead} ns ahead of all correct clocks");
+                    self.fail(Property::Validity, text);
+                }
+                self.extend(decision);
+            }
+        }
+    }
+
+    fn extend(&mut self, decision: Decision) {
+        let cid = self.canonical.len() + 1;
+        let last = self.canonical.last().map_or(0, |last| last.timestamp_ns);
+        if decision.timestamp_ns <= last {
+            self.fail(Property::Order, format!("cid {cid}: time does not grow"));
+        }
+        for &(client, sequence, digest) in &decision.executed {
+            let before = self.sessions.insert(client, sequence).unwrap_or_default();
+            if !sequence.follows(before) {
+                let text = format!("cid {cid}: {client} runs {sequence} after {before}");
+                self.fail(Property::Order, text);
+            }
+            self.check_origin(cid, client, sequence, digest);
+        }
+        self.canonical.push(decision);
+    }
+
+    fn check_origin(&mut self, cid: usize, client: ClientId, sequence: Sequence, digest: Digest) {
+        if client.identity() < self.correct_clients {
+            if self.issued.get(&(client, sequence)) != Some(&digest) {
+                let text = format!("cid {cid}: {client} never asked for {sequence} {digest:?}");
+                self.fail(Property::Validity, text);
+            }
+        } else if self.provable.get(&digest).copied().unwrap_or_default() & self.correct == 0 {
+            let text =
+                format!("cid {cid}: {client} proved {sequence} {digest:?} to no correct member");
+            self.fail(Property::Validity, text);
+        }
+    }
+
+    /// A member executed an instance: its service is now `state`, and gave these answers.
+    pub fn executed(
+        &mut self,
+        member: usize,
+        cid: ConsensusId,
+        state: u64,
+        answers: &[(ClientId, Sequence, Operation, Answer)],
+    ) {
+        self.members[member].executed = cid.0;
+        let Some(decision) = self.canonical.get_mut(cid.0 as usize - 1) else { return };
+        match decision.state {
+            None => decision.state = Some(state),
+            Some(first) if first != state => {
+                let text = format!("cid {cid}: member {member} has another state than the first");
+                return self.fail(Property::Agreement, text);
+            }
+            Some(_) => return,
+        }
+        for &(client, sequence, operation, answer) in answers {
+            self.answers.insert((client, sequence), answer);
+            self.history.ordered(client, sequence, operation, answer);
+        }
+    }
+
+    /// A correct client accepted an answer to an ordered request.
+    pub fn returned(&mut self, client: ClientId, sequence: Sequence, answer: Answer) {
+        let executed = self.answers.get(&(client, sequence));
+        if executed != Some(&answer) {
+            let text = format!("{client} got {answer:?} for {sequence}, executed: {executed:?}");
+            self.fail(Property::Linearizability, text);
+        }
+    }
+
+    /// A correct member wants this regency.
+    pub fn wanted(&mut self, regency: Regency) {
+        self.wanted = self.wanted.max(regency);
+    }
+
+    /// A correct member installed a regency.
+    pub fn installed(&mut self, member: usize, regency: Regency, leader: ReplicaId) {
+        let before = std::mem::replace(&mut self.members[member].regency, regency);
+        if regency <= before || leader != self.view.leader(regency) {
+            let text = format!("member {member} goes from regency {before} to {regency}, {leader}");
+            self.fail(Property::Regency, text);
+        }
+        if regency > self.wanted {
+            let text = format!(
+                "member {member} installs regency {regency}; correct members want {} at most",
+                self.wanted
+            );
+            self.fail(Property::Regency, text);
+        }
+    }
+
+    /// A correct member accuses somebody.
+    pub fn accused(&mut self, by: usize, evidence: &Evidence) {
+        let correct = |id: &ReplicaId| {
+            self.view.index_of(*id).is_some_and(|at| self.correct & (1 << at) != 0)
+        };
+        let wrong = match evidence {
+            Evidence::Equivocation { member, .. }
+            | Evidence::InvalidProposal { member, .. }
+            | Evidence::InvalidSynchronization { member, .. } => correct(member),
+            Evidence::HalfValidProof { client, at } => {
+                let leader = self.view.leader(Regency(at.epoch.0));
+                correct(&leader) && client.identity() < self.correct_clients
+            }
+        };
+        if wrong {
+            let text = format!("member {by} accuses a correct one: {evidence:?}");
+            self.fail(Property::Evidence, text);
+        }
+    }
+
+    /// Compares what clients saw with the canonical history. Once, at the end.
+    pub fn finish(&mut self) {
+        for text in self.history.check() {
+            self.fail(Property::Linearizability, text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

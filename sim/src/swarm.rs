@@ -1,0 +1,368 @@
+//! What one seed stands for: sizes, fault rates and adversaries, all drawn from it.
+//!
+//! Always true: the faulty members, crashed and cut-off ones included, are at most f in the liveness
+//! phase, and Byzantine ones exist in the Byzantine model only. Must not: draw anything later: a run is
+//! a function of these options.
+
+use std::time::Duration;
+
+use tetrarch_consensus::config::Check;
+use tetrarch_consensus::quorum::Quorums;
+use tetrarch_consensus::{FaultModel, ReplicaId};
+
+use crate::rng::Rng;
+
+/// How a faulty member misbehaves. One member may combine several.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, clap::ValueEnum)]
+pub enum Strategy {
+    /// Two honest cores with one identity, each talking to a part of the others.
+    Twins,
+    /// Different batches, and votes that match them, for different members.
+    Equivocate,
+    /// Says nothing as a leader, now and then.
+    SilentLeader,
+    /// Says nothing at all, now and then.
+    Mute,
+    /// Talks to a changing part of the members only.
+    Selective,
+    /// Sends old messages again.
+    Replay,
+    /// Claims things that are false: decisions, batches, requests of correct clients.
+    Forge,
+    /// Structurally valid nonsense.
+    Garbage,
+    /// States and claims from other instances and regencies.
+    StaleProof,
+    /// False states, properly signed.
+    LyingState,
+    /// As a new leader, different sets of states for different members.
+    SplitSync,
+    /// Refuses every proposal and complains about every client.
+    Complain,
+    /// Proposes times in the past and in the future.
+    Timestamp,
+    /// Proposes batches that no correct leader could.
+    Impossible,
+    /// Asks for leader changes all the time.
+    StopSpam,
+    /// Lies about how far it is, and asks for everything.
+    StatusLiar,
+    /// Votes for whatever it hears of, both ways, twice.
+    DoubleVote,
+    /// Breaks the proofs of correct clients' requests for some members.
+    SpoilProofs,
+}
+
+impl Strategy {
+    /// All of them.
+    pub const ALL: [Strategy; 18] = [
+        Self::Twins,
+        Self::Equivocate,
+        Self::SilentLeader,
+        Self::Mute,
+        Self::Selective,
+        Self::Replay,
+        Self::Forge,
+        Self::Garbage,
+        Self::StaleProof,
+        Self::LyingState,
+        Self::SplitSync,
+        Self::Complain,
+        Self::Timestamp,
+        Self::Impossible,
+        Self::StopSpam,
+        Self::StatusLiar,
+        Self::DoubleVote,
+        Self::SpoilProofs,
+    ];
+}
+
+/// How a faulty client misbehaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mischief {
+    /// Proofs that convince some members only.
+    HalfValid,
+    /// Like `HalfValid`, and together with the other colluders no member is convinced by all.
+    Colluding,
+    /// Talks to some members only.
+    SkipLeader,
+    /// Two bodies under one number.
+    TwoBodies,
+    /// Numbers with gaps, from the past and far ahead; sessions that do not exist.
+    Gaps,
+    /// Operations that the service does not know.
+    Invalid,
+}
+
+/// A faulty member.
+#[derive(Clone, Debug)]
+pub struct Villain {
+    /// Index in the member list.
+    pub member: usize,
+    /// What it does.
+    pub strategies: Vec<Strategy>,
+    /// Per mille of the time that each strategy is active.
+    pub activity: u32,
+}
+
+/// A member that crashes.
+#[derive(Clone, Copy, Debug)]
+pub struct Crash {
+    /// Index in the member list.
+    pub member: usize,
+    /// When, after the start.
+    pub at: Duration,
+    /// Comes back without its memory after this long.
+    pub back_after: Option<Duration>,
+}
+
+/// One run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Everything follows from it.
+    pub seed: u64,
+    /// Faults to tolerate.
+    pub model: FaultModel,
+    /// Their number.
+    pub f: usize,
+    /// Member identities, ascending, with gaps.
+    pub ids: Vec<ReplicaId>,
+    /// The one timeout.
+    pub timeout: Duration,
+    /// Shortest and mean extra one-way delay between members in the safety phase.
+    pub delay: (Duration, Duration),
+    /// Messages lost, per mille.
+    pub loss: u32,
+    /// Messages delivered twice, per mille.
+    pub duplicates: u32,
+    /// Messages that may overtake others of their link, per mille.
+    pub reorder: u32,
+    /// Mean time between link resets; zero: none.
+    pub reset_every: Duration,
+    /// Mean time between partitions; zero: none.
+    pub partition_every: Duration,
+    /// Mean time between pauses of a correct member; zero: none.
+    pub pause_every: Duration,
+    /// Length of the safety phase.
+    pub safety: Duration,
+    /// How long the liveness phase may take.
+    pub bound: Duration,
+    /// Largest difference of a correct clock to true time.
+    pub skew: Duration,
+    /// Time that executing one batch takes.
+    pub execution: Duration,
+    /// Requests per batch.
+    pub batch_requests_max: usize,
+    /// Correct clients, and what each wants done: operations, window, per mille of reads.
+    pub clients: Vec<ClientPlan>,
+    /// Faulty clients.
+    pub mischief: Vec<Mischief>,
+    /// Faulty members.
+    pub villains: Vec<Villain>,
+    /// Crashing members.
+    pub crashes: Vec<Crash>,
+    /// Correct members that stay cut off in the liveness phase.
+    pub abandoned: usize,
+    /// Do faulty members go on misbehaving in the liveness phase?
+    pub villains_persist: bool,
+    /// A protocol check that is switched off, to prove that the checkers notice.
+    pub mutant: Option<Check>,
+}
+
+/// What a correct client does.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientPlan {
+    /// Operations to finish.
+    pub operations: u32,
+    /// Requests in flight.
+    pub window: usize,
+    /// Per mille of operations that only read.
+    pub reads: u32,
+    /// Mean pause before an operation.
+    pub think: Duration,
+    /// Restarts as a later incarnation after this many operations; 0: never.
+    pub restart_after: u32,
+}
+
+/// What the command line may fix.
+#[derive(Clone, Debug, Default)]
+pub struct Wishes {
+    /// Members.
+    pub n: Option<usize>,
+    /// Fault model.
+    pub model: Option<FaultModel>,
+    /// The only strategies used.
+    pub strategies: Vec<Strategy>,
+    /// A switched off check.
+    pub mutant: Option<Check>,
+}
+
+const MS: Duration = Duration::from_millis(1);
+
+impl Options {
+    /// Draws everything from `seed`.
+    pub fn draw(seed: u64, wishes: &Wishes) -> Self {
+        let mut rng = Rng::new(seed);
+        let crash = wishes.strategies.is_empty() && rng.chance(200);
+        let model = wishes.model.unwrap_or(match crash {
+            true => FaultModel::Crash,
+            false => FaultModel::Byzantine,
+        });
+        let n = wishes.n.unwrap_or(match model {
+            FaultModel::Byzantine => rng.pick(&[4, 4, 4, 4, 4, 7, 7, 5, 6]),
+            FaultModel::Crash => rng.pick(&[3, 3, 3, 5, 5, 4]),
+        });
+        let f = Quorums::faults_tolerated(n, model);
+        let mut options = Self::network(seed, n, f, model, &mut rng);
+        options.mutant = wishes.mutant;
+        options.people(&mut rng);
+        options.faulty_members(&mut rng, &wishes.strategies);
+        options
+    }
+
+    /// Members.
+    pub fn n(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Is `member` correct from start to end?
+    pub fn is_correct(&self, member: usize) -> bool {
+        !self.is_villain(member) && self.crashes.iter().all(|crash| crash.member != member)
+    }
+
+    /// Is `member` Byzantine?
+    pub fn is_villain(&self, member: usize) -> bool {
+        self.villains.iter().any(|villain| villain.member == member)
+    }
+
+    fn network(seed: u64, n: usize, f: usize, model: FaultModel, rng: &mut Rng) -> Self {
+        let mut ids = Vec::with_capacity(n);
+        let mut id = rng.below(3) as u16;
+        for _ in 0..n {
+            ids.push(ReplicaId(id));
+            id += 1 + if rng.chance(150) { rng.below(9) as u16 } else { 0 };
+        }
+        let timeout = rng.pick(&[40, 100, 200, 400]) * MS;
+        let calm = rng.chance(150);
+        let rate = |rng: &mut Rng, often: u32, high: u32| match !calm && rng.chance(often) {
+            true => rng.range(1, u64::from(high)) as u32,
+            false => 0,
+        };
+        let every = |rng: &mut Rng, often: u32| match !calm && rng.chance(often) {
+            true => rng.duration(timeout, timeout * 20),
+            false => Duration::ZERO,
+        };
+        let slow = !calm && rng.chance(200);
+        Self {
+            seed,
+            model,
+            f,
+            ids,
+            timeout,
+            delay: (
+                rng.duration(Duration::from_micros(20), MS),
+                if slow { rng.duration(MS, timeout / 2) } else { rng.duration(MS / 10, 2 * MS) },
+            ),
+            loss: if rng.chance(100) { rate(rng, 1000, 300) } else { rate(rng, 500, 60) },
+            duplicates: rate(rng, 400, 100),
+            reorder: rate(rng, 500, 500),
+            reset_every: every(rng, 400),
+            partition_every: every(rng, 400),
+            pause_every: every(rng, 250),
+            safety: timeout * rng.range(6, 40) as u32,
+            bound: timeout * 1500,
+            skew: if rng.chance(500) {
+                rng.duration(Duration::ZERO, 300 * MS)
+            } else {
+                Duration::ZERO
+            },
+            execution: if rng.chance(300) { rng.duration(MS / 10, 5 * MS) } else { Duration::ZERO },
+            batch_requests_max: rng.pick(&[1, 2, 4, 16, 1024]),
+            clients: Vec::new(),
+            mischief: Vec::new(),
+            villains: Vec::new(),
+            crashes: Vec::new(),
+            abandoned: 0,
+            villains_persist: rng.chance(700),
+            mutant: None,
+        }
+    }
+
+    fn people(&mut self, rng: &mut Rng) {
+        let clients = rng.range(1, 5);
+        for _ in 0..clients {
+            let operations = rng.range(5, 40) as u32;
+            self.clients.push(ClientPlan {
+                operations,
+                window: rng.pick(&[1, 1, 2, 4, 8]),
+                reads: rng.pick(&[0, 200, 500]),
+                think: rng.duration(Duration::ZERO, self.safety / operations / 2),
+                restart_after: if rng.chance(150) { rng.range(1, 10) as u32 } else { 0 },
+            });
+        }
+        if self.model == FaultModel::Byzantine && rng.chance(400) {
+            let all = [
+                Mischief::HalfValid,
+                Mischief::Colluding,
+                Mischief::SkipLeader,
+                Mischief::TwoBodies,
+                Mischief::Gaps,
+                Mischief::Invalid,
+            ];
+            for _ in 0..rng.range(1, 3) {
+                let mischief = rng.pick(&all);
+                self.mischief.push(mischief);
+                if mischief == Mischief::Colluding {
+                    self.mischief.push(mischief);
+                }
+            }
+        }
+    }
+
+    fn faulty_members(&mut self, rng: &mut Rng, only: &[Strategy]) {
+        let mut members: Vec<usize> = (0..self.n()).collect();
+        rng.shuffle(&mut members);
+        let faulty = if only.is_empty() && rng.chance(120) { 0 } else { self.f };
+        for &member in &members[..faulty] {
+            let byzantine = self.model == FaultModel::Byzantine;
+            if byzantine && (!only.is_empty() || rng.chance(800)) {
+                let strategies = draw_strategies(rng, only);
+                let activity = rng.pick(&[1000, 1000, 500, 200]);
+                self.villains.push(Villain { member, strategies, activity });
+            } else if rng.chance(700) {
+                let at = rng.duration(Duration::ZERO, self.safety);
+                let back = rng.chance(600);
+                let back_after = back.then(|| rng.duration(Duration::ZERO, self.safety / 2));
+                self.crashes.push(Crash { member, at, back_after });
+            }
+        }
+        let spare = self.f - self.villains.len() - self.crashes.len();
+        self.abandoned = if spare > 0 { rng.index(spare + 1) } else { 0 };
+    }
+}
+
+fn draw_strategies(rng: &mut Rng, only: &[Strategy]) -> Vec<Strategy> {
+    let choices = if only.is_empty() { &Strategy::ALL[..] } else { only };
+    let count = if only.is_empty() { rng.pick(&[1, 1, 2, 3, 5]) } else { only.len() };
+    let mut choices = choices.to_vec();
+    rng.shuffle(&mut choices);
+    choices.truncate(count);
+    choices.sort_unstable();
+    choices
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_seed_has_more_faulty_members_than_it_tolerates() {
+        for seed in 0..2000 {
+            let options = Options::draw(seed, &Wishes::default());
+            let faulty = options.villains.len() + options.crashes.len() + options.abandoned;
+            assert!(faulty <= options.f, "seed {seed}: {options:?}");
+            let correct = (0..options.n()).filter(|&at| options.is_correct(at)).count();
+            assert_eq!(correct, options.n() - options.villains.len() - options.crashes.len());
+        }
+    }
+}

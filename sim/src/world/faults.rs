@@ -1,0 +1,217 @@
+//! Faults of links and members, planned at the start; and the healing.
+//!
+//! Always true: what a fault takes down, its end brings up again. Must not: make anybody Byzantine.
+
+use std::time::Duration;
+
+use tetrarch_consensus::Instant;
+
+use super::{Event, Host, World};
+use crate::swarm::Crash;
+use crate::trace::Log;
+
+/// Something that breaks, or is mended.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fault {
+    /// The link between two members goes down.
+    Hold(usize, usize),
+    /// One reason for the link to be down ends.
+    Release(usize, usize),
+    /// Members in the mask cannot talk to the others.
+    Split(u64),
+    /// The end of a split.
+    Join(u64),
+    /// Everything from one member to another is lost, silently.
+    Deaf(usize, usize, bool),
+    Pause(usize),
+    Continue(usize),
+    Crash(Crash),
+    Restart(usize),
+}
+
+impl World {
+    pub(super) fn plan_faults(&mut self) {
+        let end = self.now + self.options.safety;
+        let mut rng = self.rng.fork(5);
+        let n = self.view.n();
+        let timeout = self.options.timeout;
+        let mut plan = Vec::new();
+        let mut each = |every: Duration, rng: &mut crate::rng::Rng, kind: u32| {
+            let mut at = self.now;
+            while every > Duration::ZERO {
+                at = at + rng.long_tailed(every) + Duration::from_nanos(1);
+                if at >= end {
+                    break;
+                }
+                let length = match rng.below(4) {
+                    0 => rng.duration(timeout, timeout * 8),
+                    _ => rng.duration(Duration::ZERO, timeout),
+                };
+                plan.push((at, length, kind));
+            }
+        };
+        each(self.options.reset_every, &mut rng, 0);
+        each(self.options.partition_every, &mut rng, 1);
+        each(self.options.pause_every, &mut rng, 2);
+        for (at, length, kind) in plan {
+            let (a, b) = (rng.index(n), rng.index(n));
+            let mask = rng.mask(n);
+            let (start, stop) = match (kind, rng.below(4)) {
+                (0, _) if a != b => (Fault::Hold(a, b), Fault::Release(a, b)),
+                (1, 0) if a != b => (Fault::Deaf(a, b, true), Fault::Deaf(a, b, false)),
+                (1, 1) => (Fault::Split(1 << a), Fault::Join(1 << a)),
+                (1, _) => (Fault::Split(mask), Fault::Join(mask)),
+                (2, _) => (Fault::Pause(a), Fault::Continue(a)),
+                _ => continue,
+            };
+            self.push(at, Event::Fault(start));
+            self.push(at + length, Event::Fault(stop));
+        }
+        for crash in self.options.crashes.clone() {
+            self.push(self.now + crash.at, Event::Fault(Fault::Crash(crash)));
+        }
+    }
+
+    pub(super) fn on_fault(&mut self, fault: Fault) {
+        // What was planned and not begun is off once the world is healed; what was begun must end.
+        let begins = matches!(
+            fault,
+            Fault::Hold(..) | Fault::Split(_) | Fault::Deaf(_, _, true) | Fault::Pause(_)
+        );
+        if self.calm && begins {
+            return;
+        }
+        self.trace.event(self.now, &[6]);
+        self.trace.line(self.now, Log::Short, || format!("fault: {fault:?}"));
+        match fault {
+            Fault::Hold(a, b) => {
+                self.coverage.count("link resets");
+                self.net.hold(a, b);
+            }
+            Fault::Release(a, b) => self.release(a, b),
+            Fault::Split(mask) => {
+                self.coverage.count("partitions");
+                self.each_across(mask, |world, a, b| world.net.hold(a, b));
+            }
+            Fault::Join(mask) => self.each_across(mask, World::release),
+            Fault::Deaf(a, b, deaf) => self.net.set_deaf(a, b, deaf),
+            Fault::Pause(member) => {
+                self.coverage.count("pauses");
+                self.nodes[member].paused = true;
+            }
+            Fault::Continue(member) => self.wake_up(member),
+            Fault::Crash(crash) => self.crash(crash),
+            Fault::Restart(member) => self.restart(member),
+        }
+    }
+
+    fn each_across(&mut self, mask: u64, mut act: impl FnMut(&mut World, usize, usize)) {
+        for a in 0..self.view.n() {
+            for b in a + 1..self.view.n() {
+                if (mask >> a ^ mask >> b) & 1 == 1 {
+                    act(self, a, b);
+                }
+            }
+        }
+    }
+
+    fn release(&mut self, a: usize, b: usize) {
+        if !self.net.release(a, b) {
+            return;
+        }
+        for (member, peer) in [(a, b), (b, a)] {
+            let at = self.now + self.rng.duration(Duration::ZERO, Duration::from_millis(2));
+            let life = self.nodes[member].life;
+            self.push(at, Event::Connected { member, peer, life });
+        }
+    }
+
+    fn wake_up(&mut self, member: usize) {
+        self.nodes[member].paused = false;
+        let inbox = std::mem::take(&mut self.nodes[member].inbox);
+        for event in inbox {
+            self.push(self.now, event);
+        }
+    }
+
+    fn crash(&mut self, crash: Crash) {
+        self.coverage.count("crashes");
+        let member = crash.member;
+        for peer in (0..self.view.n()).filter(|&peer| peer != member) {
+            self.net.hold(member, peer);
+        }
+        let node = &mut self.nodes[member];
+        node.hosts.clear();
+        node.life += 1;
+        if let Some(after) = crash.back_after {
+            self.push(self.now + after, Event::Fault(Fault::Restart(member)));
+        }
+    }
+
+    fn restart(&mut self, member: usize) {
+        self.coverage.count("restarts without memory");
+        self.checker.forget(member);
+        let config = self.config(member, true);
+        let now = self.nodes[member].local(self.now);
+        self.nodes[member].hosts.push(Host::new(config, now));
+        let life = self.nodes[member].life;
+        self.push(self.now, Event::Wake { member, host: 0, life, at: Instant(0) });
+        for peer in (0..self.view.n()).filter(|&peer| peer != member) {
+            self.release(member, peer);
+        }
+    }
+
+    /// From here on the network is good between all healed members.
+    pub(super) fn heal(&mut self) {
+        self.calm = true;
+        self.net.calm();
+        self.trace.line(self.now, Log::Short, || "healed".into());
+        let mut candidates: Vec<usize> =
+            (0..self.view.n()).filter(|&at| self.options.is_correct(at)).collect();
+        self.rng.shuffle(&mut candidates);
+        for &member in candidates.iter().take(self.options.abandoned) {
+            self.coverage.count("members left cut off");
+            self.nodes[member].healed = false;
+            for peer in (0..self.view.n()).filter(|&peer| peer != member) {
+                self.net.hold(member, peer);
+            }
+        }
+        for member in 0..self.view.n() {
+            self.wake_up(member);
+        }
+        self.mend_now();
+        if !self.options.villains_persist {
+            for node in &mut self.nodes {
+                if let Some(adversary) = &mut node.adversary {
+                    adversary.retire();
+                }
+            }
+        }
+        for index in 0..self.clients.len() {
+            self.clients[index].hurry(self.now);
+            self.schedule_client(index);
+        }
+    }
+
+    /// Ends every fault that has begun: its end is in the queue.
+    fn mend_now(&mut self) {
+        let queue = std::mem::take(&mut self.queue);
+        let mut rest = queue.into_sorted_vec();
+        rest.reverse();
+        for scheduled in rest {
+            let ends = matches!(
+                scheduled.event,
+                Event::Fault(
+                    Fault::Release(..)
+                        | Fault::Join(_)
+                        | Fault::Deaf(_, _, false)
+                        | Fault::Continue(_)
+                )
+            );
+            match ends {
+                true => self.push(self.now, scheduled.event),
+                false => self.queue.push(scheduled),
+            }
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! Members of the simulated cluster: real cores, a service each, and the driver's duties.
+//!
+//! Always true: a core is stepped only from here, with its own clock. Must not: judge (the checker
+//! does) or misbehave (the adversary does).
+
+use std::collections::{BTreeMap, VecDeque};
+
+use tetrarch_consensus::batch::Selection;
+use tetrarch_consensus::config::Config;
+use tetrarch_consensus::limits::{ACTIONS_MAX, SESSION_WINDOW};
+use tetrarch_consensus::message::Request;
+use tetrarch_consensus::payload::HeapPool;
+use tetrarch_consensus::payload::SharedBytes;
+use tetrarch_consensus::smr::Replica;
+use tetrarch_consensus::{
+    Action, Actions, Batch, ClientId, ConsensusId, Context, Input, Instant, Message, Protocol,
+    Recipients, Sequence, Verified,
+};
+
+use super::{Event, World};
+use crate::byzantine::{Adversary, Msg, Outbox, Scene};
+use crate::checker::Property;
+use crate::client::Reply;
+use crate::ingress;
+use crate::service::{Answer, Operation, Service};
+use crate::trace::{Log, describe, fingerprint};
+
+/// A batch that waits for execution.
+#[derive(Debug)]
+struct Job {
+    context: Context,
+    batch: Batch<SharedBytes>,
+    selection: Selection,
+}
+
+/// One core with what surrounds it in a node.
+pub struct Host {
+    pub(super) core: Replica<SharedBytes>,
+    actions: Actions<Action<SharedBytes>>,
+    service: Service,
+    jobs: VecDeque<Job>,
+    replies: BTreeMap<ClientId, VecDeque<(Sequence, Answer)>>,
+    pub(super) executed: ConsensusId,
+    pub(super) behind: bool,
+    wake: Option<Instant>,
+    /// Deadline steps in a row without time passing.
+    spins: (Instant, u32),
+}
+
+impl Host {
+    pub(super) fn new(config: Config, now: Instant) -> Self {
+        Self {
+            core: Replica::new(config, Box::new(HeapPool), now),
+            actions: Actions::with_capacity(ACTIONS_MAX),
+            service: Service::default(),
+            jobs: VecDeque::new(),
+            replies: BTreeMap::new(),
+            executed: ConsensusId(0),
+            behind: false,
+            wake: None,
+            spins: (Instant(0), 0),
+        }
+    }
+}
+
+/// A place in the cluster: one core, or two with one identity, or none while it is down.
+pub struct Node {
+    pub(super) hosts: Vec<Host>,
+    pub(super) adversary: Option<Adversary>,
+    /// Local clock minus true time, in ns.
+    pub(super) offset_ns: i64,
+    /// Grows at each crash: what was scheduled before is void.
+    pub(super) life: u32,
+    pub(super) paused: bool,
+    pub(super) inbox: VecDeque<Event>,
+    /// Takes part in the liveness phase.
+    pub(super) healed: bool,
+}
+
+impl Node {
+    pub(super) fn local(&self, now: Instant) -> Instant {
+        Instant(now.0.saturating_add_signed(self.offset_ns))
+    }
+
+    fn global(&self, local: Instant) -> Instant {
+        Instant(local.0.saturating_add_signed(-self.offset_ns))
+    }
+}
+
+impl World {
+    /// Steps one core and does what it wants.
+    pub(super) fn step(&mut self, member: usize, host: usize, input: Input<SharedBytes>) {
+        let now = self.nodes[member].local(self.now);
+        let Some(entry) = self.nodes[member].hosts.get_mut(host) else { return };
+        entry.core.step(now, input, &mut entry.actions);
+        let actions: Vec<_> = entry.actions.drain().collect();
+        if actions.len() > ACTIONS_MAX {
+            let text = format!("member {member} wants {} things in one step", actions.len());
+            self.checker.fail(Property::Resources, text);
+        }
+        let honest = self.nodes[member].adversary.is_none();
+        if honest {
+            let wanted = self.nodes[member].hosts[host].core.wanted();
+            self.checker.wanted(wanted);
+        }
+        for action in actions {
+            self.perform(member, host, action);
+        }
+        self.schedule_wake(member, host);
+    }
+
+    fn schedule_wake(&mut self, member: usize, host: usize) {
+        let node = &mut self.nodes[member];
+        let life = node.life;
+        let wake = node.hosts[host].core.next_deadline().map(|local| node.global(local));
+        if wake != node.hosts[host].wake {
+            node.hosts[host].wake = wake;
+            if let Some(at) = wake {
+                self.push(at.max(self.now), Event::Wake { member, host, life, at });
+            }
+        }
+    }
+
+    pub(super) fn on_wake(&mut self, member: usize, host: usize, at: Instant) {
+        let now = self.now;
+        let Some(entry) = self.nodes[member].hosts.get_mut(host) else { return };
+        if entry.wake != Some(at) {
+            return;
+        }
+        entry.wake = None;
+        entry.spins = if entry.spins.0 == now { (now, entry.spins.1 + 1) } else { (now, 0) };
+        if entry.spins.1 == 100 {
+            let text = format!("member {member} asks for the same deadline again and again");
+            self.checker.fail(Property::Resources, text);
+            return;
+        }
+        self.step(member, host, Input::Deadline);
+    }
+
+    fn perform(&mut self, member: usize, host: usize, action: Action<SharedBytes>) {
+        let honest = self.nodes[member].adversary.is_none();
+        let now = self.now;
+        match action {
+            Action::Send { to, message, after: _ } => self.egress(member, host, to, message),
+            Action::Execute { context, batch, selection } => {
+                if honest {
+                    let clock = (self.latest_clock(), self.skew_allowed());
+                    self.checker.decided(member, &context, (&batch, &selection), clock);
+                    self.note_decision(member, &context, &batch);
+                }
+                let life = self.nodes[member].life;
+                let jobs = &mut self.nodes[member].hosts[host].jobs;
+                jobs.push_back(Job { context, batch, selection });
+                let at = now + self.options.execution * jobs.len() as u32;
+                self.push(at, Event::Executed { member, host, life });
+            }
+            Action::ResendReply { client, sequence } => {
+                self.coverage.count("replies asked for again");
+                self.resend_reply(member, host, client, sequence);
+            }
+            Action::Installed { regency, leader } => {
+                if honest {
+                    self.coverage.count("regencies installed");
+                    self.checker.installed(member, regency, leader);
+                    self.trace.line(now, Log::Short, || {
+                        format!("{member}: installs regency {regency}, leader {leader}")
+                    });
+                }
+            }
+            Action::Behind { decided, available } => {
+                self.coverage.count("behind");
+                self.nodes[member].hosts[host].behind = true;
+                self.trace.line(now, Log::Short, || {
+                    format!("{member}: behind, has {decided}, others start at {available}")
+                });
+            }
+            Action::Report(evidence) => {
+                if honest {
+                    self.coverage.evidence(&evidence);
+                    self.checker.accused(member, &evidence);
+                    self.trace.line(now, Log::Short, || format!("{member}: {evidence:?}"));
+                }
+            }
+        }
+    }
+
+    fn note_decision(&mut self, member: usize, context: &Context, batch: &Batch<SharedBytes>) {
+        let words = [1, member as u64, context.cid.0, crate::trace::short(&batch.digest)];
+        self.trace.event(self.now, &words);
+        self.trace.line(self.now, Log::Short, || {
+            format!(
+                "{member}: decides cid={} {:?} requests={}",
+                context.cid,
+                batch.digest,
+                batch.len()
+            )
+        });
+    }
+
+    fn latest_clock(&self) -> u64 {
+        let clocks = self.nodes.iter().filter(|node| node.adversary.is_none());
+        clocks.map(|node| node.local(self.now).0).max().unwrap_or(self.now.0)
+    }
+
+    fn skew_allowed(&self) -> u64 {
+        // "One more than the last decided timestamp" can exceed the skew by a little.
+        self.clock_skew_max.as_nanos() as u64 + 10_000
+    }
+
+    /// What leaves a node: states get their signature, an adversary has its way.
+    fn egress(&mut self, member: usize, host: usize, to: Recipients, mut message: Msg) {
+        let id = self.options.ids[member];
+        let keys = self.keys;
+        let sign = |signed: &mut tetrarch_consensus::message::SignedState| {
+            if signed.signature == [0; 64] && signed.state.replica == id {
+                signed.signature = keys.sign_state(&signed.state);
+            }
+        };
+        match &mut message {
+            Message::StopData(signed) => sign(signed),
+            Message::Sync(sync) => sync.states.iter_mut().for_each(sign),
+            _ => {}
+        }
+        let honest = self.nodes[member].adversary.is_none();
+        if honest {
+            self.coverage.sent(&message, self.view.quorums());
+            if let Message::Stop(stop) = &message {
+                self.checker.wanted(stop.regency);
+            }
+        }
+        let receivers: Vec<usize> = match to {
+            Recipients::Others => (0..self.view.n()).filter(|&at| at != member).collect(),
+            Recipients::One(id) => self.view.index_of(id).into_iter().collect(),
+        };
+        for receiver in receivers {
+            if receiver == member {
+                let text = format!("member {member} sends to itself: {}", describe(&message));
+                self.checker.fail(Property::Resources, text);
+                continue;
+            }
+            if honest {
+                self.transmit(member, receiver, message.clone());
+            } else {
+                self.speak(member, host, receiver, message.clone());
+            }
+        }
+    }
+
+    fn speak(&mut self, member: usize, host: usize, to: usize, message: Msg) {
+        if let Some(adversary) = &self.nodes[member].adversary
+            && adversary.twins
+            && usize::from(adversary.audience & (1 << to) == 0) != host
+        {
+            return;
+        }
+        self.with_adversary(member, |adversary, scene, out| {
+            adversary.speak(scene, to, message, out);
+        });
+    }
+
+    /// Lets the adversary of `member` do something, and transmits what it says.
+    pub(super) fn with_adversary(
+        &mut self,
+        member: usize,
+        does: impl FnOnce(&mut Adversary, &mut Scene<'_>, &mut Outbox),
+    ) {
+        let node = &mut self.nodes[member];
+        let now = node.local(self.now);
+        let Some(mut adversary) = node.adversary.take() else { return };
+        let mut rng = adversary.rng.fork(1);
+        let (regency, decided) = match node.hosts.first() {
+            Some(host) => (host.core.regency(), host.core.decided()),
+            None => Default::default(),
+        };
+        let mut scene = Scene {
+            me: member,
+            view: &self.view,
+            now,
+            timeout: self.options.timeout,
+            regency,
+            decided,
+            rng: &mut rng,
+            dossier: &mut self.dossier,
+            keyring: &self.keyring,
+        };
+        let mut out = Outbox::new();
+        does(&mut adversary, &mut scene, &mut out);
+        self.nodes[member].adversary = Some(adversary);
+        for (to, message) in out {
+            self.transmit(member, to, message);
+        }
+    }
+
+    fn transmit(&mut self, from: usize, to: usize, message: Msg) {
+        let words = fingerprint(&message);
+        self.trace.event(self.now, &[2, from as u64, to as u64, words[0], words[1], words[2]]);
+        self.sent += 1;
+        let route = self.net.route(self.now, from, to);
+        if route.first.is_none() {
+            self.coverage.count("messages lost");
+            self.trace.line(self.now, Log::Full, || format!("{from}-x{to} {}", describe(&message)));
+        }
+        let incarnation = self.net.incarnation(from, to);
+        if let Some(at) = route.second {
+            let message = message.clone();
+            self.push(at, Event::Deliver { from, to, incarnation, message });
+        }
+        if let Some(at) = route.first {
+            self.push(at, Event::Deliver { from, to, incarnation, message });
+        }
+    }
+
+    pub(super) fn on_deliver(&mut self, from: usize, to: usize, message: Msg) {
+        self.trace.line(self.now, Log::Full, || format!("{from}->{to} {}", describe(&message)));
+        let hostile = self.nodes[from].adversary.is_some();
+        if self.nodes[to].adversary.is_some() {
+            let heard = message.clone();
+            self.with_adversary(to, |adversary, scene, out| adversary.hear(scene, &heard, out));
+        }
+        let Some(message) = ingress::admit(&self.keys, to, hostile, message) else {
+            self.coverage.count("messages refused by ingress");
+            return;
+        };
+        let id = self.options.ids[from];
+        for host in self.listeners(to, from) {
+            let message = Verified::vouch(message.clone());
+            self.step(to, host, Input::Peer { from: id, message });
+        }
+    }
+
+    /// Which cores of `member` hear what `from` says.
+    fn listeners(&self, member: usize, from: usize) -> std::ops::Range<usize> {
+        let node = &self.nodes[member];
+        match &node.adversary {
+            Some(adversary) if adversary.twins => {
+                let host = usize::from(adversary.audience & (1 << from) == 0);
+                host..host + 1
+            }
+            _ => 0..node.hosts.len(),
+        }
+    }
+
+    pub(super) fn on_request(&mut self, member: usize, request: Request<SharedBytes>) {
+        if self.nodes[member].adversary.is_some() {
+            self.dossier.hear_request(&request);
+        }
+        if !ingress::admit_request(&self.keys, member, &request) {
+            self.coverage.count("requests refused by ingress");
+            return;
+        }
+        if request.read_only {
+            return self.query(member, &request);
+        }
+        for host in 0..self.nodes[member].hosts.len() {
+            let request = Verified::vouch(request.clone());
+            self.step(member, host, Input::Request(request));
+        }
+    }
+
+    fn query(&mut self, member: usize, request: &Request<SharedBytes>) {
+        let Some(host) = self.nodes[member].hosts.first() else { return };
+        let Some(operation) = Operation::decode(request.view().operation) else { return };
+        let answer = host.service.query(operation);
+        let (client, sequence) = (request.client, request.sequence);
+        self.reply(member, Reply { client, sequence, read_only: true, answer });
+    }
+
+    pub(super) fn on_executed(&mut self, member: usize, host: usize) {
+        let honest = self.nodes[member].adversary.is_none();
+        let Some(entry) = self.nodes[member].hosts.get_mut(host) else { return };
+        let Some(job) = entry.jobs.pop_front() else { return };
+        let mut answers = Vec::new();
+        for (index, view) in job.batch.requests().enumerate() {
+            if !job.selection.contains(index) {
+                continue;
+            }
+            // Ingress lets no proposal with an unknown operation through: only a mutant gets here.
+            let Some(operation) = Operation::decode(view.operation) else { continue };
+            let answer = entry.service.execute(operation);
+            answers.push((view.client, view.sequence, operation, answer));
+            let kept = entry.replies.entry(view.client).or_default();
+            if kept.len() == SESSION_WINDOW {
+                kept.pop_front();
+            }
+            kept.push_back((view.sequence, answer));
+        }
+        entry.executed = job.context.cid;
+        let state = entry.service.digest();
+        if honest {
+            self.checker.executed(member, job.context.cid, state, &answers);
+        }
+        for (client, sequence, _, answer) in answers {
+            self.reply(member, Reply { client, sequence, read_only: false, answer });
+        }
+        self.step(member, host, Input::Executed(job.context.cid));
+    }
+
+    fn resend_reply(&mut self, member: usize, host: usize, client: ClientId, sequence: Sequence) {
+        let replies = self.nodes[member].hosts[host].replies.get(&client);
+        let known = replies.and_then(|kept| kept.iter().find(|(number, _)| *number == sequence));
+        if let Some(&(_, answer)) = known {
+            self.reply(member, Reply { client, sequence, read_only: false, answer });
+        }
+    }
+}

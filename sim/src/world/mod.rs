@@ -1,0 +1,464 @@
+//! The simulated world: one clock, one queue of events, one seed.
+//!
+//! Owns the run: members, clients, adversaries and the network, and the two phases. In the safety phase
+//! everything goes wrong that the options allow; then a quorum of correct members is healed, the
+//! network becomes good, and everything that correct clients want must get done. Always true: the same
+//! options give the same run. Must not: read a clock or draw from anything but the seed.
+
+mod faults;
+mod member;
+mod people;
+
+use std::cmp::Ordering;
+use std::collections::{BinaryHeap, VecDeque};
+use std::time::Duration;
+
+use tetrarch_consensus::config::Config;
+use tetrarch_consensus::message::Request;
+use tetrarch_consensus::payload::SharedBytes;
+use tetrarch_consensus::{ClientId, Input, Instant, View, ViewId};
+
+use crate::byzantine::{Adversary, Dossier, Msg};
+use crate::checker::{Checker, Property, Violation};
+use crate::client::{Client, Reply};
+use crate::coverage::Coverage;
+use crate::keys::{Keyring, Keys};
+use crate::mischief::Rascal;
+use crate::net::Net;
+use crate::rng::Rng;
+use crate::swarm::Options;
+use crate::trace::{Log, Trace};
+use faults::Fault;
+use member::{Host, Node};
+
+/// True time at the start: an ordinary date, ns since the UNIX epoch.
+const START: Instant = Instant(1_700_000_000_000_000_000);
+
+/// Events of one run at most: a run that needs more is a storm.
+const EVENTS_MAX: u64 = 3_000_000;
+
+/// Something that is going to happen.
+#[derive(Clone, Debug)]
+enum Event {
+    Deliver { from: usize, to: usize, incarnation: u32, message: Msg },
+    Request { member: usize, request: Request<SharedBytes> },
+    Reply { member: usize, reply: Reply },
+    Wake { member: usize, host: usize, life: u32, at: Instant },
+    Executed { member: usize, host: usize, life: u32 },
+    Connected { member: usize, peer: usize, life: u32 },
+    Client { index: usize, at: Instant },
+    Rascal { index: usize },
+    Adversary { member: usize },
+    Fault(Fault),
+}
+
+struct Scheduled {
+    at: Instant,
+    order: u64,
+    event: Event,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    /// The earliest event is the greatest; of two at one time, the one scheduled first.
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.at, other.order).cmp(&(self.at, self.order))
+    }
+}
+
+/// A run in progress.
+pub struct World {
+    options: Options,
+    view: View,
+    clock_skew_max: Duration,
+    now: Instant,
+    order: u64,
+    queue: BinaryHeap<Scheduled>,
+    nodes: Vec<Node>,
+    clients: Vec<Client>,
+    client_wakes: Vec<Option<Instant>>,
+    rascals: Vec<Rascal>,
+    dossier: Dossier,
+    keys: Keys,
+    keyring: Keyring,
+    net: Net,
+    rng: Rng,
+    calm: bool,
+    sent: u64,
+    checker: Checker,
+    coverage: Coverage,
+    trace: Trace,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The seed.
+    pub seed: u64,
+    /// The first violation, if there was one.
+    pub violation: Option<Violation>,
+    /// Hash of everything that happened.
+    pub hash: u64,
+    /// Simulated time.
+    pub simulated: Duration,
+    /// Events.
+    pub events: u64,
+    /// What happened how often.
+    pub coverage: Coverage,
+}
+
+/// Runs what `options` say.
+pub fn run(options: &Options, log: Log) -> Outcome {
+    let mut world = World::new(options.clone(), log);
+    world.run();
+    world.outcome()
+}
+
+impl World {
+    fn new(options: Options, log: Log) -> Self {
+        let mut rng = Rng::new(options.seed ^ 0x776f_726c_6400);
+        let view = View::new(ViewId(0), options.ids.clone(), options.f, options.model)
+            .expect("the options hold a possible membership");
+        let keys = Keys::new(options.seed, view.n());
+        let villains = options.villains.iter().map(|villain| options.ids[villain.member]);
+        let keyring = Keyring::new(keys, villains.collect());
+        let honest = (0..view.n()).filter(|&at| !options.is_villain(at));
+        let correct = honest.fold(0, |mask, at| mask | 1 << at);
+        let checker = Checker::new(view.clone(), correct, options.clients.len() as u32);
+        let net = Net::new(&options, rng.fork(1));
+        let mut world = Self {
+            view,
+            clock_skew_max: Duration::from_secs(1),
+            now: START,
+            order: 0,
+            queue: BinaryHeap::new(),
+            nodes: Vec::new(),
+            clients: Vec::new(),
+            client_wakes: Vec::new(),
+            rascals: Vec::new(),
+            dossier: Dossier::default(),
+            keys,
+            keyring,
+            net,
+            calm: false,
+            sent: 0,
+            checker,
+            coverage: Coverage::default(),
+            trace: Trace::new(log, START),
+            rng,
+            options,
+        };
+        world.trace.line(START, Log::Short, || format!("{:#?}", world.options));
+        world.populate();
+        world
+    }
+
+    fn populate(&mut self) {
+        for member in 0..self.view.n() {
+            let skew = self.options.skew.as_nanos() as u64;
+            let offset_ns = self.rng.range(0, 2 * skew) as i64 - skew as i64;
+            let villain = self.options.villains.iter().find(|villain| villain.member == member);
+            let adversary = villain.map(|villain| {
+                Adversary::new(&villain.strategies, villain.activity, self.rng.fork(2))
+            });
+            let hosts = 1 + usize::from(adversary.as_ref().is_some_and(|it| it.twins));
+            let mut node = Node {
+                hosts: Vec::new(),
+                adversary,
+                offset_ns,
+                life: 0,
+                paused: false,
+                inbox: VecDeque::new(),
+                healed: true,
+            };
+            for _ in 0..hosts {
+                let host = Host::new(self.config(member, false), node.local(self.now));
+                node.hosts.push(host);
+            }
+            if node.adversary.is_some() {
+                self.push(self.now, Event::Adversary { member });
+            }
+            self.nodes.push(node);
+        }
+        self.connect_all();
+        self.people();
+        self.plan_faults();
+    }
+
+    fn config(&self, member: usize, restarted: bool) -> Config {
+        let mut config = Config::new(self.options.ids[member], self.view.clone());
+        config.request_timeout = self.options.timeout;
+        config.batch_requests_max = self.options.batch_requests_max;
+        config.sessions_per_client_max = 2;
+        config.clients_max = 16;
+        config.clock_skew_max = self.clock_skew_max;
+        config.restarted = restarted;
+        match self.options.mutant {
+            Some(check) if !self.options.is_villain(member) => config.without(check),
+            _ => config,
+        }
+    }
+
+    fn connect_all(&mut self) {
+        for member in 0..self.view.n() {
+            for peer in (0..self.view.n()).filter(|&peer| peer != member) {
+                let at = self.now + self.rng.duration(Duration::ZERO, Duration::from_millis(5));
+                self.push(at, Event::Connected { member, peer, life: 0 });
+            }
+            let life = self.nodes[member].life;
+            for host in 0..self.nodes[member].hosts.len() {
+                // A first look at the core's deadline.
+                self.push(self.now, Event::Wake { member, host, life, at: Instant(0) });
+            }
+        }
+    }
+
+    fn people(&mut self) {
+        let size = (self.view.n(), self.view.quorums().reply(), self.options.timeout);
+        for (index, plan) in self.options.clients.clone().into_iter().enumerate() {
+            let id = ClientId::new(index as u32, 0);
+            let rng = self.rng.fork(3);
+            self.clients.push(Client::new(id, plan, self.keys, rng, size, self.now));
+            self.client_wakes.push(None);
+            self.schedule_client(index);
+        }
+        for (index, mischief) in self.options.mischief.clone().into_iter().enumerate() {
+            let identity = (self.clients.len() + index) as u32;
+            let rng = self.rng.fork(4);
+            self.rascals.push(Rascal::new(identity, mischief, self.keys, rng, self.view.n()));
+            self.push(self.now, Event::Rascal { index });
+        }
+    }
+
+    fn push(&mut self, at: Instant, event: Event) {
+        self.order += 1;
+        self.queue.push(Scheduled { at, order: self.order, event });
+    }
+
+    fn run(&mut self) {
+        let safety_end = START + self.options.safety;
+        self.run_until(safety_end, |_| false);
+        if self.failed() {
+            return;
+        }
+        self.heal();
+        let end = self.now + self.options.bound;
+        let finished = self.run_until(end, |world| world.is_done());
+        if self.failed() {
+            return;
+        }
+        if !finished {
+            let text = self.what_is_missing();
+            self.checker.fail(Property::Liveness, text);
+            return;
+        }
+        self.quiet();
+        self.checker.finish();
+    }
+
+    /// Runs until `end`, a violation or `done`, which is asked now and then; true when it was.
+    fn run_until(&mut self, end: Instant, done: impl Fn(&World) -> bool) -> bool {
+        let mut countdown = 0;
+        loop {
+            if self.failed() {
+                return false;
+            }
+            if countdown == 0 {
+                if done(self) {
+                    return true;
+                }
+                countdown = 64;
+            }
+            countdown -= 1;
+            let next = self.queue.peek().map(|scheduled| scheduled.at);
+            if next.is_none_or(|at| at > end) {
+                self.now = end;
+                return done(self);
+            }
+            let Some(scheduled) = self.queue.pop() else { return done(self) };
+            self.now = self.now.max(scheduled.at);
+            if self.trace.events() > EVENTS_MAX {
+                let text = format!("more than {EVENTS_MAX} events: a storm");
+                self.checker.fail(Property::Resources, text);
+            }
+            self.dispatch(scheduled.event);
+        }
+    }
+
+    fn failed(&self) -> bool {
+        self.checker.first_violation().is_some()
+    }
+
+    fn dispatch(&mut self, event: Event) {
+        if let Some(member) = concerns(&event)
+            && self.nodes[member].paused
+        {
+            self.nodes[member].inbox.push_back(event);
+            return;
+        }
+        match event {
+            Event::Deliver { from, to, incarnation, message } => {
+                if self.net.incarnation(from, to) == incarnation {
+                    self.on_deliver(from, to, message);
+                }
+            }
+            Event::Request { member, request } => self.on_request(member, request),
+            Event::Reply { member, reply } => self.on_reply(member, &reply),
+            Event::Wake { member, host, life, at } => {
+                if self.nodes[member].life == life {
+                    match at {
+                        Instant(0) => self.step(member, host, Input::Deadline),
+                        _ => self.on_wake(member, host, at),
+                    }
+                }
+            }
+            Event::Executed { member, host, life } => {
+                if self.nodes[member].life == life {
+                    self.on_executed(member, host);
+                }
+            }
+            Event::Connected { member, peer, life } => {
+                if self.nodes[member].life == life && self.net.is_up(member, peer) {
+                    self.on_connected(member, peer);
+                }
+            }
+            Event::Client { index, at } => {
+                if self.client_wakes[index] == Some(at) {
+                    self.client_wakes[index] = None;
+                    self.on_client(index);
+                }
+            }
+            Event::Rascal { index } => self.on_rascal(index),
+            Event::Adversary { member } => self.on_adversary(member),
+            Event::Fault(fault) => self.on_fault(fault),
+        }
+    }
+
+    fn on_connected(&mut self, member: usize, peer: usize) {
+        self.trace.event(self.now, &[5, member as u64, peer as u64]);
+        self.trace.line(self.now, Log::Full, || format!("{member}: connected to {peer}"));
+        let id = self.options.ids[peer];
+        for host in 0..self.nodes[member].hosts.len() {
+            self.step(member, host, Input::Connected(id));
+        }
+    }
+
+    fn on_adversary(&mut self, member: usize) {
+        self.with_adversary(member, |adversary, scene, out| adversary.act(scene, out));
+        let pause = self.options.timeout / 4;
+        let pause = self.rng.duration(pause / 2, pause * 2);
+        self.push(self.now + pause, Event::Adversary { member });
+    }
+
+    /// Members whose progress the liveness phase waits for.
+    fn judged(&self) -> impl Iterator<Item = (usize, &Node)> {
+        let correct = |at: &usize| self.options.is_correct(*at) && self.nodes[*at].healed;
+        (0..self.view.n()).filter(correct).map(|at| (at, &self.nodes[at]))
+    }
+
+    /// Has everybody what they wanted, and do the healed members agree on how far they are?
+    fn is_done(&self) -> bool {
+        let decided = self.checker.decisions() as u64;
+        let level = |(_, node): (usize, &Node)| {
+            node.hosts.iter().all(|host| {
+                !host.core.is_stopped()
+                    && host.core.decided().0 == decided
+                    && host.executed.0 == decided
+            })
+        };
+        self.clients.iter().all(Client::is_done) && self.judged().all(level)
+    }
+
+    fn what_is_missing(&self) -> String {
+        let mut text = format!("after {:?} of a good network:", self.options.bound);
+        for (index, client) in self.clients.iter().enumerate() {
+            let (waiting, returned) = client.progress();
+            if !client.is_done() {
+                text += &format!(" client {index} has {returned}, waits for {waiting};");
+            }
+        }
+        for (at, node) in self.judged() {
+            for host in &node.hosts {
+                text += &format!(
+                    " member {at}: regency {} wanted {} stopped {} decided {} executed {} pending \
+                     {}{};",
+                    host.core.regency(),
+                    host.core.wanted(),
+                    host.core.is_stopped(),
+                    host.core.decided(),
+                    host.executed,
+                    host.core.pending(),
+                    if host.behind { " behind" } else { "" },
+                );
+            }
+        }
+        text
+    }
+
+    /// Nothing is wanted any more: a while of silence must stay silent.
+    fn quiet(&mut self) {
+        if !self.options.villains.is_empty() {
+            return;
+        }
+        let settle = self.options.timeout * 4;
+        self.run_until(self.now + settle, |_| false);
+        let (before, regencies) = (self.sent, self.coverage.get("regencies installed"));
+        let timeouts = 20;
+        self.run_until(self.now + self.options.timeout * timeouts, |_| false);
+        let n = self.view.n() as u64;
+        // A status every quarter of the timeout to each other, and as much again for answers.
+        let allowed = 8 * (u64::from(timeouts) + 1) * n * n;
+        let sent = self.sent - before;
+        if sent > allowed {
+            let text = format!("{sent} messages while nothing was wanted, {allowed} expected");
+            self.checker.fail(Property::Resources, text);
+        }
+        let changes = self.coverage.get("regencies installed") - regencies;
+        if changes > 0 {
+            let text = format!("{changes} regencies installed while nothing was wanted");
+            self.checker.fail(Property::Regency, text);
+        }
+    }
+
+    fn outcome(mut self) -> Outcome {
+        let coverage = &mut self.coverage;
+        coverage.add("instances decided", self.checker.decisions() as u64);
+        coverage.add("requests executed", self.checker.executions() as u64);
+        coverage.add("operations checked", self.checker.history.completed() as u64);
+        coverage.add("messages sent", self.sent);
+        Outcome {
+            seed: self.options.seed,
+            violation: self.checker.first_violation().cloned(),
+            hash: self.trace.hash(),
+            simulated: self.now.since(START),
+            events: self.trace.events(),
+            coverage: self.coverage,
+        }
+    }
+}
+
+/// The member that an event happens to, if it stands still while the member is paused.
+fn concerns(event: &Event) -> Option<usize> {
+    match event {
+        Event::Deliver { to, .. } => Some(*to),
+        Event::Request { member, .. }
+        | Event::Wake { member, .. }
+        | Event::Executed { member, .. }
+        | Event::Connected { member, .. }
+        | Event::Adversary { member } => Some(*member),
+        Event::Reply { .. } | Event::Client { .. } | Event::Rascal { .. } | Event::Fault(_) => None,
+    }
+}
