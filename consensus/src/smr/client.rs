@@ -1,0 +1,481 @@
+//! The client's side of Mod-SMaRt (thesis Algorithm 1, rules CLI of `docs/PROTOCOL.md`): numbers
+//! requests, sends them, and makes results of replies.
+//!
+//! Owns all sessions of one client identity. Always true: an operation is completed once, with an
+//! answer that a certificate of members gave; ordered operations of a session are completed in the
+//! order in which they were invoked; memory is bounded by sessions times windows. Must not: know
+//! keys or links: who sent a reply was proved by the link it came over, and the driver hashes and
+//! authenticates what is sent.
+//!
+//! A timer costs nothing while replies come: each session has one entry in the timer queue, which
+//! is looked at when it fires.
+
+mod matching;
+mod sending;
+mod session;
+mod slots;
+
+#[cfg(test)]
+mod tests;
+
+pub use matching::{Comparator, Extractor, Matching};
+pub use slots::Ticket;
+
+use alloc::boxed::Box;
+use alloc::collections::BinaryHeap;
+use alloc::vec::Vec;
+use core::cmp::Reverse;
+use core::fmt;
+use core::time::Duration;
+
+use crate::config::View;
+use crate::limits::{ACTIONS_MAX, OPERATION_SIZE_MAX, SESSION_WINDOW};
+use crate::message::reply::{Reply, Status};
+use crate::payload::{Payload, PayloadPool};
+use crate::protocol::{Actions, Protocol};
+use crate::types::{ClientId, Instant, ReplicaId, Sequence, ViewId};
+use session::{Session, SlotIndex};
+use slots::Slots;
+
+/// Oldest unanswered requests of a session that are sent again together.
+pub const RESEND_MAX: usize = 8;
+
+/// The longest pause between retransmissions, as a power of two of the first one.
+pub const PAUSE_GROWTH_MAX: u32 = 5;
+
+/// What a client is told when it starts.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// Index in the cluster's client list.
+    pub identity: u32,
+    /// At least 1, and larger than at any earlier start of this client: replicas take requests of
+    /// an older incarnation for repetitions.
+    pub incarnation: u32,
+    /// The membership.
+    pub view: View,
+    /// The cluster's request timeout. Requests are sent again after half of it (rule TIME.6).
+    pub request_timeout: Duration,
+    /// Sessions at most; their numbers are below this.
+    pub sessions_max: u32,
+    /// Ordered requests of a session in flight at most, and as many read-only ones. At most
+    /// [`SESSION_WINDOW`], more is taken for that.
+    pub window: usize,
+}
+
+/// How an operation is carried out.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Mode {
+    /// In an order that all replicas agree on.
+    Ordered,
+    /// From the current state of each replica; must change nothing. Ordered when the replicas'
+    /// answers differ.
+    ReadOnly,
+}
+
+/// Why an operation was not taken. Nothing was sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Busy {
+    /// The session has as much in flight as it may; try again after a completion.
+    Window,
+    /// There is no memory for the request; try again after a completion.
+    Memory,
+    /// The operation is larger than [`OPERATION_SIZE_MAX`].
+    OperationSize,
+    /// The session's number is not below the number of sessions.
+    Session,
+}
+
+impl fmt::Display for Busy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Window => f.write_str("the session's window is full"),
+            Self::Memory => f.write_str("no memory is free for the request"),
+            Self::OperationSize => {
+                write!(f, "the operation is larger than {OPERATION_SIZE_MAX} bytes")
+            }
+            Self::Session => f.write_str("the session's number is too large"),
+        }
+    }
+}
+
+impl core::error::Error for Busy {}
+
+/// One event.
+#[derive(Clone, Debug)]
+pub enum ClientInput<P> {
+    /// An operation; answered by [`ClientAction::Invoked`]. A driver that wants the answer at once
+    /// calls [`ClientCore::invoke`].
+    Invoke {
+        /// In which session.
+        session: u32,
+        /// How.
+        mode: Mode,
+        /// What: opaque.
+        operation: P,
+        /// Comes back in the answer.
+        token: u64,
+    },
+    /// A reply came over the link of `from`.
+    Reply {
+        /// Whose link.
+        from: ReplicaId,
+        /// What.
+        reply: Reply<P>,
+    },
+    /// `now` has reached `next_deadline()`.
+    Deadline,
+    /// A link to a member was made (again): what was sent before may be lost.
+    Connected(ReplicaId),
+}
+
+/// To whom.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum To {
+    /// Every member.
+    All,
+    /// One member.
+    One(ReplicaId),
+}
+
+/// How an operation ended.
+#[derive(Clone, Debug)]
+pub enum Outcome<P> {
+    /// It was executed: the result.
+    Done(P),
+    /// It was executed, but so long ago that no replica keeps the result.
+    Forgotten,
+    /// It was not and will not be executed: it is not a command of the service, its session may not
+    /// exist, or an earlier operation of its session was refused.
+    Refused,
+}
+
+/// One duty of the driver.
+#[derive(Clone, Debug)]
+pub enum ClientAction<P> {
+    /// Transmit a request.
+    Send {
+        /// To whom.
+        to: To,
+        /// Session, for the link header.
+        client: ClientId,
+        /// Body of the request: the driver adds the proof.
+        body: P,
+        /// Prove it by a signature? Otherwise by a MAC for each member (rule CLI.4).
+        sign: bool,
+    },
+    /// The answer to [`ClientInput::Invoke`].
+    Invoked {
+        /// Of the input.
+        token: u64,
+        /// Names the operation.
+        result: Result<Ticket, Busy>,
+    },
+    /// An operation ended. Its ticket may now name another one.
+    Completed {
+        /// Which.
+        ticket: Ticket,
+        /// In which session.
+        session: u32,
+        /// How.
+        outcome: Outcome<P>,
+    },
+    /// So many members are in a later membership that one correct one is: this client's
+    /// configuration is out of date. Comes once for each later membership.
+    Outdated {
+        /// The membership that they are in at least.
+        view: ViewId,
+    },
+}
+
+/// How far an operation in flight is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Heard {
+    /// Members that answered.
+    pub members: usize,
+    /// Members in the view.
+    pub of: usize,
+    /// Equal answers needed.
+    pub needed: usize,
+}
+
+/// The client core of one identity.
+pub struct ClientCore<P> {
+    config: ClientConfig,
+    matching: Matching<P>,
+    pool: Box<dyn PayloadPool<P> + Send>,
+    sessions: Vec<Session>,
+    slots: Slots<P>,
+    /// (when, session); an entry counts only while it is the session's `armed`.
+    timers: BinaryHeap<Reverse<(Instant, u32)>>,
+    /// For each member: the next session whose requests are sent again over its new link.
+    catch_up: Vec<Option<usize>>,
+    /// For each member: when a catch-up began last.
+    connected: Vec<Option<Instant>>,
+    /// For each member: the latest membership it showed.
+    views: Vec<ViewId>,
+    outdated: ViewId,
+    now: Instant,
+}
+
+impl<P: Payload> ClientCore<P> {
+    /// A client without sessions in use. `pool` supplies the memory of requests.
+    pub fn new(
+        mut config: ClientConfig,
+        matching: Matching<P>,
+        pool: Box<dyn PayloadPool<P> + Send>,
+    ) -> Self {
+        assert!(config.incarnation >= 1, "incarnations count from 1");
+        crate::spec!("CLI.5");
+        config.window = config.window.clamp(1, SESSION_WINDOW);
+        let (n, view) = (config.view.n(), config.view.id());
+        Self {
+            config,
+            matching,
+            pool,
+            sessions: Vec::new(),
+            slots: Slots::new(n),
+            timers: BinaryHeap::new(),
+            catch_up: alloc::vec![None; n],
+            connected: alloc::vec![None; n],
+            views: alloc::vec![view; n],
+            outdated: view,
+            now: Instant(0),
+        }
+    }
+
+    /// Starts an operation: numbers it and sends it to all members (rule CLI.1).
+    ///
+    /// # Errors
+    /// [`Busy`]: nothing was sent; says whether trying again can help.
+    pub fn invoke(
+        &mut self,
+        now: Instant,
+        session: u32,
+        mode: Mode,
+        operation: &[u8],
+        actions: &mut Actions<ClientAction<P>>,
+    ) -> Result<Ticket, Busy> {
+        crate::spec!("CLI.1", "CLI.5", "SMR.3");
+        self.now = self.now.max(now);
+        if operation.len() > OPERATION_SIZE_MAX {
+            return Err(Busy::OperationSize);
+        }
+        let window = self.config.window;
+        let state = self.session_mut(session)?;
+        // Reads that have to be ordered came before, and count until they are.
+        let room = window.saturating_sub(state.fallback.len());
+        let numbers = match mode {
+            Mode::Ordered => &mut state.ordered,
+            Mode::ReadOnly => &mut state.reads,
+        };
+        if !numbers.has_room(room) {
+            return Err(Busy::Window);
+        }
+        let (sequence, read_only) = (numbers.next(), mode == Mode::ReadOnly);
+        let body = self.build(session, sequence, read_only, operation).ok_or(Busy::Memory)?;
+        let slot = self.slots.insert(session, sequence, read_only, self.now, body);
+        let state = &mut self.sessions[session as usize];
+        if read_only {
+            state.reads.push(slot);
+        } else {
+            if state.ordered.is_empty() {
+                state.progress = self.now;
+            }
+            state.ordered.push(slot);
+        }
+        self.send(slot, To::All, false, actions);
+        self.arm(session);
+        Ok(self.slots.ticket(slot))
+    }
+
+    /// Takes a reply that came over the link of `from`. Whatever is wrong with it, it is ignored.
+    pub fn on_reply(
+        &mut self,
+        now: Instant,
+        from: ReplicaId,
+        reply: Reply<P>,
+        actions: &mut Actions<ClientAction<P>>,
+    ) {
+        crate::spec!("CLI.6");
+        self.now = self.now.max(now);
+        let Some(member) = self.config.view.index_of(from) else { return };
+        let header = reply.header;
+        if header.client.identity() != self.config.identity {
+            return;
+        }
+        if header.view != self.config.view.id() {
+            self.on_other_view(member, header.view, actions);
+            return;
+        }
+        let Some(slot) = self.in_flight(header.client, header.sequence, header.read_only) else {
+            return;
+        };
+        // A replica without room says nothing about the answer: as good as silence.
+        if header.status == Status::Busy || self.slots.get(slot).ended.is_some() {
+            return;
+        }
+        let needed = self.config.view.quorums().reply();
+        let members = self.config.view.members();
+        let voices = self.slots.voices_mut(slot);
+        let heard = self.matching.hear(voices, member, reply, needed, members, &mut *self.pool);
+        if let Some((status, result)) = heard {
+            self.end(slot, status, result, actions);
+        } else if header.read_only && !self.matching.hopeful(self.slots.voices(slot), needed) {
+            self.fall_back(slot, actions);
+        }
+    }
+
+    /// How far an operation is; `None` when it ended.
+    pub fn heard(&self, ticket: Ticket) -> Option<Heard> {
+        let voices = self.slots.voices(self.slots.find(ticket)?);
+        let members = voices.iter().filter(|voice| voice.is_some()).count();
+        let (of, needed) = (self.config.view.n(), self.config.view.quorums().reply());
+        Some(Heard { members, of, needed })
+    }
+
+    /// Operations in flight.
+    pub fn in_flight_count(&self) -> usize {
+        self.slots.in_flight()
+    }
+
+    /// What this client was told at start.
+    pub fn config(&self) -> &ClientConfig {
+        &self.config
+    }
+
+    fn session_mut(&mut self, session: u32) -> Result<&mut Session, Busy> {
+        if session >= self.config.sessions_max {
+            return Err(Busy::Session);
+        }
+        let incarnation = self.config.incarnation;
+        if self.sessions.len() <= session as usize {
+            self.sessions.resize_with(session as usize + 1, || Session::new(incarnation));
+        }
+        Ok(&mut self.sessions[session as usize])
+    }
+
+    fn in_flight(&self, client: ClientId, number: Sequence, reads: bool) -> Option<SlotIndex> {
+        let session = self.sessions.get(client.session() as usize)?;
+        if reads { session.reads.get(number) } else { session.ordered.get(number) }
+    }
+
+    /// Members of a later membership do not answer requests of this one.
+    fn on_other_view(
+        &mut self,
+        member: usize,
+        view: ViewId,
+        actions: &mut Actions<ClientAction<P>>,
+    ) {
+        self.views[member] = self.views[member].max(view);
+        // The latest membership that one correct member, at least, has reached.
+        let one_correct = self.config.view.quorums().one_correct();
+        let reached = |view: ViewId| self.views.iter().filter(|&&other| other >= view).count();
+        let latest = self.views.iter().copied().filter(|&view| reached(view) >= one_correct).max();
+        if let Some(view) = latest.filter(|&view| view > self.outdated) {
+            self.outdated = view;
+            actions.push(ClientAction::Outdated { view });
+        }
+    }
+
+    fn end(
+        &mut self,
+        slot: SlotIndex,
+        status: Status,
+        result: P,
+        actions: &mut Actions<ClientAction<P>>,
+    ) {
+        let entry = self.slots.get_mut(slot);
+        assert!(entry.ended.is_none(), "an operation ends once");
+        entry.ended = Some((status, result));
+        entry.body = None;
+        let (session, read_only) = (entry.session, entry.read_only);
+        if read_only {
+            self.complete(slot, actions);
+        } else {
+            self.complete_in_order(session, actions);
+        }
+        self.arm(session);
+    }
+
+    /// Completes ordered operations of `session`, oldest first, up to the first in flight.
+    fn complete_in_order(&mut self, session: u32, actions: &mut Actions<ClientAction<P>>) {
+        let mut progressed = false;
+        while let Some(slot) = self.sessions[session as usize].ordered.front() {
+            let Some((status, _)) = &self.slots.get(slot).ended else { break };
+            progressed = true;
+            let refused = *status == Status::Refused;
+            self.complete(slot, actions);
+            if refused {
+                self.refuse_rest(session, actions);
+            }
+        }
+        if progressed {
+            let state = &mut self.sessions[session as usize];
+            state.progress = self.now;
+            state.attempts = 0;
+            self.order_fallback(session, actions);
+        }
+    }
+
+    /// A request that is never executed leaves a gap that no later one of its incarnation can pass:
+    /// those in flight are refused with it, and the session goes on with the next incarnation.
+    fn refuse_rest(&mut self, session: u32, actions: &mut Actions<ClientAction<P>>) {
+        while let Some(slot) = self.sessions[session as usize].ordered.front() {
+            let entry = self.slots.get_mut(slot);
+            if let Some(body) = entry.body.take() {
+                entry.ended = Some((Status::Refused, body));
+            }
+            self.complete(slot, actions);
+        }
+        self.sessions[session as usize].ordered.renumber();
+    }
+
+    fn complete(&mut self, slot: SlotIndex, actions: &mut Actions<ClientAction<P>>) {
+        let ticket = self.slots.ticket(slot);
+        let entry = self.slots.get_mut(slot);
+        let (status, result) = entry.ended.take().expect("only what ended is completed");
+        let (session, sequence, read_only) = (entry.session, entry.sequence, entry.read_only);
+        let state = &mut self.sessions[session as usize];
+        if read_only {
+            state.reads.end(sequence);
+        } else {
+            state.ordered.end(sequence);
+        }
+        self.slots.free(slot);
+        let outcome = match status {
+            Status::Ok => Outcome::Done(result),
+            Status::TooOld => Outcome::Forgotten,
+            Status::Refused | Status::Busy => Outcome::Refused,
+        };
+        actions.push(ClientAction::Completed { ticket, session, outcome });
+    }
+}
+
+impl<P: Payload> Protocol for ClientCore<P> {
+    type Input = ClientInput<P>;
+    type Action = ClientAction<P>;
+
+    fn step(
+        &mut self,
+        now: Instant,
+        input: ClientInput<P>,
+        actions: &mut Actions<ClientAction<P>>,
+    ) {
+        match input {
+            ClientInput::Invoke { session, mode, operation, token } => {
+                let result = self.invoke(now, session, mode, operation.bytes(), actions);
+                actions.push(ClientAction::Invoked { token, result });
+            }
+            ClientInput::Reply { from, reply } => self.on_reply(now, from, reply, actions),
+            ClientInput::Deadline => self.on_deadline(now, actions),
+            ClientInput::Connected(from) => self.on_connected(now, from),
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        if self.catch_up.iter().any(Option::is_some) {
+            return Some(self.now);
+        }
+        self.timers.peek().map(|Reverse((when, _))| *when)
+    }
+}

@@ -1,0 +1,151 @@
+//! A client core whose members are played by the test.
+
+use alloc::vec::Vec;
+
+use super::*;
+
+pub(super) type Bytes = SharedBytes;
+
+pub(super) const IDENTITY: u32 = 3;
+pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
+
+pub(super) fn view(n: u16) -> View {
+    let members = (0..n).map(|index| ReplicaId(10 + index)).collect();
+    let f = crate::quorum::Quorums::faults_tolerated(n.into(), FaultModel::Byzantine);
+    View::new(ViewId(0), members, f, FaultModel::Byzantine).expect("enough members")
+}
+
+pub(super) fn config(window: usize) -> ClientConfig {
+    ClientConfig {
+        identity: IDENTITY,
+        incarnation: 5,
+        view: view(4),
+        request_timeout: TIMEOUT,
+        sessions_max: 8,
+        window,
+    }
+}
+
+/// A request as a member sees it.
+#[derive(Clone, Debug)]
+pub(super) struct Sent {
+    pub(super) to: To,
+    pub(super) sign: bool,
+    pub(super) header: RequestHeader,
+    pub(super) operation: Vec<u8>,
+}
+
+pub(super) struct Harness {
+    pub(super) core: ClientCore<Bytes>,
+    pub(super) actions: Actions<ClientAction<Bytes>>,
+    pub(super) now: Instant,
+    pub(super) sent: Vec<Sent>,
+    pub(super) completed: Vec<(Ticket, Result<Vec<u8>, Status>)>,
+    pub(super) outdated: Vec<ViewId>,
+}
+
+impl Harness {
+    pub(super) fn new(config: ClientConfig, matching: Matching<Bytes>) -> Self {
+        Self {
+            core: ClientCore::new(config, matching, Box::new(HeapPool)),
+            actions: Actions::with_capacity(ACTIONS_MAX),
+            now: Instant(1_000_000_000_000),
+            sent: Vec::new(),
+            completed: Vec::new(),
+            outdated: Vec::new(),
+        }
+    }
+
+    pub(super) fn plain() -> Self {
+        Self::new(config(SESSION_WINDOW), Matching::Equal)
+    }
+
+    pub(super) fn collect(&mut self) {
+        assert!(self.actions.as_slice().len() <= ACTIONS_MAX, "rule CORE.2");
+        for action in self.actions.drain() {
+            match action {
+                ClientAction::Send { to, client, body, sign } => {
+                    let header = RequestHeader::parse(body.bytes()).expect("well formed");
+                    assert_eq!((header.client, client.identity()), (client, IDENTITY));
+                    let operation = body.bytes()[REQUEST_HEADER_SIZE..].to_vec();
+                    self.sent.push(Sent { to, sign, header, operation });
+                }
+                ClientAction::Completed { ticket, outcome, .. } => {
+                    let outcome = match outcome {
+                        Outcome::Done(result) => Ok(result.bytes().to_vec()),
+                        Outcome::Forgotten => Err(Status::TooOld),
+                        Outcome::Refused => Err(Status::Refused),
+                    };
+                    self.completed.push((ticket, outcome));
+                }
+                ClientAction::Outdated { view } => self.outdated.push(view),
+                ClientAction::Invoked { .. } => {}
+            }
+        }
+    }
+
+    pub(super) fn invoke(
+        &mut self,
+        session: u32,
+        mode: Mode,
+        operation: &[u8],
+    ) -> Result<Ticket, Busy> {
+        let result = self.core.invoke(self.now, session, mode, operation, &mut self.actions);
+        self.collect();
+        result
+    }
+
+    pub(super) fn ordered(&mut self, operation: &[u8]) -> Ticket {
+        self.invoke(0, Mode::Ordered, operation).expect("room")
+    }
+
+    pub(super) fn reply(&mut self, member: u16, to: &RequestHeader, status: Status, result: &[u8]) {
+        self.reply_in(ViewId(0), member, to, status, result);
+    }
+
+    pub(super) fn reply_in(
+        &mut self,
+        view: ViewId,
+        member: u16,
+        to: &RequestHeader,
+        status: Status,
+        result: &[u8],
+    ) {
+        let mut body = alloc::vec![0; REPLY_HEADER_SIZE];
+        let header = ReplyHeader {
+            client: to.client,
+            sequence: to.sequence,
+            view,
+            read_only: to.read_only,
+            status,
+            result_size: result.len() as u32,
+        };
+        header.write(&mut body);
+        body.extend_from_slice(result);
+        let digest = Digest(*blake3::hash(&body).as_bytes());
+        let reply = Reply::parse(SharedBytes::from(&body[..]), digest).expect("well formed");
+        let input = ClientInput::Reply { from: ReplicaId(10 + member), reply };
+        self.core.step(self.now, input, &mut self.actions);
+        self.collect();
+    }
+
+    pub(super) fn all_reply(&mut self, to: &RequestHeader, result: &[u8]) {
+        (0..4).for_each(|member| self.reply(member, to, Status::Ok, result));
+    }
+
+    /// Lets time pass, with the deadlines that come.
+    pub(super) fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(due) = self.core.next_deadline().filter(|&due| due <= end) {
+            self.now = self.now.max(due);
+            self.core.step(self.now, ClientInput::Deadline, &mut self.actions);
+            self.collect();
+        }
+        self.now = end;
+    }
+
+    pub(super) fn take_sent(&mut self) -> Vec<Sent> {
+        core::mem::take(&mut self.sent)
+    }
+}
