@@ -16,6 +16,8 @@
 //! them every request body. It does not cover proofs: who proves a request how is between the
 //! client and each replica, and never a reason for two replicas to disagree about a value.
 
+use core::borrow::Borrow;
+
 use crate::limits::{
     BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, OPERATION_SIZE_MAX, REQUEST_PROOF_SIZE_MAX,
 };
@@ -135,13 +137,13 @@ impl<P: Payload> Batch<P> {
 
     /// Encodes `requests` into memory of `pool`. Every request is marked authentic: the caller has
     /// them from verified input. `None` when the pool is empty.
-    pub fn build(
+    pub fn build<R: Borrow<Request<P>>>(
         pool: &mut dyn PayloadPool<P>,
         timestamp_ns: u64,
-        requests: &[&Request<P>],
+        requests: &[R],
     ) -> Option<Self> {
         assert!(requests.len() <= BATCH_REQUESTS_MAX, "the caller bounds a batch");
-        let size = requests.iter().map(|request| encoded_size(request)).sum::<usize>();
+        let size = requests.iter().map(|request| encoded_size(request.borrow())).sum::<usize>();
         let payload = pool.build(BATCH_HEADER_SIZE + size, &mut |bytes| {
             encode(bytes, timestamp_ns, requests);
         })?;
@@ -198,14 +200,18 @@ pub fn encoded_size<P: Payload>(request: &Request<P>) -> usize {
     IDENTITY_SIZE + LAYOUT_SIZE + request.payload.bytes().len()
 }
 
-fn encode<P: Payload>(bytes: &mut [u8], timestamp_ns: u64, requests: &[&Request<P>]) {
+fn encode<P: Payload, R: Borrow<Request<P>>>(
+    bytes: &mut [u8],
+    timestamp_ns: u64,
+    requests: &[R],
+) {
     bytes[..8].copy_from_slice(&timestamp_ns.to_le_bytes());
     bytes[8..12].copy_from_slice(&(requests.len() as u32).to_le_bytes());
     bytes[12..16].fill(0);
     let mut identity = BATCH_HEADER_SIZE;
     let mut layout = identity + requests.len() * IDENTITY_SIZE;
     let mut at = layout + requests.len() * LAYOUT_SIZE;
-    for request in requests {
+    for request in requests.iter().map(Borrow::borrow) {
         let blob = request.payload.bytes();
         let proof_size = blob.len() - request.body_size as usize;
         bytes[identity..identity + 8].copy_from_slice(&request.client.0.to_le_bytes());

@@ -42,13 +42,19 @@ pub const DECISION_LOG_SIZE_MAX: usize = 32 * 1024 * 1024;
 /// Decisions one FETCH asks for at most: answering must not starve ordering.
 pub const FETCH_MAX: u64 = 16;
 
+/// Encoded bytes of decisions that one FETCH is answered with, about: later ones are only claimed.
+pub const FETCH_SIZE_MAX: usize = 4 * 1024 * 1024;
+
 /// Messages kept for the next instance or a later regency, for each peer.
 pub const OUT_OF_CONTEXT_MAX: usize = 64;
+
+/// How many of them may be proposals, which are large.
+pub const OUT_OF_CONTEXT_PROPOSALS_MAX: usize = 2;
 
 /// Decided instances that may wait for execution before no new one is started.
 pub const EXECUTION_LAG_MAX: u64 = 8;
 
-/// Levels that the choice of a SYNC can bind: two that correct members may have run, one margin.
+/// Levels that the choice of a SYNC can bind: two (rule SYNC.8), and a margin that is never used.
 pub const SYNC_LEVELS_MAX: usize = 4;
 
 /// Actions that one step can append at most.

@@ -197,6 +197,17 @@ impl WriteSet {
         &self.entries[..usize::from(self.size)]
     }
 
+    /// Drops pairs older than `epoch` (rule SYNC.6).
+    pub fn forget_before(&mut self, epoch: Epoch) {
+        let mut kept = Self::EMPTY;
+        for written in self.as_slice() {
+            if written.epoch >= epoch {
+                kept.insert(*written);
+            }
+        }
+        *self = kept;
+    }
+
     /// Adds `written`; replaces an earlier pair with the same digest, else the oldest when full.
     pub fn insert(&mut self, written: Written) {
         let size = usize::from(self.size);

@@ -5,7 +5,16 @@
 
 pub mod client;
 pub mod complaints;
+mod decision_log;
+pub mod ignored;
+mod invariants;
+mod lag;
+mod normal;
+mod out_of_context;
 pub mod replica;
 pub mod requests;
+mod synchronization;
+mod timers;
+mod validity;
 
 pub use replica::Replica;

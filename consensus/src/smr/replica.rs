@@ -1,42 +1,118 @@
 //! One member of the cluster as a state machine: its state, `step`, and the one flat dispatch.
 //!
 //! Always true: what `invariants.rs` says, after every step. Must not: decide anything about a
-//! message beyond whom it concerns; the phases do.
+//! message beyond whom it concerns; the phases do, each in its own file: `normal` (PROPOSE, WRITE,
+//! ACCEPT, decisions), `validity` (gamma, REFUSE), `synchronization` (STOP, STOPDATA, SYNC), `lag`
+//! (STATUS and learning), `timers`.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
-use crate::config::Config;
+use crate::action::{Action, Evidence, Recipients};
+use crate::batch::Batch;
+use crate::config::{Config, FaultModel};
+use crate::input::Input;
+use crate::limits::{BATCH_REQUESTS_MAX, SYNC_LEVELS_MAX};
+use crate::message::{Message, Position, Written};
 use crate::payload::{Payload, PayloadPool};
 use crate::protocol::{Actions, Protocol};
-use crate::types::{ConsensusId, Instant, Regency, ReplicaId};
-use crate::{Action, Input};
+use crate::quorum::Quorums;
+use crate::smr::complaints::Complaints;
+use crate::smr::decision_log::DecisionLog;
+use crate::smr::ignored::{Ignored, IgnoredCounts};
+use crate::smr::lag::Lag;
+use crate::smr::out_of_context::OutOfContext;
+use crate::smr::requests::Requests;
+use crate::smr::synchronization::Synchronization;
+use crate::smr::timers::Timers;
+use crate::spec;
+use crate::types::{ConsensusId, Digest, Instant, Lsn, Regency, ReplicaId};
+use crate::vp::instance::Instance;
+use crate::vp::safe_value::Resume;
 
 /// A replica's protocol core.
 pub struct Replica<P> {
-    config: Config,
-    _pool: Box<dyn PayloadPool<P> + Send>,
-    now: Instant,
-    regency: Regency,
-    wanted: Regency,
-    decided: ConsensusId,
-    stopped: bool,
+    pub(super) config: Config,
+    pub(super) quorums: Quorums,
+    /// This replica's place in the view's sorted member list.
+    pub(super) index: usize,
+    pub(super) pool: Box<dyn PayloadPool<P> + Send>,
+    pub(super) now: Instant,
+
+    /// The installed regency (creg), and the one asked for (nreg).
+    pub(super) regency: Regency,
+    pub(super) wanted: Regency,
+    /// `regency` is installed and its SYNC has not come.
+    pub(super) stopped: bool,
+    /// What the SYNC of `regency` said.
+    pub(super) resume: Resume,
+    pub(super) synchronization: Synchronization,
+
+    /// The last instance decided and delivered, and the digests of it and the one before.
+    pub(super) decided: ConsensusId,
+    pub(super) decisions: [Digest; 2],
+    /// What this replica wrote last in instance `decided`.
+    pub(super) wrote_in_decided: Option<Written>,
+    pub(super) timestamp_ns: u64,
+    /// The last instance that the application has executed.
+    pub(super) executed: ConsensusId,
+    pub(super) log: DecisionLog<P>,
+    /// Instance `decided + 1`.
+    pub(super) open: Instance<P>,
+    pub(super) later: OutOfContext<P>,
+
+    pub(super) requests: Requests<P>,
+    pub(super) complaints: Complaints,
+    pub(super) lag: Lag<P>,
+    pub(super) timers: Timers,
+    pub(super) ignored: IgnoredCounts,
+    /// Reused lists of requests, and the request list without requests.
+    pub(super) selected: Vec<crate::message::Request<P>>,
+    pub(super) no_requests: Batch<P>,
 }
 
 impl<P: Payload> Replica<P> {
     /// A replica that starts at `now` with nothing decided.
     ///
     /// # Panics
-    /// When `config.id` is not a member of `config.view`.
-    pub fn new(config: Config, pool: Box<dyn PayloadPool<P> + Send>, now: Instant) -> Self {
-        assert!(config.view.index_of(config.id).is_some(), "a replica is a member of its view");
+    /// When `config.id` is not a member of `config.view`, or `pool` is empty from the start.
+    pub fn new(config: Config, mut pool: Box<dyn PayloadPool<P> + Send>, now: Instant) -> Self {
+        let view = &config.view;
+        let index = view.index_of(config.id).expect("a replica is a member of its view");
+        let n = view.n();
+        let none: [crate::message::Request<P>; 0] = [];
+        let no_requests =
+            Batch::build(&mut *pool, 0, &none).expect("a pool that was just made has room");
+        let per_digest = config.checks.votes_per_digest;
+        let first = ConsensusId(1);
+        let resume =
+            Resume { start: first, bound: [Digest::ZERO; SYNC_LEVELS_MAX], bound_count: 0 };
         Self {
-            config,
-            _pool: pool,
+            quorums: view.quorums(),
+            index,
+            pool,
             now,
             regency: Regency(0),
             wanted: Regency(0),
-            decided: ConsensusId(0),
             stopped: false,
+            resume,
+            synchronization: Synchronization::new(n),
+            decided: ConsensusId(0),
+            decisions: [Digest::ZERO; 2],
+            wrote_in_decided: None,
+            timestamp_ns: 0,
+            executed: ConsensusId(0),
+            log: DecisionLog::new(),
+            open: Instance::new(view.id(), first, Regency(0).epoch(), per_digest),
+            later: OutOfContext::new(n),
+            requests: Requests::new(&config),
+            complaints: Complaints::new(&config),
+            lag: Lag::new(n, config.restarted),
+            timers: Timers::new(now, config.request_timeout),
+            ignored: IgnoredCounts::default(),
+            selected: Vec::with_capacity(BATCH_REQUESTS_MAX),
+            no_requests,
+            config,
         }
     }
 
@@ -57,6 +133,7 @@ impl<P: Payload> Replica<P> {
 
     /// Leader of the installed regency.
     pub fn leader(&self) -> ReplicaId {
+        spec!("SMR.2");
         self.config.view.leader(self.regency)
     }
 
@@ -67,7 +144,7 @@ impl<P: Payload> Replica<P> {
 
     /// Requests admitted and not yet decided.
     pub fn pending(&self) -> usize {
-        0
+        self.requests.pending_count()
     }
 
     /// Has a regency been installed whose SYNC has not come?
@@ -75,9 +152,85 @@ impl<P: Payload> Replica<P> {
         self.stopped
     }
 
+    /// Does this replica only learn, because it lost its memory (rule LAG.5)?
+    pub fn is_mute(&self) -> bool {
+        self.lag.is_mute()
+    }
+
     /// Oldest decision this replica can still send to others; `decided + 1` when it keeps none.
     pub fn log_start(&self) -> ConsensusId {
-        self.decided.next()
+        self.log.start().unwrap_or(self.decided.next())
+    }
+
+    /// Digest of the batch that instance `cid` decided, while the decision is kept.
+    pub fn decision(&self, cid: ConsensusId) -> Option<Digest> {
+        self.log.get(cid).map(|entry| entry.batch.digest)
+    }
+
+    /// Messages of members that had no effect, by reason.
+    pub fn ignored(&self) -> &IgnoredCounts {
+        &self.ignored
+    }
+
+    pub(super) fn crash_only(&self) -> bool {
+        self.quorums.model() == FaultModel::Crash
+    }
+
+    pub(super) fn is_leader(&self) -> bool {
+        self.leader() == self.config.id
+    }
+
+    pub(super) fn send(&self, to: Recipients, message: Message<P>, actions: &mut Actions<Action<P>>) {
+        actions.push(Action::Send { to, message, after: Lsn(0) });
+    }
+
+    /// Reports a contradiction of the member at `index` once an instance.
+    pub(super) fn report_contradiction(
+        &mut self,
+        index: usize,
+        at: Position,
+        first: Digest,
+        second: Digest,
+        actions: &mut Actions<Action<P>>,
+    ) {
+        spec!("VP.1");
+        self.ignored.add(Ignored::Contradiction);
+        if self.open.reported.insert(index) {
+            let member = self.config.view.members()[index];
+            actions.push(Action::Report(Evidence::Equivocation { member, at, first, second }));
+        }
+    }
+
+    /// The one flat dispatch of what members say.
+    fn on_message(
+        &mut self,
+        from: ReplicaId,
+        message: Message<P>,
+        actions: &mut Actions<Action<P>>,
+    ) {
+        spec!("CORE.3");
+        let Some(index) = self.config.view.index_of(from) else {
+            return self.ignored.add(Ignored::NotMember);
+        };
+        // The only message to itself that leaves the core is its state, which comes back signed.
+        if index == self.index && !matches!(message, Message::StopData(_)) {
+            return self.ignored.add(Ignored::NotMember);
+        }
+        match message {
+            Message::Forwarded(requests) => self.on_request_list(&requests),
+            Message::Propose(propose) => self.on_propose(index, propose, actions),
+            Message::Write(vote) => self.on_write(index, vote, actions),
+            Message::Accept(vote) => self.on_accept(index, vote, actions),
+            Message::Refuse(refuse) => self.on_refuse(index, refuse, actions),
+            Message::Stop(stop) => self.on_stop(index, &stop, actions),
+            Message::StopData(state) => self.on_stop_data(index, state, actions),
+            Message::Sync(sync) => self.on_sync(index, sync, actions),
+            Message::Status(status) => self.on_status(index, &status, actions),
+            Message::Fetch(fetch) => self.on_fetch(index, &fetch, actions),
+            Message::Decided(decided) => self.on_decided(index, decided),
+            Message::FetchBatch(fetch) => self.on_fetch_batch(index, &fetch, actions),
+            Message::BatchBody(body) => self.on_batch_body(body),
+        }
     }
 }
 
@@ -85,11 +238,24 @@ impl<P: Payload> Protocol for Replica<P> {
     type Input = Input<P>;
     type Action = Action<P>;
 
-    fn step(&mut self, now: Instant, _input: Input<P>, _actions: &mut Actions<Action<P>>) {
+    fn step(&mut self, now: Instant, input: Input<P>, actions: &mut Actions<Action<P>>) {
+        spec!("CORE.1", "CORE.2");
+        // A driver's clock must not go back; if it does, time stands still here.
         self.now = now.max(self.now);
+        match input {
+            Input::Request(request) => self.on_request(request.into_inner(), actions),
+            Input::Peer { from, message } => self.on_message(from, message.into_inner(), actions),
+            Input::Deadline => self.on_deadline(actions),
+            Input::Connected(member) => self.on_connected(member, actions),
+            // Nothing is persisted, so nothing waits for it.
+            Input::Durable(_) => {}
+            Input::Executed(cid) => self.on_executed(cid),
+        }
+        self.advance(actions);
+        self.check_invariants();
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        None
+        Some(self.deadline())
     }
 }

@@ -1,0 +1,36 @@
+//! What is always true of a replica, checked after every step.
+//!
+//! Owns the assertions on the replica's own state. Always true: they are cheap, so they are on in
+//! release builds. Must not: assert anything that a faulty member could make false.
+
+use crate::limits::EXECUTION_LAG_MAX;
+use crate::payload::Payload;
+use crate::smr::replica::Replica;
+
+impl<P: Payload> Replica<P> {
+    pub(super) fn check_invariants(&self) {
+        let open = &self.open;
+        assert!(open.at.cid == self.decided.next(), "one instance is open: the next one");
+        assert!(open.at.epoch == self.regency.epoch(), "an epoch is a regency (VP.2)");
+        assert!(self.wanted >= self.regency, "an installed regency is wanted");
+        assert!(self.executed <= self.decided, "what is executed was decided");
+        assert!(self.decided.0 - self.executed.0 <= EXECUTION_LAG_MAX, "execution lags (SMR.11)");
+        if self.decided.0 > 0 {
+            let last = self.log.get(self.decided).expect("the last decision is kept (VP.9)");
+            assert!(last.batch.digest == self.decisions[0], "the log ends with the decision");
+            assert!(last.batch.timestamp_ns <= self.timestamp_ns, "time does not go back");
+        }
+        if self.stopped || self.lag.is_mute() {
+            assert!(open.wrote.is_none() && open.accepted.is_none(), "votes while it must not");
+        }
+        if let Some(accepted) = open.accepted {
+            let certified = open.certified.expect("what is accepted is certified (VP.5)");
+            assert!(certified.epoch == open.at.epoch, "the certificate is of this epoch");
+            assert!(accepted == certified.digest || open.decided.is_some());
+        }
+        if let (Some(bound), Some(wrote)) = (open.bound, open.wrote) {
+            assert!(bound == wrote, "only the bound value is written (SYNC.9)");
+        }
+        assert!(self.selected.is_empty(), "reused lists are given back empty");
+    }
+}

@@ -1,0 +1,420 @@
+//! The normal phase: one instance after another, from PROPOSE to a delivered decision.
+//!
+//! Owns `advance`, the loop that takes the open instance as far as it gets. Always true: what was
+//! delivered is never touched again. Must not: vote outside a synchronised regency.
+
+use crate::action::{Action, Recipients};
+use crate::batch::Batch;
+use crate::limits::EXECUTION_LAG_MAX;
+use crate::message::{
+    FetchBatch, Message, Position, Propose, RefuseReason, Refuse, Request, Vote, Written,
+};
+use crate::payload::Payload;
+use crate::protocol::Actions;
+use crate::smr::ignored::Ignored;
+use crate::smr::out_of_context::Early;
+use crate::smr::replica::Replica;
+use crate::smr::requests::Admission;
+use crate::smr::validity::Gamma;
+use crate::spec;
+use crate::state_machine::Context;
+use crate::types::{ConsensusId, Digest, Regency};
+use crate::vp::instance::Verdict;
+use crate::vp::votes::Counted;
+
+/// When the time of a consensus message is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Time {
+    Past,
+    Now,
+    Early,
+}
+
+impl<P: Payload> Replica<P> {
+    /// A client's request.
+    pub(super) fn on_request(&mut self, request: Request<P>, actions: &mut Actions<Action<P>>) {
+        spec!("SMR.3", "SMR.10");
+        if request.read_only {
+            return self.ignored.add(Ignored::Invalid);
+        }
+        let (client, sequence) = (request.client, request.sequence);
+        let admission = self.requests.admit(self.now, request, &self.complaints);
+        if admission == Admission::Executed {
+            actions.push(Action::ResendReply { client, sequence });
+        }
+    }
+
+    /// Requests that a member passes on. Only what this replica could authenticate itself enters.
+    pub(super) fn on_request_list(&mut self, list: &Batch<P>) {
+        spec!("VAL.8", "SYNC.4");
+        for (index, view) in list.requests().enumerate() {
+            if list.authentic.contains(index) {
+                // Whatever becomes of it: an executed one is not answered, no client asked.
+                let _ = self.requests.admit(self.now, list.request(&view), &self.complaints);
+            } else {
+                self.ignored.add(Ignored::Invalid);
+            }
+        }
+    }
+
+    /// The application has executed everything up to `cid`.
+    pub(super) fn on_executed(&mut self, cid: ConsensusId) {
+        assert!(cid <= self.decided, "only delivered instances are executed");
+        self.executed = self.executed.max(cid);
+    }
+
+    /// When is the time of a message for `at`?
+    pub(super) fn time_of(&self, at: Position) -> Time {
+        spec!("VP.2", "VP.8", "VP.9", "SMR.1");
+        let open = self.open.at;
+        if at.view != open.view || at.cid < open.cid || at.epoch < open.epoch {
+            Time::Past
+        } else if at == open && !self.stopped {
+            Time::Now
+        } else {
+            Time::Early
+        }
+    }
+
+    /// May this replica vote in the open instance?
+    pub(super) fn may_vote(&self) -> bool {
+        spec!("VP.2", "SYNC.9", "LAG.5");
+        !self.stopped && !self.lag.is_mute() && self.open.at.cid >= self.resume.start
+    }
+
+    pub(super) fn on_propose(
+        &mut self,
+        index: usize,
+        propose: Propose<P>,
+        actions: &mut Actions<Action<P>>,
+    ) {
+        spec!("VP.3");
+        let leader = self.config.view.leader(Regency(propose.at.epoch.0));
+        if self.config.view.members()[index] != leader {
+            return self.ignored.add(Ignored::NotLeader);
+        }
+        match self.time_of(propose.at) {
+            Time::Past => self.ignored.add(Ignored::Stale),
+            Time::Early => self.later.store(index, Early::Propose(propose)),
+            Time::Now => self.take_proposal(index, propose.batch, actions),
+        }
+    }
+
+    fn take_proposal(&mut self, index: usize, batch: Batch<P>, actions: &mut Actions<Action<P>>) {
+        match self.open.proposal {
+            Some(first) if first != batch.digest => {
+                let at = self.open.at;
+                self.report_contradiction(index, at, first, batch.digest, actions);
+            }
+            Some(_) => self.ignored.add(Ignored::NotNeeded),
+            // A bound level needs no proposal, but the bytes may be welcome.
+            None if self.open.bound.is_some_and(|bound| bound != batch.digest) => {
+                self.ignored.add(Ignored::NotNeeded);
+            }
+            None => {
+                self.open.proposal = Some(batch.digest);
+                self.open.keep(batch);
+            }
+        }
+    }
+
+    pub(super) fn on_write(&mut self, index: usize, vote: Vote, actions: &mut Actions<Action<P>>) {
+        match self.time_of_vote(vote.at) {
+            Time::Past => self.ignored.add(Ignored::Stale),
+            Time::Early => self.later.store(index, Early::Write(vote)),
+            Time::Now => {
+                let counted = self.open.writes.vote(index, vote.digest);
+                self.check_counted(index, vote, counted, actions);
+            }
+        }
+    }
+
+    pub(super) fn on_accept(&mut self, index: usize, vote: Vote, actions: &mut Actions<Action<P>>) {
+        match self.time_of_vote(vote.at) {
+            Time::Past => self.ignored.add(Ignored::Stale),
+            Time::Early => self.later.store(index, Early::Accept(vote)),
+            Time::Now => {
+                let counted = self.open.accepts.vote(index, vote.digest);
+                self.check_counted(index, vote, counted, actions);
+            }
+        }
+    }
+
+    fn time_of_vote(&self, at: Position) -> Time {
+        if self.config.checks.proof_binding { self.time_of(at) } else { Time::Now }
+    }
+
+    fn check_counted(
+        &mut self,
+        index: usize,
+        vote: Vote,
+        counted: Counted,
+        actions: &mut Actions<Action<P>>,
+    ) {
+        match counted {
+            Counted::New { .. } => {}
+            Counted::Repeated => self.ignored.add(Ignored::NotNeeded),
+            Counted::Conflict { first } => {
+                self.report_contradiction(index, vote.at, first, vote.digest, actions);
+            }
+        }
+    }
+
+    /// Takes the open instance as far as it gets, and opens the next ones.
+    pub(super) fn advance(&mut self, actions: &mut Actions<Action<P>>) {
+        spec!("SMR.1");
+        // Each turn reads a kept message, casts a vote, decides, delivers or proposes: all of them
+        // things that run out, at the latest when execution lags too far.
+        while self.read_early(actions)
+            || self.judge(actions)
+            || self.certify(actions)
+            || self.decide()
+            || self.deliver(actions)
+            || self.propose(actions)
+        {}
+        self.ask_for_batch(actions);
+    }
+
+    /// Reads one message again whose time has come.
+    fn read_early(&mut self, actions: &mut Actions<Action<P>>) -> bool {
+        spec!("SMR.12");
+        if self.stopped {
+            return false;
+        }
+        let Some((index, message)) = self.later.take(self.open.at) else {
+            return false;
+        };
+        match message {
+            Early::Propose(propose) => self.on_propose(index, propose, actions),
+            Early::Write(vote) => self.on_write(index, vote, actions),
+            Early::Accept(vote) => self.on_accept(index, vote, actions),
+            Early::Refuse(refuse) => self.on_refuse(index, refuse, actions),
+        }
+        true
+    }
+
+    /// Votes for what is bound or proposed, if it should be.
+    fn judge(&mut self, actions: &mut Actions<Action<P>>) -> bool {
+        spec!("VP.4", "VAL.3", "SYNC.9");
+        if !self.may_vote() || self.open.wrote.is_some() {
+            return false;
+        }
+        if let Some(bound) = self.open.bound {
+            let ready = self.open.batch(&bound).is_some();
+            if ready {
+                self.write(bound, actions);
+            }
+            return ready;
+        }
+        let Some(digest) = self.open.proposal else {
+            return false;
+        };
+        match self.open.verdict {
+            Verdict::Open => self.judge_proposal(digest, actions),
+            Verdict::Refused(_)
+                if self.open.writes.count(&digest) >= self.quorums.one_correct() =>
+            {
+                self.write(digest, actions);
+            }
+            Verdict::Refused(_) | Verdict::Impossible | Verdict::Written => return false,
+        }
+        true
+    }
+
+    fn judge_proposal(&mut self, digest: Digest, actions: &mut Actions<Action<P>>) {
+        assert!(self.open.verdict == Verdict::Open && self.open.bound.is_none());
+        match self.gamma(digest) {
+            Gamma::Convincing => self.write(digest, actions),
+            Gamma::Unconvincing(reason) => self.refuse(digest, reason, actions),
+            Gamma::Impossible => {
+                self.open.verdict = Verdict::Impossible;
+                self.report_impossible(actions);
+            }
+        }
+    }
+
+    fn refuse(&mut self, digest: Digest, reason: RefuseReason, actions: &mut Actions<Action<P>>) {
+        spec!("VAL.2");
+        self.open.verdict = Verdict::Refused(reason);
+        let refuse = Refuse { at: self.open.at, digest, reason };
+        self.send(Recipients::Others, Message::Refuse(refuse), actions);
+        self.on_refuse(self.index, refuse, actions);
+    }
+
+    /// WRITE; in crash-only mode ACCEPT at once.
+    fn write(&mut self, digest: Digest, actions: &mut Actions<Action<P>>) {
+        spec!("VP.7");
+        assert!(self.may_vote(), "only who may vote writes");
+        assert!(self.open.batch(&digest).is_some(), "a replica writes only what it has");
+        self.open.write(digest);
+        self.open.verdict = Verdict::Written;
+        self.open.work_since.get_or_insert(self.now);
+        if self.crash_only() {
+            return self.accept(digest, actions);
+        }
+        let vote = Vote { at: self.open.at, digest };
+        self.send(Recipients::Others, Message::Write(vote), actions);
+        self.open.writes.vote(self.index, digest);
+    }
+
+    /// Sees a certificate of WRITEs.
+    fn certify(&mut self, actions: &mut Actions<Action<P>>) -> bool {
+        spec!("VP.5");
+        if !self.may_vote() || self.open.accepted.is_some() {
+            return false;
+        }
+        let Some(digest) = self.open.writes.reached(self.quorums.certificate()) else {
+            return false;
+        };
+        self.accept(digest, actions);
+        true
+    }
+
+    fn accept(&mut self, digest: Digest, actions: &mut Actions<Action<P>>) {
+        assert!(self.may_vote() && self.open.accepted.is_none(), "one ACCEPT an epoch");
+        self.open.certify(digest);
+        self.open.accepted = Some(digest);
+        let vote = Vote { at: self.open.at, digest };
+        self.send(Recipients::Others, Message::Accept(vote), actions);
+        self.open.accepts.vote(self.index, digest);
+    }
+
+    /// Sees a decision: a certificate of ACCEPTs, or claims of one-correct members.
+    fn decide(&mut self) -> bool {
+        spec!("VP.6", "LAG.2");
+        if self.open.decided.is_some() {
+            return false;
+        }
+        let epoch = self.open.at.epoch;
+        if let Some(digest) = self.open.accepts.reached(self.quorums.certificate()) {
+            // A certificate of ACCEPTs shows that there was one of WRITEs.
+            self.open.certify(digest);
+            self.open.decided = Some(Written { epoch, digest });
+            return true;
+        }
+        let claimed = self.lag.claims.reached(self.open.at.cid, self.quorums.one_correct());
+        if let Some(digest) = claimed {
+            self.open.decided = Some(Written { epoch, digest });
+        }
+        claimed.is_some()
+    }
+
+    /// Delivers the decision of the open instance and opens the next one.
+    fn deliver(&mut self, actions: &mut Actions<Action<P>>) -> bool {
+        spec!("SMR.7", "SMR.8", "SMR.9", "SMR.11");
+        let Some(decided) = self.open.decided else {
+            return false;
+        };
+        if self.decided.0 - self.executed.0 >= EXECUTION_LAG_MAX {
+            return false;
+        }
+        let cid = self.open.at.cid;
+        let Some(batch) = self
+            .open
+            .batch(&decided.digest)
+            .cloned()
+            .or_else(|| self.lag.claims.take_batch(cid, &decided.digest))
+        else {
+            return false;
+        };
+        assert!(batch.digest == decided.digest && cid == self.decided.next());
+        let suppress = self.config.checks.duplicate_suppression;
+        let selection = self.requests.execute(self.now, &batch, suppress);
+        let context = Context { cid, timestamp_ns: batch.timestamp_ns, seed: seed(&batch.digest) };
+        self.log.push(Position { epoch: decided.epoch, ..self.open.at }, batch.clone());
+        self.timestamp_ns = self.timestamp_ns.max(batch.timestamp_ns);
+        self.decisions = [decided.digest, self.decisions[0]];
+        self.decided = cid;
+        actions.push(Action::Execute { context, batch, selection });
+        self.open_next();
+        self.withdraw_wish();
+        self.after_delivery(actions);
+        true
+    }
+
+    fn open_next(&mut self) {
+        let epoch = self.open.at.epoch;
+        self.wrote_in_decided = self.open.wrote.map(|digest| Written { epoch, digest });
+        self.open.open_next();
+        self.bind_open();
+        self.later.forget_before(self.open.at);
+        self.timers.decided();
+    }
+
+    /// Holds the open instance to the value that the last SYNC bound it to.
+    pub(super) fn bind_open(&mut self) {
+        spec!("SYNC.9");
+        if self.stopped {
+            return;
+        }
+        self.open.bound = self.resume.value_at(self.open.at.cid);
+        if self.open.bound.is_some() {
+            self.open.work_since = Some(self.now);
+        }
+    }
+
+    /// Proposes, if this replica leads and there is something to propose.
+    fn propose(&mut self, actions: &mut Actions<Action<P>>) -> bool {
+        spec!("SMR.5", "SMR.6", "SMR.7");
+        let free = self.open.at.cid >= self.resume.free();
+        if !self.is_leader() || !self.may_vote() || !free || self.open.proposal.is_some() {
+            return false;
+        }
+        if self.open.decided.is_some() || !self.requests.has_orderable() {
+            return false;
+        }
+        let mut selected = core::mem::take(&mut self.selected);
+        self.requests.select(&self.complaints, &mut selected);
+        let timestamp_ns = self.now.0.max(self.timestamp_ns.saturating_add(1));
+        let batch = match selected.is_empty() {
+            true => None,
+            false => Batch::build(&mut *self.pool, timestamp_ns, &selected),
+        };
+        let starved = !selected.is_empty() && batch.is_none();
+        selected.clear();
+        self.selected = selected;
+        if starved {
+            self.timers.retry(self.now);
+        }
+        let Some(batch) = batch else {
+            return false;
+        };
+        let propose = Propose { at: self.open.at, batch: batch.clone() };
+        self.send(Recipients::Others, Message::Propose(propose), actions);
+        let digest = batch.digest;
+        self.open.proposal = Some(digest);
+        self.open.keep(batch);
+        self.write(digest, actions);
+        true
+    }
+
+    /// Asks for the batch of a value that has to go on here, once; the status repeats it. When the
+    /// proposal may still be on its way, it is left to the status to ask: the slowest replica sees
+    /// most decisions before their proposals.
+    fn ask_for_batch(&mut self, actions: &mut Actions<Action<P>>) {
+        spec!("LAG.3");
+        let open = &self.open;
+        let other = |digest: &Digest| open.proposal.is_some_and(|proposal| proposal != *digest);
+        let decided = open.decided.map(|written| written.digest).filter(other);
+        let Some(digest) = open.bound.or(decided) else {
+            return;
+        };
+        if open.asked == Some(digest) || open.batch(&digest).is_some() {
+            return;
+        }
+        self.open.asked = Some(digest);
+        self.send_fetch_batch(digest, actions);
+    }
+
+    pub(super) fn send_fetch_batch(&self, digest: Digest, actions: &mut Actions<Action<P>>) {
+        let fetch = FetchBatch { view: self.open.at.view, cid: self.open.at.cid, digest };
+        self.send(Recipients::Others, Message::FetchBatch(fetch), actions);
+    }
+}
+
+/// The same on all replicas, different for each batch.
+fn seed(digest: &Digest) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&digest.0[..8]);
+    u64::from_le_bytes(bytes)
+}

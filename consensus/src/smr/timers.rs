@@ -1,0 +1,145 @@
+//! Time: when a leader is suspected, when a regency is given up, when to tell how far one is.
+//!
+//! Owns every deadline. Always true: a deadline that was handled lies in the future again. Must not:
+//! judge what other members say.
+
+use core::time::Duration;
+
+use crate::action::{Action, Recipients};
+use crate::message::Message;
+use crate::payload::Payload;
+use crate::protocol::Actions;
+use crate::smr::replica::Replica;
+use crate::spec;
+use crate::types::Instant;
+
+/// The timeout is at most two to this power times the configured one (rule TIME.5).
+const GROWTH_MAX: u32 = 6;
+/// Strikes after which a leader is not believed any more.
+const STRIKES: u8 = 2;
+
+/// See the module.
+pub(super) struct Timers {
+    /// When to tell the others how far this replica is.
+    status_at: Instant,
+    status_period: Duration,
+    /// When to try again for memory.
+    retry_at: Option<Instant>,
+    /// Regencies installed since the last decision.
+    growth: u32,
+}
+
+impl Timers {
+    pub(super) fn new(now: Instant, timeout: Duration) -> Self {
+        spec!("TIME.6");
+        // A period of zero would be a loop.
+        let status_period = (timeout / 4).max(Duration::from_millis(1));
+        Self { status_at: now + status_period, status_period, retry_at: None, growth: 0 }
+    }
+
+    /// An instance was decided: the network is as fast as configured.
+    pub(super) fn decided(&mut self) {
+        spec!("TIME.5");
+        self.growth = 0;
+    }
+
+    /// Another regency began without a decision.
+    pub(super) fn installed(&mut self) {
+        spec!("TIME.5");
+        self.growth = (self.growth + 1).min(GROWTH_MAX);
+    }
+
+    /// There was no memory for a proposal.
+    pub(super) fn retry(&mut self, now: Instant) {
+        self.retry_at = Some(now + self.status_period / 16);
+    }
+}
+
+impl<P: Payload> Replica<P> {
+    /// The timeout as it has grown.
+    pub(super) fn timeout(&self) -> Duration {
+        spec!("TIME.5");
+        self.config.request_timeout.saturating_mul(1 << self.timers.growth)
+    }
+
+    /// When the next thing is due.
+    pub(super) fn deadline(&self) -> Instant {
+        let mut deadline = self.timers.status_at;
+        if let Some(retry_at) = self.timers.retry_at {
+            deadline = deadline.min(retry_at);
+        }
+        if self.stopped {
+            deadline = deadline.min(self.synchronization.give_up_at);
+        }
+        if let Some(strike_at) = self.request_strike_at() {
+            deadline = deadline.min(strike_at);
+        }
+        if let Some(strike_at) = self.instance_strike_at() {
+            deadline = deadline.min(strike_at);
+        }
+        deadline
+    }
+
+    pub(super) fn on_deadline(&mut self, actions: &mut Actions<Action<P>>) {
+        let now = self.now;
+        if now >= self.timers.status_at {
+            self.timers.status_at = now + self.timers.status_period;
+            self.on_status_deadline(actions);
+        }
+        if self.timers.retry_at.is_some_and(|at| now >= at) {
+            // `advance` tries again after every step.
+            self.timers.retry_at = None;
+        }
+        if self.stopped && now >= self.synchronization.give_up_at {
+            spec!("TIME.4");
+            self.synchronization.give_up_at = now + self.timeout();
+            self.ask_for_next_regency(actions);
+        }
+        if self.instance_strike_at().is_some_and(|at| now >= at) {
+            self.ask_for_next_regency(actions);
+        }
+        if self.request_strike_at().is_some_and(|at| now >= at) {
+            self.on_request_strike(actions);
+        }
+        assert!(self.deadline() > now, "a handled deadline lies in the future again");
+    }
+
+    /// Is this replica in a position to suspect the leader?
+    fn is_watching(&self) -> bool {
+        spec!("TIME.1", "SYNC.3");
+        !self.stopped
+            && self.wanted == self.regency
+            && !self.lag.is_mute()
+            && self.open.decided.is_none()
+            && !self.lag.is_lagging(self.decided)
+    }
+
+    /// When the next strike for the oldest request falls.
+    fn request_strike_at(&self) -> Option<Instant> {
+        spec!("TIME.2", "TIME.3", "VAL.7");
+        let work = self.requests.oldest().filter(|_| self.is_watching())?;
+        let counts = work.strikes == 0 || (work.signed && work.strikes < STRIKES);
+        counts.then(|| work.since + self.timeout())
+    }
+
+    /// When something written or bound has waited for both strikes.
+    fn instance_strike_at(&self) -> Option<Instant> {
+        spec!("TIME.1");
+        let since = self.open.work_since.filter(|_| self.is_watching())?;
+        Some(since + self.timeout().saturating_mul(u32::from(STRIKES)))
+    }
+
+    fn on_request_strike(&mut self, actions: &mut Actions<Action<P>>) {
+        spec!("TIME.2", "TIME.3");
+        let Some(work) = self.requests.oldest() else {
+            return;
+        };
+        self.requests.strike(self.now);
+        if work.strikes == 0 {
+            let forwarded = self.overdue_requests();
+            self.send(Recipients::Others, Message::Forwarded(forwarded), actions);
+        } else {
+            self.ask_for_next_regency(actions);
+        }
+    }
+}

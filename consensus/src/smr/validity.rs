@@ -1,0 +1,98 @@
+//! gamma, the validity predicate, and what follows when a proposal fails it.
+//!
+//! Owns REFUSE and complaints. Always true: gamma is asked before WRITE, never at a decision. Must
+//! not: treat what one replica cannot check as proof against the leader.
+
+use crate::action::{Action, Evidence};
+use crate::message::{Refuse, RefuseReason};
+use crate::payload::Payload;
+use crate::protocol::Actions;
+use crate::smr::complaints::Complaint;
+use crate::smr::ignored::Ignored;
+use crate::smr::normal::Time;
+use crate::smr::out_of_context::Early;
+use crate::smr::replica::Replica;
+use crate::spec;
+use crate::types::{ClientId, Digest, Instant};
+use crate::vp::votes::Counted;
+
+/// What a replica thinks of a proposal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Gamma {
+    Convincing,
+    /// No correct leader would have proposed it (rule VAL.1).
+    Impossible,
+    /// Only this replica may have a reason to doubt it (rule VAL.2).
+    Unconvincing(RefuseReason),
+}
+
+impl<P: Payload> Replica<P> {
+    /// Judges the proposal of the open instance.
+    pub(super) fn gamma(&mut self, digest: Digest) -> Gamma {
+        spec!("VP.4", "VAL.1", "VAL.2");
+        if !self.config.checks.validity {
+            return Gamma::Convincing;
+        }
+        let batch = self.open.batch(&digest).expect("a proposal is kept before it is judged");
+        let Ok(convincing) = self.requests.check_batch(batch, self.timestamp_ns) else {
+            return Gamma::Impossible;
+        };
+        let mut views = batch.requests().enumerate();
+        if let Some((_, view)) = views.find(|(index, _)| !convincing.contains(*index)) {
+            return Gamma::Unconvincing(RefuseReason::Proof(view.client));
+        }
+        if Instant(batch.timestamp_ns) > self.now + self.config.clock_skew_max {
+            return Gamma::Unconvincing(RefuseReason::Clock);
+        }
+        Gamma::Convincing
+    }
+
+    /// The leader proposed what no correct leader would: evidence, and the end of its regency.
+    pub(super) fn report_impossible(&mut self, actions: &mut Actions<Action<P>>) {
+        spec!("VAL.1");
+        let evidence = Evidence::InvalidProposal { member: self.leader(), at: self.open.at };
+        actions.push(Action::Report(evidence));
+        self.ask_for_next_regency(actions);
+    }
+
+    /// A member (or this replica itself) refuses a proposal.
+    pub(super) fn on_refuse(
+        &mut self,
+        index: usize,
+        refuse: Refuse,
+        actions: &mut Actions<Action<P>>,
+    ) {
+        spec!("VAL.4", "VAL.5");
+        if refuse.at.view != self.open.at.view {
+            return self.ignored.add(Ignored::OtherView);
+        }
+        if let RefuseReason::Proof(client) = refuse.reason {
+            self.complain(index, client, refuse, actions);
+        }
+        match self.time_of(refuse.at) {
+            Time::Past => self.ignored.add(Ignored::Stale),
+            Time::Early => self.later.store(index, Early::Refuse(refuse)),
+            Time::Now => {
+                let counted = self.open.refusals.vote(index, refuse.digest);
+                let refused = self.open.refusals.reached(self.quorums.one_correct());
+                if matches!(counted, Counted::New { .. }) && refused.is_some() {
+                    self.ask_for_next_regency(actions);
+                }
+            }
+        }
+    }
+
+    fn complain(
+        &mut self,
+        index: usize,
+        client: ClientId,
+        refuse: Refuse,
+        actions: &mut Actions<Action<P>>,
+    ) {
+        if self.complaints.complain(index, client) == Complaint::Demoted {
+            self.requests.demote(self.now, client.identity());
+            let evidence = Evidence::HalfValidProof { client, at: refuse.at };
+            actions.push(Action::Report(evidence));
+        }
+    }
+}
