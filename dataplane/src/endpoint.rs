@@ -13,7 +13,9 @@ use std::time::Duration;
 use crate::arena::{Arena, ArenaSpec, FramePool};
 use crate::burst::Burst;
 use crate::frame::Frame;
+use crate::header::{Header, peek_size};
 use crate::limits::HEADER_SIZE;
+use crate::reject::Reject;
 use crate::types::{Instant, OpenError, PeerId};
 
 pub use crate::header::HeaderBytes;
@@ -48,6 +50,19 @@ impl ConnId {
 impl fmt::Debug for ConnId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "conn {}.{}", self.index(), self.generation())
+    }
+}
+
+/// How many bytes the message with this header has, for a transport that cuts a stream: magic,
+/// version and sizes are checked, all else is left to the links.
+///
+/// # Errors
+/// `BadMagic`, `BadVersion`, `BadSize`: nothing that follows can be understood.
+pub fn framed_size(bytes: &HeaderBytes) -> Result<u32, Reject> {
+    match Header::parse(bytes) {
+        Ok(header) => Ok(header.size),
+        Err(Reject::ReservedNotZero) => peek_size(bytes),
+        Err(reason) => Err(reason),
     }
 }
 

@@ -219,7 +219,11 @@ pub struct Links {
 
 impl Links {
     /// Sessions over `endpoint` as `identity`, with the peers of `directory`. `pool` supplies the
-    /// slots of handshake messages; the pool the endpoint receives into will do.
+    /// slots of handshake messages that we send.
+    ///
+    /// Do not send from the pool that the endpoint receives into: two peers that fill theirs with
+    /// messages for each other could then receive none, and would wait for each other until the
+    /// idle timeout.
     pub fn new(
         endpoint: Box<dyn Endpoint>,
         identity: Identity,

@@ -72,7 +72,7 @@ impl Links {
     fn on_raw(&mut self, raw: RawReceived) {
         let header = match Header::parse(&raw.header) {
             Ok(header) => header,
-            Err(reason) => return self.drop_conn(raw.conn, reason),
+            Err(reason) => return self.on_unreadable(raw.conn, reason),
         };
         if header.payload_size() != raw.body.size() {
             return self.drop_conn(raw.conn, Reject::BadSize);
@@ -85,6 +85,15 @@ impl Links {
             State::AwaitHello if header.kind == KIND_HELLO => self.on_hello(&header, raw),
             State::AwaitReply(_) if header.kind == KIND_REPLY => self.on_reply(&header, raw),
             _ => self.drop_conn(raw.conn, Reject::HandshakeFailed),
+        }
+    }
+
+    /// A header that breaks the format: within a session some bits may have been hit on the way;
+    /// whoever begins like that has nothing to say.
+    fn on_unreadable(&mut self, id: ConnId, reason: Reject) {
+        match self.conn(id).map(|conn| &conn.state) {
+            Some(State::Up(_) | State::Unconfirmed(_)) => self.rejects.add(reason),
+            _ => self.drop_conn(id, reason),
         }
     }
 

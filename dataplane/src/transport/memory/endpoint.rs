@@ -11,10 +11,9 @@ use super::{Port, Switch};
 use crate::arena::FramePool;
 use crate::burst::Burst;
 use crate::endpoint::{
-    ConnEvent, ConnId, Endpoint, EndpointCounts, RawOutgoing, RawReceived, Waker,
+    ConnEvent, ConnId, Endpoint, EndpointCounts, RawOutgoing, RawReceived, Waker, framed_size,
 };
 use crate::frame::Frame;
-use crate::header::Header;
 use crate::types::Instant;
 
 /// The endpoint at a port of a [`Switch`].
@@ -165,7 +164,7 @@ fn take(port: &mut PortState, pool: &FramePool) -> Taken {
     let size = header.len() + body.as_ref().map_or(0, Frame::size);
     let limit = port.end(conn).map(|end| end.size_max as usize);
     // After the other side closed there is no end, but what it sent before still counts.
-    let framed = Header::parse(&header).is_ok_and(|header| header.size as usize == size);
+    let framed = framed_size(&header).is_ok_and(|framed| framed as usize == size);
     let fits = size <= limit.unwrap_or(usize::MAX) && size - header.len() <= pool.slot_size_max();
     if !framed || !fits {
         return Taken::Malformed(conn);

@@ -7,9 +7,8 @@
 
 use crate::arena::FramePool;
 use crate::burst::Burst;
-use crate::endpoint::{ConnId, HeaderBytes, RawReceived};
+use crate::endpoint::{ConnId, HeaderBytes, RawReceived, framed_size};
 use crate::frame::FrameMut;
-use crate::header::Header;
 use crate::limits::HEADER_SIZE;
 use crate::reject::Reject;
 
@@ -197,11 +196,11 @@ impl Reassembly {
 
 /// The size of the message, checked against the format and the connection's limit.
 fn size_of(header: &HeaderBytes, limit: u32) -> Result<usize, Reject> {
-    let header = Header::parse(header)?;
-    if header.size > limit {
+    let size = framed_size(header)?;
+    if size > limit {
         return Err(Reject::BadSize);
     }
-    Ok(header.size as usize)
+    Ok(size as usize)
 }
 
 /// Copy a whole message to a slot. `false`: none is free.
