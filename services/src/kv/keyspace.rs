@@ -1,0 +1,535 @@
+//! The keys: found by hash, walked in hash order, expired by the cluster's time.
+//!
+//! Always true: the order of a walk is a function of the keys present and of the seed, never of
+//! history or of table sizes, so a cursor of SCAN stays good while keys come and go; an expired key
+//! is invisible to every reader whether or not it was removed yet. Must not: read a clock.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::siphash::siphash;
+use super::value::{Kind, Value};
+
+/// Bits of a key's position. A cursor is a position, and clients that hold numbers as double
+/// precision floats must be able to give it back.
+const POSITION_BITS: u32 = 52;
+/// Parts of the keyspace that have a digest of their own: a batch dirties few of them.
+pub(super) const SHARDS: usize = 4096;
+const SHARD_SHIFT: u32 = POSITION_BITS - SHARDS.trailing_zeros();
+
+/// Bytes that a key weighs beside its name and value.
+const KEY_OVERHEAD: usize = 96;
+
+/// `expires_ms` of a key that does not expire.
+const NEVER: u64 = u64::MAX;
+
+/// One key.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    key: Box<[u8]>,
+    value: Value,
+    /// Visible up to and including this millisecond.
+    expires_ms: u64,
+    /// The next larger key with the same position. Almost always none.
+    next: Option<Box<Entry>>,
+}
+
+impl Entry {
+    /// The name.
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// What it holds.
+    pub fn value(&self) -> &Value {
+        &self.value
+    }
+
+    /// The last millisecond at which it is visible, if it expires.
+    pub fn expires_ms(&self) -> Option<u64> {
+        (self.expires_ms != NEVER).then_some(self.expires_ms)
+    }
+
+    /// Is it visible at this time?
+    pub fn is_live(&self, now_ms: u64) -> bool {
+        self.expires_ms >= now_ms
+    }
+
+    fn weight(&self) -> usize {
+        KEY_OVERHEAD + self.key.len() + self.value.weight()
+    }
+}
+
+/// What a write does to a key's expiry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expiry {
+    /// Leaves it.
+    Keep,
+    /// Removes it.
+    Clear,
+    /// Sets it to this millisecond.
+    At(u64),
+}
+
+#[derive(Clone, Default, Debug)]
+struct Shard {
+    entries: BTreeMap<u64, Entry>,
+    /// Changed since its digest was taken.
+    dirty: Cell<bool>,
+}
+
+/// All keys.
+#[derive(Clone, Debug)]
+pub struct Keyspace {
+    seed: [u64; 2],
+    mask: u64,
+    shards: Vec<Shard>,
+    /// Which shards have keys, one bit each.
+    occupied: [u64; SHARDS / 64],
+    /// (time, key) of every key that expires.
+    volatile: BTreeSet<(u64, Box<[u8]>)>,
+    len: usize,
+    weight: usize,
+}
+
+impl Keyspace {
+    /// No keys. The seed must be the same on all replicas of a cluster, and is best not known to
+    /// its clients.
+    pub fn new(seed: [u64; 2]) -> Self {
+        Self {
+            seed,
+            mask: (1 << POSITION_BITS) - 1,
+            shards: vec![Shard { entries: BTreeMap::new(), dirty: Cell::new(true) }; SHARDS],
+            occupied: [0; SHARDS / 64],
+            volatile: BTreeSet::new(),
+            len: 0,
+            weight: 0,
+        }
+    }
+
+    /// Keys, including those that expired and were not removed yet.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Are there no keys?
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes that count against `state_size_max`.
+    pub fn weight(&self) -> usize {
+        self.weight
+    }
+
+    /// Does any key expire? Then what a walk sees depends on the time.
+    pub fn has_volatile(&self) -> bool {
+        !self.volatile.is_empty()
+    }
+
+    /// A key's place in the order of a walk.
+    pub fn position(&self, key: &[u8]) -> u64 {
+        siphash::<1, 3>(self.seed, key) & self.mask
+    }
+
+    /// A visible key.
+    pub fn get(&self, key: &[u8], now_ms: u64) -> Option<&Entry> {
+        let position = self.position(key);
+        let mut entry = self.shards[shard_of(position)].entries.get(&position)?;
+        while *entry.key != *key {
+            entry = entry.next.as_deref()?;
+        }
+        entry.is_live(now_ms).then_some(entry)
+    }
+
+    /// Lets `change` alter the value of a visible key. A collection that is empty afterwards is
+    /// removed. `None` when there is no such key.
+    pub fn edit<R>(
+        &mut self,
+        key: &[u8],
+        now_ms: u64,
+        change: impl FnOnce(&mut Value) -> R,
+    ) -> Option<R> {
+        let position = self.position(key);
+        let shard = &mut self.shards[shard_of(position)];
+        let entry = find(&mut shard.entries, position, key)?;
+        if !entry.is_live(now_ms) {
+            self.take(position, key);
+            return None;
+        }
+        let before = entry.value.weight();
+        let result = change(&mut entry.value);
+        let vanished = entry.value.is_vanished();
+        self.weight = self.weight - before + entry.value.weight();
+        shard.dirty.set(true);
+        if vanished {
+            self.take(position, key);
+        }
+        Some(result)
+    }
+
+    /// As [`Keyspace::edit`]; a key that does not exist starts as an empty value of `kind`.
+    pub fn edit_or_create<R>(
+        &mut self,
+        key: &[u8],
+        now_ms: u64,
+        kind: Kind,
+        change: impl FnOnce(&mut Value) -> R,
+    ) -> R {
+        let mut change = Some(change);
+        let edited = self.edit(key, now_ms, |value| change.take().map(|change| change(value)));
+        if let Some(Some(result)) = edited {
+            return result;
+        }
+        let change = change.take().expect("a key that is not there was not edited");
+        let mut value = Value::empty(kind);
+        let result = change(&mut value);
+        if !value.is_vanished() {
+            self.insert(Entry { key: key.into(), value, expires_ms: NEVER, next: None });
+        }
+        result
+    }
+
+    /// Makes `key` a string, whatever it was.
+    pub fn set_string(&mut self, key: &[u8], now_ms: u64, bytes: &[u8], expiry: Expiry) {
+        let position = self.position(key);
+        let shard = &mut self.shards[shard_of(position)];
+        let Some(entry) = find(&mut shard.entries, position, key) else {
+            let expires_ms = if let Expiry::At(at) = expiry { at } else { NEVER };
+            let value = Value::String(bytes.to_vec());
+            self.insert(Entry { key: key.into(), value, expires_ms, next: None });
+            return;
+        };
+        shard.dirty.set(true);
+        let before = entry.value.weight();
+        match &mut entry.value {
+            // The memory is used again, unless most of it would stay empty.
+            Value::String(old) if old.capacity() <= 2 * bytes.len() + 64 => {
+                old.clear();
+                old.extend_from_slice(bytes);
+            }
+            value => *value = Value::String(bytes.to_vec()),
+        }
+        let old = entry.expires_ms;
+        let new = match expiry {
+            Expiry::Keep if entry.is_live(now_ms) => old,
+            Expiry::Keep | Expiry::Clear => NEVER,
+            Expiry::At(at) => at,
+        };
+        entry.expires_ms = new;
+        self.weight = self.weight - before + bytes.len();
+        self.move_expiry(key, old, new);
+    }
+
+    /// Changes when a visible key expires. The caller has seen that it exists.
+    pub fn set_expiry(&mut self, key: &[u8], expires_ms: Option<u64>) {
+        let position = self.position(key);
+        let shard = &mut self.shards[shard_of(position)];
+        let Some(entry) = find(&mut shard.entries, position, key) else { return };
+        shard.dirty.set(true);
+        let old = entry.expires_ms;
+        entry.expires_ms = expires_ms.unwrap_or(NEVER);
+        let new = entry.expires_ms;
+        self.move_expiry(key, old, new);
+    }
+
+    /// Removes a key and says whether it was visible.
+    pub fn remove(&mut self, key: &[u8], now_ms: u64) -> bool {
+        let position = self.position(key);
+        self.take(position, key).is_some_and(|entry| entry.is_live(now_ms))
+    }
+
+    /// Removes every key.
+    pub fn clear(&mut self) {
+        for shard in &mut self.shards {
+            if !shard.entries.is_empty() {
+                *shard = Shard { entries: BTreeMap::new(), dirty: Cell::new(true) };
+            }
+        }
+        self.occupied = [0; SHARDS / 64];
+        self.volatile.clear();
+        self.len = 0;
+        self.weight = 0;
+    }
+
+    /// Removes at most `max` keys that are no longer visible, oldest first.
+    pub fn expire(&mut self, now_ms: u64, max: usize) {
+        for _ in 0..max {
+            match self.volatile.first() {
+                Some((at, _)) if *at < now_ms => {}
+                _ => return,
+            }
+            let Some((_, key)) = self.volatile.pop_first() else { return };
+            let position = self.position(&key);
+            self.take(position, &key);
+        }
+    }
+
+    /// The keys from `position` on, in order, visible or not.
+    pub fn walk(&self, position: u64) -> impl Iterator<Item = (u64, &Entry)> {
+        let first = shard_of(position.min(self.mask));
+        let rest = (first + 1..SHARDS).filter(|&shard| self.is_occupied(shard));
+        std::iter::once(first)
+            .chain(rest)
+            .flat_map(move |shard| self.shards[shard].entries.range(position..))
+            .flat_map(|(&position, entry)| {
+                std::iter::successors(Some(entry), |entry| entry.next.as_deref())
+                    .map(move |entry| (position, entry))
+            })
+    }
+
+    /// The keys of one shard, in order.
+    pub(super) fn shard(&self, shard: usize) -> impl Iterator<Item = &Entry> {
+        self.shards[shard].entries.values().flat_map(|entry| {
+            std::iter::successors(Some(entry), |entry| entry.next.as_deref())
+        })
+    }
+
+    /// Which shards changed since the last call.
+    pub(super) fn take_dirty(&self) -> impl Iterator<Item = usize> + '_ {
+        self.shards
+            .iter()
+            .enumerate()
+            .filter_map(|(index, shard)| shard.dirty.take().then_some(index))
+    }
+
+    /// Adds a key of a snapshot.
+    pub(super) fn restore(&mut self, key: &[u8], value: Value, expires_ms: Option<u64>) {
+        let expires_ms = expires_ms.unwrap_or(NEVER);
+        self.insert(Entry { key: key.into(), value, expires_ms, next: None });
+    }
+
+    fn is_occupied(&self, shard: usize) -> bool {
+        self.occupied[shard / 64] & (1 << (shard % 64)) != 0
+    }
+
+    fn move_expiry(&mut self, key: &[u8], old: u64, new: u64) {
+        if old == new {
+            return;
+        }
+        let name: Box<[u8]> = key.into();
+        if old != NEVER {
+            let pair = (old, name);
+            self.volatile.remove(&pair);
+            if new != NEVER {
+                self.volatile.insert((new, pair.1));
+            }
+        } else {
+            self.volatile.insert((new, name));
+        }
+    }
+
+    /// Adds a key that is not there.
+    fn insert(&mut self, mut entry: Entry) {
+        let position = self.position(&entry.key);
+        let index = shard_of(position);
+        self.len += 1;
+        self.weight += entry.weight();
+        if entry.expires_ms != NEVER {
+            self.volatile.insert((entry.expires_ms, entry.key.clone()));
+        }
+        self.occupied[index / 64] |= 1 << (index % 64);
+        let shard = &mut self.shards[index];
+        shard.dirty.set(true);
+        let Some(first) = shard.entries.get_mut(&position) else {
+            shard.entries.insert(position, entry);
+            return;
+        };
+        if entry.key < first.key {
+            std::mem::swap(first, &mut entry);
+        }
+        let mut link = &mut first.next;
+        while link.as_ref().is_some_and(|next| next.key < entry.key) {
+            link = &mut link.as_mut().expect("it was there a line above").next;
+        }
+        entry.next = link.take();
+        *link = Some(Box::new(entry));
+    }
+
+    /// Takes a key out, visible or not.
+    fn take(&mut self, position: u64, key: &[u8]) -> Option<Entry> {
+        let index = shard_of(position);
+        let shard = &mut self.shards[index];
+        let first = shard.entries.get_mut(&position)?;
+        let taken = if *first.key == *key {
+            match first.next.take() {
+                Some(next) => std::mem::replace(first, *next),
+                None => shard.entries.remove(&position)?,
+            }
+        } else {
+            let mut link = &mut first.next;
+            while link.as_ref().is_some_and(|next| *next.key != *key) {
+                link = &mut link.as_mut().expect("it was there a line above").next;
+            }
+            let mut taken = link.take()?;
+            *link = taken.next.take();
+            *taken
+        };
+        shard.dirty.set(true);
+        if shard.entries.is_empty() {
+            self.occupied[index / 64] &= !(1 << (index % 64));
+        }
+        self.len -= 1;
+        self.weight -= taken.weight();
+        if taken.expires_ms != NEVER {
+            // `expire` has taken its own already.
+            self.volatile.remove(&(taken.expires_ms, taken.key.clone()));
+        }
+        Some(taken)
+    }
+
+    /// Makes positions collide, to test what happens then.
+    #[cfg(test)]
+    pub(super) fn with_positions(seed: [u64; 2], mask: u64) -> Self {
+        Self { mask, ..Self::new(seed) }
+    }
+}
+
+fn shard_of(position: u64) -> usize {
+    (position >> SHARD_SHIFT) as usize
+}
+
+fn find<'a>(
+    entries: &'a mut BTreeMap<u64, Entry>,
+    position: u64,
+    key: &[u8],
+) -> Option<&'a mut Entry> {
+    let mut entry = entries.get_mut(&position)?;
+    while *entry.key != *key {
+        entry = entry.next.as_deref_mut()?;
+    }
+    Some(entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Set(u8, Expiry),
+        Push(u8),
+        Pop(u8),
+        Remove(u8),
+        Expire(u8, Option<u64>),
+        Tick(u64),
+        Sweep,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let key = 0..24u8;
+        let expiry = prop_oneof![
+            Just(Expiry::Keep),
+            Just(Expiry::Clear),
+            (0..40u64).prop_map(Expiry::At)
+        ];
+        prop_oneof![
+            (key.clone(), expiry).prop_map(|(k, e)| Step::Set(k, e)),
+            key.clone().prop_map(Step::Push),
+            key.clone().prop_map(Step::Pop),
+            key.clone().prop_map(Step::Remove),
+            (key, proptest::option::of(0..40u64)).prop_map(|(k, at)| Step::Expire(k, at)),
+            (1..4u64).prop_map(Step::Tick),
+            Just(Step::Sweep),
+        ]
+    }
+
+    type Model = BTreeMap<u8, (Option<Vec<u8>>, usize, Option<u64>)>;
+
+    fn live(model: &mut Model, key: u8, now: u64) -> bool {
+        let expired = matches!(model.get(&key), Some((_, _, Some(at))) if *at < now);
+        if expired {
+            model.remove(&key);
+        }
+        model.contains_key(&key)
+    }
+
+    fn check(mask: u64, steps: Vec<Step>) {
+        let mut keyspace = Keyspace::with_positions([1, 2], mask);
+        let mut model = Model::new();
+        let mut now = 0;
+        for step in steps {
+            match step {
+                Step::Set(key, expiry) => {
+                    let kept = if live(&mut model, key, now) { model[&key].2 } else { None };
+                    let at = match expiry {
+                        Expiry::Keep => kept,
+                        Expiry::Clear => None,
+                        Expiry::At(at) => Some(at),
+                    };
+                    keyspace.set_string(&[key], now, &[key; 3], expiry);
+                    model.insert(key, (Some(vec![key; 3]), 0, at));
+                }
+                Step::Push(key) => {
+                    live(&mut model, key, now);
+                    let entry = model.entry(key).or_insert((None, 0, None));
+                    keyspace.edit_or_create(&[key], now, Kind::List, |value| {
+                        if let Value::List(list) = value {
+                            list.push(true, b"x");
+                        }
+                    });
+                    entry.1 += usize::from(entry.0.is_none());
+                }
+                Step::Pop(key) => {
+                    let found = keyspace.edit(&[key], now, |value| {
+                        if let Value::List(list) = value {
+                            list.pop(false);
+                        }
+                    });
+                    assert_eq!(found.is_some(), live(&mut model, key, now));
+                    if let Some((None, items, _)) = model.get_mut(&key) {
+                        *items -= 1;
+                        if *items == 0 {
+                            model.remove(&key);
+                        }
+                    }
+                }
+                Step::Remove(key) => {
+                    let was = live(&mut model, key, now);
+                    assert_eq!(keyspace.remove(&[key], now), was);
+                    model.remove(&key);
+                }
+                Step::Expire(key, at) => {
+                    if live(&mut model, key, now) {
+                        keyspace.set_expiry(&[key], at);
+                        model.get_mut(&key).expect("live").2 = at;
+                    }
+                }
+                Step::Tick(ms) => now += ms,
+                Step::Sweep => keyspace.expire(now, 1),
+            }
+        }
+        for key in 0..24 {
+            let entry = keyspace.get(&[key], now);
+            assert_eq!(entry.is_some(), live(&mut model, key, now), "key {key}");
+            if let (Some(entry), Some((_, _, at))) = (entry, model.get(&key)) {
+                assert_eq!(entry.expires_ms(), *at);
+            }
+        }
+        let walked: Vec<_> = keyspace.walk(0).collect();
+        assert_eq!(walked.len(), keyspace.len());
+        assert!(walked.windows(2).all(|w| (w[0].0, w[0].1.key()) < (w[1].0, w[1].1.key())));
+        assert_eq!(walked.iter().map(|(_, e)| e.weight()).sum::<usize>(), keyspace.weight());
+        let volatile = walked.iter().filter(|(_, e)| e.expires_ms().is_some()).count();
+        assert_eq!(volatile, keyspace.volatile.len());
+        keyspace.expire(u64::MAX, usize::MAX);
+        assert!(!keyspace.has_volatile());
+        keyspace.clear();
+        assert_eq!((keyspace.len(), keyspace.weight(), keyspace.walk(0).count()), (0, 0, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_map(steps in proptest::collection::vec(step(), 0..120)) {
+            check((1 << POSITION_BITS) - 1, steps);
+        }
+
+        #[test]
+        fn agrees_with_a_map_when_positions_collide(
+            steps in proptest::collection::vec(step(), 0..120),
+        ) {
+            check(3, steps);
+        }
+    }
+}
