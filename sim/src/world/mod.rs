@@ -41,6 +41,7 @@ const EVENTS_MAX: u64 = 3_000_000;
 #[derive(Clone, Debug)]
 enum Event {
     Deliver { from: usize, to: usize, incarnation: u32, message: Msg },
+    LoopBack { member: usize, host: usize, life: u32, message: Msg },
     Request { member: usize, request: Request<SharedBytes> },
     Reply { member: usize, reply: Reply },
     Wake { member: usize, host: usize, life: u32, at: Instant },
@@ -315,6 +316,11 @@ impl World {
                     self.on_deliver(from, to, message);
                 }
             }
+            Event::LoopBack { member, host, life, message } => {
+                if self.nodes[member].life == life {
+                    self.on_loop_back(member, host, message);
+                }
+            }
             Event::Request { member, request } => self.on_request(member, request),
             Event::Reply { member, reply } => self.on_reply(member, &reply),
             Event::Wake { member, host, life, at } => {
@@ -455,6 +461,7 @@ fn concerns(event: &Event) -> Option<usize> {
     match event {
         Event::Deliver { to, .. } => Some(*to),
         Event::Request { member, .. }
+        | Event::LoopBack { member, .. }
         | Event::Wake { member, .. }
         | Event::Executed { member, .. }
         | Event::Connected { member, .. }
