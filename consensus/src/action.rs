@@ -17,7 +17,13 @@ pub enum Recipients {
 /// One duty of the driver, to be carried out in order.
 #[derive(Clone, Debug)]
 pub enum Action<P> {
-    /// Transmit once everything up to `after` is durable. STOPDATA is signed on the way out.
+    /// Transmit once everything up to `after` is durable.
+    ///
+    /// A STOPDATA leaves the core with a zero signature: the driver signs it with the member's key
+    /// before it goes anywhere. That holds too when it goes to this replica itself (the leader's own
+    /// state, the only message a core ever sends to itself): the driver signs it and hands it back
+    /// as `Input::Peer` from this replica, so that it can travel inside a SYNC. Messages to itself
+    /// need no link.
     Send {
         /// To whom.
         to: Recipients,

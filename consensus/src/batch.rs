@@ -200,11 +200,7 @@ pub fn encoded_size<P: Payload>(request: &Request<P>) -> usize {
     IDENTITY_SIZE + LAYOUT_SIZE + request.payload.bytes().len()
 }
 
-fn encode<P: Payload, R: Borrow<Request<P>>>(
-    bytes: &mut [u8],
-    timestamp_ns: u64,
-    requests: &[R],
-) {
+fn encode<P: Payload, R: Borrow<Request<P>>>(bytes: &mut [u8], timestamp_ns: u64, requests: &[R]) {
     bytes[..8].copy_from_slice(&timestamp_ns.to_le_bytes());
     bytes[8..12].copy_from_slice(&(requests.len() as u32).to_le_bytes());
     bytes[12..16].fill(0);

@@ -184,12 +184,7 @@ impl<P: Payload> Replica<P> {
         self.pursue(actions);
     }
 
-    fn send_decision_claim(
-        &self,
-        index: usize,
-        status: &Status,
-        actions: &mut Actions<Action<P>>,
-    ) {
+    fn send_decision_claim(&self, index: usize, status: &Status, actions: &mut Actions<Action<P>>) {
         if status.decided >= self.decided {
             return;
         }

@@ -7,7 +7,7 @@ use crate::action::{Action, Recipients};
 use crate::batch::Batch;
 use crate::limits::EXECUTION_LAG_MAX;
 use crate::message::{
-    FetchBatch, Message, Position, Propose, RefuseReason, Refuse, Request, Vote, Written,
+    FetchBatch, Message, Position, Propose, Refuse, RefuseReason, Request, Vote, Written,
 };
 use crate::payload::Payload;
 use crate::protocol::Actions;

@@ -89,9 +89,4 @@ impl<P> OutOfContext<P> {
         }
         self.count = self.members.iter().map(VecDeque::len).sum();
     }
-
-    /// How many messages are kept.
-    pub(crate) fn count(&self) -> usize {
-        self.count
-    }
 }

@@ -180,7 +180,12 @@ impl<P: Payload> Replica<P> {
         self.leader() == self.config.id
     }
 
-    pub(super) fn send(&self, to: Recipients, message: Message<P>, actions: &mut Actions<Action<P>>) {
+    pub(super) fn send(
+        &self,
+        to: Recipients,
+        message: Message<P>,
+        actions: &mut Actions<Action<P>>,
+    ) {
         actions.push(Action::Send { to, message, after: Lsn(0) });
     }
 

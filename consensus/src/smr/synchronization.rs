@@ -348,9 +348,8 @@ impl<P: Payload> Replica<P> {
         }
         let at = crate::message::Position { cid: self.decided, ..self.open.at };
         let vote = Vote { at, digest: self.decisions[0] };
-        let contradicts = |wrote: crate::message::Written| {
-            wrote.epoch == at.epoch && wrote.digest != vote.digest
-        };
+        let contradicts =
+            |wrote: crate::message::Written| wrote.epoch == at.epoch && wrote.digest != vote.digest;
         if write && !self.crash_only() && !self.wrote_in_decided.is_some_and(contradicts) {
             self.send(to, Message::Write(vote), actions);
         }

@@ -1,0 +1,329 @@
+//! A cluster of cores on one thread, with every message in a list until the test delivers it.
+//!
+//! Owns the fake world: links, clients, time, execution, signatures. Always true: what is delivered
+//! went through the same checks that ingress makes. Must not: know what a core should do.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+pub mod print;
+pub mod script;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use tetrarch_consensus::batch::{REQUEST_HEADER_SIZE, RequestHeader};
+use tetrarch_consensus::message::{SignedState, proof};
+use tetrarch_consensus::payload::{HeapPool, SharedBytes};
+use tetrarch_consensus::smr::Replica;
+use tetrarch_consensus::*;
+
+pub type Bytes = SharedBytes;
+
+/// A message on its way.
+#[derive(Clone)]
+pub struct Envelope {
+    pub from: u16,
+    pub to: u16,
+    pub message: Message<Bytes>,
+}
+
+/// What a replica handed to its application.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Executed {
+    pub cid: u64,
+    pub digest: Digest,
+    pub timestamp_ns: u64,
+    pub requests: Vec<String>,
+}
+
+/// See the module.
+pub struct Cluster {
+    pub view: View,
+    pub timeout: Duration,
+    pub batch_requests_max: usize,
+    pub now: Instant,
+    pub replicas: BTreeMap<u16, Replica<Bytes>>,
+    pub queue: VecDeque<Envelope>,
+    pub executed: BTreeMap<u16, Vec<Executed>>,
+    /// Replicas whose application does not get on.
+    pub stalled: BTreeSet<u16>,
+    /// Replicas that nothing reaches or leaves.
+    pub cut: BTreeSet<u16>,
+    pub names: print::Names,
+    /// Every signed state that was ever sent: anybody may hold them.
+    pub states: Vec<SignedState>,
+    /// What replicas wanted done since the last look, as text.
+    pub log: Vec<String>,
+}
+
+pub fn timeout() -> Duration {
+    Duration::from_secs(1)
+}
+
+impl Cluster {
+    pub fn new(members: &[u16], f: usize, model: FaultModel) -> Self {
+        let ids = members.iter().map(|id| ReplicaId(*id)).collect();
+        let view = View::new(ViewId(0), ids, f, model).expect("a possible view");
+        let mut cluster = Self {
+            view,
+            timeout: timeout(),
+            batch_requests_max: 1024,
+            now: Instant(1_000_000_000),
+            replicas: BTreeMap::new(),
+            queue: VecDeque::new(),
+            executed: BTreeMap::new(),
+            stalled: BTreeSet::new(),
+            cut: BTreeSet::new(),
+            names: print::Names::default(),
+            states: Vec::new(),
+            log: Vec::new(),
+        };
+        for id in members {
+            cluster.start(*id, false);
+        }
+        cluster
+    }
+
+    pub fn four() -> Self {
+        Self::new(&[0, 1, 2, 3], 1, FaultModel::Byzantine)
+    }
+
+    /// Starts (again, without memory) replica `id`.
+    pub fn start(&mut self, id: u16, restarted: bool) {
+        let mut config = Config::new(ReplicaId(id), self.view.clone());
+        config.request_timeout = self.timeout;
+        config.batch_requests_max = self.batch_requests_max;
+        config.restarted = restarted;
+        let replica = Replica::new(config, Box::new(HeapPool), self.now);
+        self.replicas.insert(id, replica);
+        self.executed.insert(id, Vec::new());
+    }
+
+    pub fn crash(&mut self, id: u16) {
+        self.replicas.remove(&id);
+    }
+
+    pub fn replica(&self, id: u16) -> &Replica<Bytes> {
+        &self.replicas[&id]
+    }
+
+    /// One step of replica `id`.
+    pub fn step(&mut self, id: u16, input: Input<Bytes>) {
+        let Some(replica) = self.replicas.get_mut(&id) else { return };
+        let mut actions = Actions::with_capacity(limits::ACTIONS_MAX);
+        replica.step(self.now, input, &mut actions);
+        assert!(actions.as_slice().len() <= limits::ACTIONS_MAX, "rule CORE.2");
+        for action in actions.drain().collect::<Vec<_>>() {
+            self.act(id, action);
+        }
+    }
+
+    fn act(&mut self, id: u16, action: Action<Bytes>) {
+        let line = self.names.action(&action);
+        self.log.push(format!("{id}: {line}"));
+        match action {
+            Action::Send { to, message, .. } => {
+                let message = sign(message);
+                if let Message::StopData(signed) = &message {
+                    self.states.push(*signed);
+                }
+                let members = self.view.members().iter().map(|member| member.0);
+                let to: Vec<u16> = match to {
+                    Recipients::One(member) => vec![member.0],
+                    Recipients::Others => members.filter(|member| *member != id).collect(),
+                };
+                for to in to {
+                    self.queue.push_back(Envelope { from: id, to, message: message.clone() });
+                }
+            }
+            Action::Execute { context, batch, selection } => {
+                let chosen = batch.requests().enumerate();
+                let requests = chosen
+                    .filter(|(index, _)| selection.contains(*index))
+                    .map(|(_, view)| String::from_utf8_lossy(view.operation).into_owned())
+                    .collect();
+                let executed = Executed {
+                    cid: context.cid.0,
+                    digest: batch.digest,
+                    timestamp_ns: context.timestamp_ns,
+                    requests,
+                };
+                let list = self.executed.entry(id).or_default();
+                assert_eq!(executed.cid, list.len() as u64 + 1, "in order, without gaps");
+                list.push(executed);
+                if !self.stalled.contains(&id) {
+                    self.step(id, Input::Executed(context.cid));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The application of replica `id` gets on again.
+    pub fn unstall(&mut self, id: u16) {
+        self.stalled.remove(&id);
+        // What is executed here may make the core hand out more.
+        let done = self.executed[&id].len() as u64;
+        self.step(id, Input::Executed(ConsensusId(done)));
+    }
+
+    /// Delivers one message, unless ingress would drop it.
+    pub fn deliver(&mut self, envelope: Envelope) {
+        let Envelope { from, to, message } = envelope;
+        if from != to && (self.cut.contains(&from) || self.cut.contains(&to)) {
+            return;
+        }
+        if let Some(message) = ingress(to, message) {
+            let message = Verified::vouch(message);
+            self.step(to, Input::Peer { from: ReplicaId(from), message });
+        }
+    }
+
+    /// Delivers until nothing is on its way.
+    pub fn deliver_all(&mut self) {
+        let mut delivered = 0;
+        while let Some(envelope) = self.queue.pop_front() {
+            self.deliver(envelope);
+            delivered += 1;
+            assert!(delivered < 100_000, "the cores talk without end");
+        }
+    }
+
+    /// Lets time pass; deadlines fire, messages stay where they are.
+    pub fn tick(&mut self, time: Duration) {
+        self.pass(time, false);
+    }
+
+    /// Lets time pass; deadlines fire and messages arrive at once.
+    pub fn run(&mut self, time: Duration) {
+        self.deliver_all();
+        self.pass(time, true);
+    }
+
+    fn pass(&mut self, time: Duration, deliver: bool) {
+        let end = self.now + time;
+        loop {
+            let due = |(id, replica): (&u16, &Replica<Bytes>)| {
+                replica.next_deadline().map(|deadline| (deadline, *id))
+            };
+            let next = self.replicas.iter().filter_map(due).min();
+            let Some((deadline, id)) = next.filter(|(deadline, _)| *deadline <= end) else {
+                break;
+            };
+            self.now = self.now.max(deadline);
+            self.step(id, Input::Deadline);
+            if deliver {
+                self.deliver_all();
+            }
+        }
+        self.now = end;
+    }
+
+    /// A link between `a` and `b` was made.
+    pub fn connect(&mut self, a: u16, b: u16) {
+        self.step(a, Input::Connected(ReplicaId(b)));
+        self.step(b, Input::Connected(ReplicaId(a)));
+    }
+
+    /// Hands `request` to replica `to`, if ingress lets it through.
+    pub fn request(&mut self, to: u16, request: &Request<Bytes>) {
+        if is_authentic(to, request.auth, request.view().proof) {
+            self.step(to, Input::Request(Verified::vouch(request.clone())));
+        }
+    }
+
+    /// All live replicas agree on what they executed, as far as they got.
+    pub fn check_agreement(&self) {
+        let lists: Vec<_> = self.executed.values().collect();
+        for a in &lists {
+            for b in &lists {
+                let both = a.len().min(b.len());
+                assert_eq!(a[..both], b[..both], "two replicas executed different things");
+            }
+        }
+    }
+
+    pub fn decided(&self, id: u16) -> u64 {
+        self.replica(id).decided().0
+    }
+}
+
+/// A request of session 0 of client `client`. With a MAC vector that is wrong for `wrong_for`, or
+/// signed.
+pub fn request(
+    client: u32,
+    counter: u32,
+    body: &str,
+    signed: bool,
+    wrong_for: &[u16],
+) -> Request<Bytes> {
+    let mut blob = vec![0; REQUEST_HEADER_SIZE];
+    let header = RequestHeader {
+        client: ClientId::new(client, 0),
+        sequence: Sequence::new(1, counter),
+        view: 0,
+        read_only: false,
+        operation_size: body.len() as u32,
+    };
+    header.write(&mut blob);
+    blob.extend_from_slice(body.as_bytes());
+    let digest = Digest(*blake3::hash(&blob).as_bytes());
+    let body_size = blob.len() as u32;
+    blob.extend(wrong_for.iter().map(|id| *id as u8));
+    Request {
+        client: header.client,
+        sequence: header.sequence,
+        digest,
+        read_only: false,
+        auth: if signed { proof::SIGNATURE } else { proof::MAC_VECTOR },
+        body_size,
+        payload: Bytes::from(&blob[..]),
+    }
+}
+
+/// The fake proof of a request lists the replicas for which it is wrong.
+fn is_authentic(to: u16, auth: u8, proof: &[u8]) -> bool {
+    auth == proof::SIGNATURE || !proof.contains(&(to as u8))
+}
+
+/// A fake signature: a digest of what is signed, so that a changed state is not accepted.
+pub fn signature(signed: &SignedState) -> [u8; 64] {
+    let text = format!("{:?}", signed.state);
+    let mut signature = [0; 64];
+    signature[..32].copy_from_slice(blake3::hash(text.as_bytes()).as_bytes());
+    signature
+}
+
+/// What egress does.
+fn sign(mut message: Message<Bytes>) -> Message<Bytes> {
+    if let Message::StopData(signed) = &mut message {
+        signed.signature = signature(signed);
+    }
+    message
+}
+
+/// What ingress does: drops bad signatures, marks authentic requests.
+fn ingress(to: u16, mut message: Message<Bytes>) -> Option<Message<Bytes>> {
+    match &mut message {
+        Message::StopData(signed) if signed.signature != signature(signed) => return None,
+        Message::Sync(sync) if sync.states.iter().any(|s| s.signature != signature(s)) => {
+            return None;
+        }
+        Message::Propose(propose) => mark(to, &mut propose.batch),
+        Message::Forwarded(batch) => mark(to, batch),
+        Message::Stop(stop) => mark(to, &mut stop.requests),
+        Message::BatchBody(body) => mark(to, &mut body.batch),
+        _ => {}
+    }
+    Some(message)
+}
+
+fn mark(to: u16, batch: &mut Batch<Bytes>) {
+    let mut authentic = Selection::NONE;
+    for (index, view) in batch.requests().enumerate() {
+        if is_authentic(to, view.auth, view.proof) {
+            authentic.insert(index);
+        }
+    }
+    batch.authentic = authentic;
+}

@@ -1,0 +1,179 @@
+//! Actions and messages as short, stable text.
+
+use std::collections::BTreeMap;
+
+use tetrarch_consensus::message::{ReplicaState, SignedState, Vote, Written};
+use tetrarch_consensus::*;
+
+use super::Bytes;
+
+/// Names of batches: the operations in them, with a mark for each further batch of the same ones.
+#[derive(Default)]
+pub struct Names {
+    by_digest: BTreeMap<[u8; 32], String>,
+    uses: BTreeMap<String, usize>,
+}
+
+impl Names {
+    pub fn batch(&mut self, batch: &Batch<Bytes>) -> String {
+        let operations: Vec<_> =
+            batch.requests().map(|view| String::from_utf8_lossy(view.operation)).collect();
+        let plain = format!("[{}]", operations.join(" "));
+        let uses = &mut self.uses;
+        let name = self.by_digest.entry(batch.digest.0).or_insert_with(|| {
+            let count = uses.entry(plain.clone()).or_default();
+            *count += 1;
+            format!("{plain}{}", "'".repeat(*count - 1))
+        });
+        name.clone()
+    }
+
+    /// Gives `batch` a name of the test's choice.
+    pub fn define(&mut self, name: &str, batch: &Batch<Bytes>) {
+        self.by_digest.insert(batch.digest.0, name.to_string());
+    }
+
+    pub fn digest(&self, digest: &Digest) -> String {
+        let unknown = || format!("{:02x}{:02x}", digest.0[0], digest.0[1]);
+        self.by_digest.get(&digest.0).cloned().unwrap_or_else(unknown)
+    }
+
+    /// The digest with this name.
+    pub fn find(&self, name: &str) -> Option<Digest> {
+        let found = self.by_digest.iter().find(|(_, known)| *known == name);
+        found.map(|(digest, _)| Digest(*digest))
+    }
+
+    fn list(&self, batch: &Batch<Bytes>) -> String {
+        let operations: Vec<_> =
+            batch.requests().map(|view| String::from_utf8_lossy(view.operation)).collect();
+        format!("({})", operations.join(" "))
+    }
+
+    fn vote(&self, vote: &Vote) -> String {
+        format!("cid={} epoch={} {}", vote.at.cid, vote.at.epoch, self.digest(&vote.digest))
+    }
+
+    fn written(&self, written: &Written) -> String {
+        format!("{}@{}", self.digest(&written.digest), written.epoch)
+    }
+
+    fn state(&self, state: &ReplicaState) -> String {
+        let certified = state.certified.map_or("-".into(), |written| self.written(&written));
+        let entries: Vec<_> =
+            state.write_set.as_slice().iter().map(|written| self.written(written)).collect();
+        format!(
+            "{}: decided={} certified={certified} written={{{}}}",
+            state.replica,
+            state.decided,
+            entries.join(" ")
+        )
+    }
+
+    pub fn message(&mut self, message: &Message<Bytes>) -> String {
+        match message {
+            Message::Forwarded(list) => format!("FORWARDED {}", self.list(list)),
+            Message::Propose(propose) => {
+                let name = self.batch(&propose.batch);
+                format!("PROPOSE cid={} epoch={} {name}", propose.at.cid, propose.at.epoch)
+            }
+            Message::Write(vote) => format!("WRITE {}", self.vote(vote)),
+            Message::Accept(vote) => format!("ACCEPT {}", self.vote(vote)),
+            Message::Refuse(refuse) => {
+                let (at, digest) = (refuse.at, self.digest(&refuse.digest));
+                let reason = match refuse.reason {
+                    message::RefuseReason::Proof(client) => format!("proof of {client}"),
+                    message::RefuseReason::Clock => "clock".into(),
+                };
+                format!("REFUSE cid={} epoch={} {digest}: {reason}", at.cid, at.epoch)
+            }
+            Message::Stop(stop) => {
+                format!("STOP regency={} {}", stop.regency, self.list(&stop.requests))
+            }
+            Message::StopData(SignedState { state, .. }) => {
+                format!("STOPDATA regency={} {}", state.regency, self.state(state))
+            }
+            Message::Sync(sync) => {
+                let states: Vec<_> =
+                    sync.states.iter().map(|signed| signed.state.replica.to_string()).collect();
+                format!("SYNC regency={} states of {}", sync.regency, states.join(","))
+            }
+            Message::Status(status) => format!(
+                "STATUS regency={} wanted={}{} decided={}",
+                status.regency,
+                status.wanted,
+                if status.stopped { " stopped" } else { "" },
+                status.decided
+            ),
+            Message::Fetch(fetch) => {
+                let what = if fetch.with_batches { "batches" } else { "claims" };
+                format!("FETCH {}..{} {what}", fetch.from, fetch.to)
+            }
+            Message::Decided(decided) => {
+                let name = match &decided.batch {
+                    Some(batch) => format!("{} with batch", self.batch(batch)),
+                    None => self.digest(&decided.digest),
+                };
+                format!("DECIDED cid={} {name}", decided.at.cid)
+            }
+            Message::FetchBatch(fetch) => {
+                format!("FETCH_BATCH cid={} {}", fetch.cid, self.digest(&fetch.digest))
+            }
+            Message::BatchBody(body) => {
+                format!("BATCH_BODY cid={} {}", body.cid, self.batch(&body.batch))
+            }
+        }
+    }
+
+    pub fn action(&mut self, action: &Action<Bytes>) -> String {
+        match action {
+            Action::Send { to, message, .. } => {
+                let to = match to {
+                    Recipients::Others => String::new(),
+                    Recipients::One(member) => format!(" -> {member}"),
+                };
+                format!("{}{to}", self.message(message))
+            }
+            Action::Execute { context, batch, selection } => {
+                let chosen = batch.requests().enumerate();
+                let operations: Vec<_> = chosen
+                    .filter(|(index, _)| selection.contains(*index))
+                    .map(|(_, view)| String::from_utf8_lossy(view.operation).into_owned())
+                    .collect();
+                let (cid, name) = (context.cid, self.batch(batch));
+                format!("execute cid={cid} {name}: {}", operations.join(" "))
+            }
+            Action::ResendReply { client, sequence } => {
+                format!("answer {client} {sequence} again")
+            }
+            Action::Installed { regency, leader } => {
+                format!("installed regency={regency} leader={leader}")
+            }
+            Action::Behind { decided, available } => {
+                format!("behind decided={decided} available={available}")
+            }
+            Action::Report(evidence) => format!("evidence {}", self.evidence(evidence)),
+        }
+    }
+
+    fn evidence(&self, evidence: &Evidence) -> String {
+        match evidence {
+            Evidence::Equivocation { member, at, first, second } => format!(
+                "{member} equivocates at cid={} epoch={}: {} and {}",
+                at.cid,
+                at.epoch,
+                self.digest(first),
+                self.digest(second)
+            ),
+            Evidence::InvalidProposal { member, at } => {
+                format!("{member} proposes the impossible at cid={} epoch={}", at.cid, at.epoch)
+            }
+            Evidence::HalfValidProof { client, at } => {
+                format!("{client} has a half-valid proof at cid={} epoch={}", at.cid, at.epoch)
+            }
+            Evidence::InvalidSynchronization { member, regency } => {
+                format!("{member} synchronises regency={regency} wrongly")
+            }
+        }
+    }
+}
