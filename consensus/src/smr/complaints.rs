@@ -76,3 +76,54 @@ impl Complaints {
         (together.count() < self.quorums.one_correct()).then_some(together)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{FaultModel, View};
+    use crate::types::{ReplicaId, ViewId};
+
+    fn complaints(n: u16, f: usize, model: FaultModel) -> Complaints {
+        let members = (0..n).map(ReplicaId).collect();
+        let view = View::new(ViewId(0), members, f, model).expect("enough members");
+        Complaints::new(&Config { clients_max: 3, ..Config::new(ReplicaId(0), view) })
+    }
+
+    // rule: VAL.5
+    #[test]
+    fn val_5_a_client_is_demoted_once_by_one_correct_distinct_members() {
+        let mut complaints = complaints(7, 2, FaultModel::Byzantine);
+        let client = ClientId::new(1, 9);
+        assert_eq!(complaints.complain(0, client), Complaint::New);
+        assert_eq!(complaints.complain(0, ClientId::new(1, 8)), Complaint::Repeated);
+        assert_eq!(complaints.complain(6, client), Complaint::New);
+        assert!(!complaints.is_demoted(1));
+        assert_eq!(complaints.complain(3, client), Complaint::Demoted);
+        assert!(complaints.is_demoted(1) && !complaints.is_demoted(0));
+        assert_eq!(complaints.complain(4, client), Complaint::New);
+        assert_eq!(complaints.complain(0, ClientId::new(3, 0)), Complaint::Unknown);
+        assert!(!complaints.is_demoted(3));
+    }
+
+    // rule: VAL.6
+    #[test]
+    fn val_6_clients_cannot_combine_and_one_liar_keeps_nobody_out() {
+        let mut complaints = complaints(4, 1, FaultModel::Byzantine);
+        complaints.complain(2, ClientId::new(0, 0));
+        complaints.complain(2, ClientId::new(1, 0));
+        let both = complaints.join(ReplicaSet::EMPTY, 0).and_then(|set| complaints.join(set, 1));
+        assert_eq!(both.map(ReplicaSet::count), Some(1), "a member that complains about everybody");
+        complaints.complain(3, ClientId::new(2, 0));
+        let first = complaints.join(ReplicaSet::EMPTY, 2).expect("alone it may");
+        assert_eq!(complaints.join(first, 1), None);
+    }
+
+    // rule: VAL.5
+    #[test]
+    fn val_5_when_replicas_only_crash_one_complaint_is_enough() {
+        let mut complaints = complaints(3, 1, FaultModel::Crash);
+        assert_eq!(complaints.complain(1, ClientId::new(0, 0)), Complaint::Demoted);
+        assert_eq!(complaints.join(ReplicaSet::EMPTY, 0), None);
+        assert_eq!(complaints.join(ReplicaSet::EMPTY, 1), Some(ReplicaSet::EMPTY));
+    }
+}

@@ -168,9 +168,9 @@ impl Knowledge<'_> {
         match self {
             Self::Nothing => true,
             Self::Decided(digest) => digest == candidate.digest,
-            Self::Open(state) => state
-                .certified
-                .is_none_or(|own| own.epoch < candidate.epoch || own == *candidate),
+            Self::Open(state) => {
+                state.certified.is_none_or(|own| own.epoch < candidate.epoch || own == *candidate)
+            }
         }
     }
 
@@ -195,3 +195,8 @@ impl Knowledge<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod history;
+#[cfg(test)]
+mod reference;

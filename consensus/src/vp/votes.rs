@@ -119,3 +119,78 @@ impl Tally {
         self.values[..self.size].iter().position(|value| value.digest == *digest)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+    use proptest::prelude::*;
+
+    fn digest(number: u8) -> Digest {
+        Digest([number; 32])
+    }
+
+    // rule: VP.1
+    #[test]
+    fn vp_1_only_the_first_vote_of_a_member_counts_and_a_different_second_one_is_evidence() {
+        let mut tally = Tally::new(true);
+        assert_eq!(tally.vote(3, digest(1)), Counted::New { count: 1 });
+        assert_eq!(tally.vote(3, digest(1)), Counted::Repeated);
+        assert_eq!(tally.vote(3, digest(2)), Counted::Conflict { first: digest(1) });
+        assert_eq!((tally.count(&digest(1)), tally.count(&digest(2))), (1, 0));
+        assert_eq!(tally.vote(63, digest(1)), Counted::New { count: 2 });
+        assert_eq!(tally.reached(2), Some(digest(1)));
+        assert_eq!(tally.vote_of(63), Some(digest(1)));
+        assert_eq!(tally.vote_of(0), None);
+        tally.clear();
+        assert_eq!(
+            (tally.reached(1), tally.voters(), tally.vote_of(3)),
+            (None, ReplicaSet::EMPTY, None)
+        );
+        assert_eq!(tally.vote(3, digest(2)), Counted::New { count: 1 });
+    }
+
+    // rule: VP.1
+    #[test]
+    fn vp_1_votes_for_different_values_are_never_added_up_except_in_the_mutant() {
+        let (mut tally, mut mutant) = (Tally::new(true), Tally::new(false));
+        for (member, value) in [(0, 1), (1, 2), (2, 2)] {
+            tally.vote(member, digest(value));
+            mutant.vote(member, digest(value));
+        }
+        assert_eq!(tally.reached(3), None);
+        assert_eq!(mutant.reached(3), Some(digest(2)));
+    }
+
+    proptest! {
+        #[test]
+        fn counts_like_a_list_of_first_votes(
+            votes in proptest::collection::vec((0usize..REPLICAS_MAX, 0u8..6), 0..200),
+            threshold in 1usize..40,
+        ) {
+            let mut tally = Tally::new(true);
+            let mut first: Vec<(usize, u8)> = Vec::new();
+            for (member, value) in votes {
+                let earlier = first.iter().find(|vote| vote.0 == member).copied();
+                if earlier.is_none() {
+                    first.push((member, value));
+                }
+                let count = first.iter().filter(|vote| vote.1 == value).count();
+                let expected = match earlier {
+                    None => Counted::New { count },
+                    Some((_, same)) if same == value => Counted::Repeated,
+                    Some((_, other)) => Counted::Conflict { first: digest(other) },
+                };
+                prop_assert_eq!(tally.vote(member, digest(value)), expected);
+            }
+            for value in 0..6 {
+                let count = first.iter().filter(|vote| vote.1 == value).count();
+                prop_assert_eq!(tally.count(&digest(value)), count);
+            }
+            prop_assert_eq!(tally.voters().count(), first.len());
+            let reached = tally.reached(threshold);
+            prop_assert_eq!(reached.is_some(), (0..6).any(|value| tally.count(&digest(value)) >= threshold));
+            prop_assert!(reached.is_none_or(|reached| tally.count(&reached) >= threshold));
+        }
+    }
+}

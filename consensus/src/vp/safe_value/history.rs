@@ -1,0 +1,518 @@
+//! Random histories of a few instances in several regencies, with f members that say what they like,
+//! and the two promises of the choice: what a correct member decided, or still may decide from votes
+//! that were sent, is never passed over; and the states of all correct members suffice.
+//!
+//! The network is as bad as it can be: every vote that was ever sent may arrive at any time, a faulty
+//! member votes for everything at every place, leads every regency if that helps it, shows every
+//! member another SYNC, and signs any state. Correct members follow VP.1, VP.2, VP.5, VP.6, VP.9,
+//! SYNC.2, SYNC.6, SYNC.9 and LAG.2. In crash-only mode nobody lies: one SYNC and one proposal for
+//! each place, and any f members may be missing.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec;
+use alloc::vec::Vec;
+
+use proptest::prelude::*;
+
+use super::reference::{Outcome, VIEWS, choose_slowly, outcome, value};
+use super::*;
+use crate::config::FaultModel;
+use crate::message::WriteSet;
+use crate::types::{Regency, ReplicaId, ViewId};
+
+/// (instance, epoch)
+type Place = (u64, u32);
+
+const VALUES: u8 = 3;
+const LEVELS: u64 = 4;
+const REGENCIES: u32 = 6;
+
+#[derive(Clone, Debug)]
+struct Member {
+    regency: u32,
+    /// `None` while the installed regency is not synchronised.
+    resume: Option<(u64, Vec<Digest>)>,
+    decisions: Vec<Digest>,
+    certified: Option<Written>,
+    write_set: WriteSet,
+    wrote: BTreeMap<Place, Digest>,
+    accepted: BTreeMap<Place, Digest>,
+    /// The state that was signed when a regency was installed.
+    signed: BTreeMap<u32, ReplicaState>,
+}
+
+impl Member {
+    fn new() -> Self {
+        Self {
+            regency: 0,
+            resume: Some((1, vec![])),
+            decisions: vec![],
+            certified: None,
+            write_set: WriteSet::EMPTY,
+            wrote: BTreeMap::new(),
+            accepted: BTreeMap::new(),
+            signed: BTreeMap::new(),
+        }
+    }
+
+    fn open(&self) -> u64 {
+        self.decisions.len() as u64 + 1
+    }
+
+    fn state(&self, regency: u32) -> ReplicaState {
+        let mut last = self.decisions.iter().rev().copied();
+        ReplicaState {
+            view: ViewId(0),
+            regency: Regency(regency),
+            replica: ReplicaId(0),
+            decided: ConsensusId(self.decisions.len() as u64),
+            decisions: core::array::from_fn(|_| last.next().unwrap_or(Digest::ZERO)),
+            certified: self.certified,
+            write_set: self.write_set,
+        }
+    }
+
+    fn decide(&mut self, digest: Digest) {
+        self.decisions.push(digest);
+        self.certified = None;
+        self.write_set = WriteSet::EMPTY;
+    }
+}
+
+/// One event, for the members whose bit is set in `mask`.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    kind: u8,
+    mask: u8,
+    pick: u64,
+}
+
+/// A small generator: what a liar says must vary and be repeatable.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+/// The rules that a mutant of the protocol breaks, to see that the histories are bad enough.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Mutant {
+    None,
+    /// Signs its state and goes on voting in the regency before.
+    VotesAfterSigning,
+    /// Forgets certificates when a regency is installed.
+    ForgetsCertificates,
+    /// Takes any certified value with Q compatible members, without vouchers.
+    NoVouchers,
+    /// Takes a level for free as soon as n - f members tell and nothing binds it.
+    FreeWithoutCertificate,
+}
+
+struct World {
+    quorums: Quorums,
+    liars: usize,
+    correct: Vec<Member>,
+    /// Crash-only: the one SYNC of each regency.
+    syncs: BTreeMap<u32, Outcome>,
+    mutant: Mutant,
+    /// Values bound at levels, and levels found free, by SYNCs of the history: is it worth anything?
+    bound: usize,
+    free: usize,
+}
+
+impl World {
+    fn new(view: (usize, usize, FaultModel), mutant: Mutant) -> Self {
+        let (n, f, model) = view;
+        let liars = if model == FaultModel::Byzantine { f } else { 0 };
+        Self {
+            quorums: Quorums::new(n, f, model).expect("enough members"),
+            liars,
+            correct: vec![Member::new(); n - liars],
+            syncs: BTreeMap::new(),
+            mutant,
+            bound: 0,
+            free: 0,
+        }
+    }
+
+    fn crash_only(&self) -> bool {
+        self.quorums.model() == FaultModel::Crash
+    }
+
+    fn choose(&self, states: &[ReplicaState]) -> Outcome {
+        match self.mutant {
+            Mutant::NoVouchers => {
+                let mut gullible = states.to_vec();
+                let pairs: Vec<_> = states.iter().filter_map(|state| state.certified).collect();
+                for state in &mut gullible {
+                    pairs.iter().for_each(|&pair| state.write_set.insert(pair));
+                }
+                outcome(choose(&gullible, self.quorums))
+            }
+            Mutant::FreeWithoutCertificate => {
+                let start = outcome(choose(states, self.quorums)).or_else(|| {
+                    let h = supported(states, self.quorums)?;
+                    Some((h.0.max(1), vec![]))
+                })?;
+                Some(start)
+            }
+            _ => outcome(choose(states, self.quorums)),
+        }
+    }
+
+    /// Enough votes of correct members that liars can complete them to a certificate.
+    fn completes(&self, votes: usize) -> bool {
+        votes > 0 && votes + self.liars >= self.quorums.certificate()
+    }
+
+    fn writes(&self, place: Place, digest: Digest) -> usize {
+        self.correct.iter().filter(|member| member.wrote.get(&place) == Some(&digest)).count()
+    }
+
+    /// Every value that a correct member has decided at `level`, or can still decide from ACCEPTs
+    /// that were sent.
+    fn decidable(&self, level: u64) -> BTreeSet<Digest> {
+        let mut found: BTreeSet<Digest> = BTreeSet::new();
+        for member in &self.correct {
+            found.extend(member.decisions.get(level as usize - 1));
+        }
+        for epoch in 0..=REGENCIES {
+            for number in 1..=VALUES {
+                let accepts =
+                    |member: &&Member| member.accepted.get(&(level, epoch)) == Some(&value(number));
+                if self.completes(self.correct.iter().filter(accepts).count()) {
+                    found.insert(value(number));
+                }
+            }
+        }
+        found
+    }
+
+    fn lie(&self, dice: &mut Dice, regency: u32) -> ReplicaState {
+        let pair = |dice: &mut Dice| Written {
+            epoch: Epoch(dice.roll(u64::from(regency.max(1))) as u32),
+            digest: value(1 + dice.roll(u64::from(VALUES)) as u8),
+        };
+        // Liars do best when they are near the truth.
+        let of = dice.roll(self.correct.len() as u64) as usize;
+        let mut state = self.correct[of].state(regency);
+        if dice.roll(2) == 0 {
+            state.decided = ConsensusId(dice.roll(LEVELS + 2));
+        }
+        if dice.roll(2) == 0 {
+            state.decisions = core::array::from_fn(|_| value(1 + dice.roll(VALUES.into()) as u8));
+        }
+        if dice.roll(3) > 0 {
+            state.certified = (dice.roll(4) > 0).then(|| pair(dice));
+            state.write_set = WriteSet::EMPTY;
+            for _ in 0..dice.roll(4) {
+                state.write_set.insert(pair(dice));
+            }
+            state.certified.into_iter().for_each(|pair| state.write_set.insert(pair));
+        }
+        state
+    }
+
+    /// A SYNC's states: some of those signed for `regency`, and lies; at least n - f, or nothing.
+    fn collect(&self, dice: &mut Dice, regency: u32) -> Option<Vec<ReplicaState>> {
+        let signed = self.correct.iter().filter_map(|member| member.signed.get(&regency).copied());
+        let mut states: Vec<_> = signed.collect();
+        let lies = if self.liars == 0 { 0 } else { dice.roll(self.liars as u64 + 1) as usize };
+        let least = self.quorums.sync().saturating_sub(lies);
+        while states.len() > least && dice.roll(3) > 0 {
+            let gone = dice.roll(states.len() as u64) as usize;
+            states.remove(gone);
+        }
+        for _ in 0..lies {
+            states.push(self.lie(dice, regency));
+        }
+        let turn = dice.roll(states.len().max(1) as u64) as usize;
+        states.rotate_left(turn);
+        (states.len() >= self.quorums.sync()).then_some(states)
+    }
+
+    fn run(&mut self, step: Step) {
+        let mut dice = Dice(step.pick);
+        for at in 0..self.correct.len() {
+            if step.mask & (1 << at) != 0 {
+                match step.kind {
+                    0..=2 => self.write(at, step.pick, &mut dice),
+                    3 | 4 => self.certify(at, &mut dice),
+                    5 => self.decide(at),
+                    6 => self.install(at, step.pick),
+                    7 | 8 => self.synchronise(at, step.pick, &mut dice),
+                    9 => self.learn(at),
+                    _ => self.help(at),
+                }
+            }
+        }
+    }
+
+    /// May this member vote at `level` now? Then, the bound value if there is one.
+    fn may_vote(&self, at: usize, level: u64) -> Option<Option<Digest>> {
+        let member = &self.correct[at];
+        let (start, bound) = member.resume.as_ref()?;
+        if level < *start {
+            return None;
+        }
+        Some(bound.get((level - start) as usize).copied())
+    }
+
+    fn write(&mut self, at: usize, pick: u64, dice: &mut Dice) {
+        let level = self.correct[at].open();
+        let Some(bound) = self.may_vote(at, level).filter(|_| level <= LEVELS) else {
+            return;
+        };
+        let crash_only = self.crash_only();
+        let member = &mut self.correct[at];
+        let place = (level, member.regency);
+        // Most leaders propose one value; a liar's proposals depend on who gets them.
+        let honest = value(1 + ((level + u64::from(place.1)) % u64::from(VALUES)) as u8);
+        let lying = pick.is_multiple_of(3) && !crash_only;
+        let proposed = if lying { value(1 + dice.roll(VALUES.into()) as u8) } else { honest };
+        let digest = bound.unwrap_or(proposed);
+        if member.wrote.contains_key(&place) {
+            return;
+        }
+        member.wrote.insert(place, digest);
+        member.write_set.insert(Written { epoch: Epoch(place.1), digest });
+        if crash_only {
+            member.certified = Some(Written { epoch: Epoch(place.1), digest });
+            member.write_set.forget_before(Epoch(place.1));
+            member.accepted.insert(place, digest);
+        }
+    }
+
+    fn certify(&mut self, at: usize, dice: &mut Dice) {
+        let (level, regency) = (self.correct[at].open(), self.correct[at].regency);
+        if self.crash_only() || self.may_vote(at, level).is_none() {
+            return;
+        }
+        let place = (level, regency);
+        let first = dice.roll(VALUES.into()) as u8;
+        for number in 0..VALUES {
+            let digest = value(1 + (first + number) % VALUES);
+            if self.completes(self.writes(place, digest)) {
+                let member = &mut self.correct[at];
+                if member.accepted.contains_key(&place) {
+                    return;
+                }
+                member.certified = Some(Written { epoch: Epoch(regency), digest });
+                member.write_set.forget_before(Epoch(regency));
+                member.accepted.insert(place, digest);
+            }
+        }
+    }
+
+    fn decide(&mut self, at: usize) {
+        let level = self.correct[at].open();
+        if let Some(&digest) = self.decidable(level).first() {
+            self.correct[at].decide(digest);
+        }
+    }
+
+    /// One of the correct others has decided it: with f liars, that makes one-correct claims.
+    fn learn(&mut self, at: usize) {
+        let level = self.correct[at].decisions.len();
+        let known = self.correct.iter().find_map(|member| member.decisions.get(level).copied());
+        if let Some(digest) = known {
+            self.correct[at].decide(digest);
+        }
+    }
+
+    fn install(&mut self, at: usize, pick: u64) {
+        let newest = self.correct.iter().map(|member| member.regency).max().unwrap_or(0);
+        let member = &mut self.correct[at];
+        let wanted = if pick.is_multiple_of(4) || newest == 0 { newest + 1 } else { newest };
+        if wanted <= member.regency || wanted > REGENCIES {
+            return;
+        }
+        if self.mutant == Mutant::ForgetsCertificates {
+            member.certified = None;
+        }
+        let state = member.state(wanted);
+        member.signed.insert(wanted, state);
+        if self.mutant != Mutant::VotesAfterSigning || pick.is_multiple_of(2) {
+            member.regency = wanted;
+            member.resume = None;
+        }
+    }
+
+    fn synchronise(&mut self, at: usize, pick: u64, dice: &mut Dice) {
+        let regency = self.correct[at].regency;
+        if self.correct[at].resume.is_some() {
+            return;
+        }
+        let choice = match self.syncs.get(&regency) {
+            Some(choice) => choice.clone(),
+            None => {
+                // Not every SYNC differs: only the same one leads to certificates.
+                let mut same = Dice(u64::from(regency));
+                let dice =
+                    if pick.is_multiple_of(2) || self.crash_only() { &mut same } else { dice };
+                let Some(states) = self.collect(dice, regency) else {
+                    return;
+                };
+                self.choose(&states)
+            }
+        };
+        let Some((_, bound)) = &choice else {
+            return;
+        };
+        self.bound += bound.len();
+        self.free += 1;
+        if self.crash_only() {
+            self.syncs.insert(regency, choice.clone());
+        }
+        self.correct[at].resume = choice;
+    }
+
+    /// VP.9: votes again, in the current epoch, for what it decided last.
+    fn help(&mut self, at: usize) {
+        let level = self.correct[at].decisions.len() as u64;
+        if level == 0 || self.may_vote(at, level).is_none() {
+            return;
+        }
+        let member = &mut self.correct[at];
+        let (place, digest) = ((level, member.regency), member.decisions[level as usize - 1]);
+        member.wrote.entry(place).or_insert(digest);
+        member.accepted.entry(place).or_insert(digest);
+    }
+
+    /// No two values can be decided at one level.
+    fn agreement(&self) -> Result<(), &'static str> {
+        let agreed = (1..=LEVELS + 1).all(|level| self.decidable(level).len() <= 1);
+        if agreed { Ok(()) } else { Err("two values can be decided at one level") }
+    }
+
+    /// Were a regency installed now: the choice from any states keeps what is or can be decided.
+    fn safety(&self, dice: &mut Dice) -> Result<(), &'static str> {
+        let mut now = World { correct: self.correct.clone(), syncs: BTreeMap::new(), ..*self };
+        let regency = REGENCIES + 1;
+        for member in &mut now.correct {
+            member.signed.insert(regency, member.state(regency));
+        }
+        for _ in 0..24 {
+            let Some(states) = now.collect(dice, regency) else {
+                continue;
+            };
+            if outcome(choose(&states, self.quorums)) != choose_slowly(&states, self.quorums) {
+                return Err("the reference disagrees");
+            }
+            let Some((start, bound)) = self.choose(&states) else {
+                continue;
+            };
+            for level in start..=LEVELS + 1 {
+                for digest in self.decidable(level) {
+                    match bound.get((level - start) as usize) {
+                        None => return Err("a decided level is free"),
+                        Some(bound) if *bound != digest => return Err("bound to another value"),
+                        Some(_) => {}
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The states of all correct members suffice, whatever the liars add; when replicas only crash,
+    /// those of any n - f.
+    fn liveness(&self, dice: &mut Dice) -> Result<(), &'static str> {
+        for _ in 0..24 {
+            let mut states: Vec<_> =
+                self.correct.iter().map(|member| member.state(REGENCIES + 1)).collect();
+            while self.crash_only() && states.len() > self.quorums.sync() {
+                states.remove(dice.roll(states.len() as u64) as usize);
+            }
+            for _ in 0..dice.roll(self.liars as u64 + 1) {
+                states.push(self.lie(dice, REGENCIES + 1));
+            }
+            if self.choose(&states).is_none() {
+                return Err("the states of all correct members do not suffice");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let mask = prop_oneof![Just(u8::MAX), any::<u8>(), any::<u8>()];
+    let step = (0u8..11, mask, any::<u64>());
+    proptest::collection::vec(step.prop_map(|(kind, mask, pick)| Step { kind, mask, pick }), 0..90)
+}
+
+fn check(
+    view: (usize, usize, FaultModel),
+    steps: &[Step],
+    mutant: Mutant,
+) -> Result<World, &'static str> {
+    let mut world = World::new(view, mutant);
+    for &step in steps {
+        world.run(step);
+        world.agreement()?;
+    }
+    let mut dice = Dice(steps.iter().fold(1, |sum, step| sum ^ step.pick));
+    world.safety(&mut dice)?;
+    world.liveness(&mut dice)?;
+    Ok(world)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
+    // rule: SYNC.8, SYNC.9, SYNC.6, VP.5, VP.6, VP.9
+    #[test]
+    fn sync_8_the_choice_never_passes_over_a_decision_and_all_correct_states_suffice(
+        view in proptest::sample::select(&VIEWS[..]),
+        steps in steps(),
+    ) {
+        let found = check(view, &steps, Mutant::None);
+        prop_assert!(found.is_ok(), "{:?}", found.err());
+    }
+}
+
+/// The test above is worth what it can find: each mutant of the rules must be caught by it.
+#[test]
+fn histories_are_bad_enough_to_catch_every_mutant_of_the_rules() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    let mut runner = TestRunner::deterministic();
+    let mut open = vec![
+        Mutant::VotesAfterSigning,
+        Mutant::ForgetsCertificates,
+        Mutant::NoVouchers,
+        Mutant::FreeWithoutCertificate,
+    ];
+    let (mut bound, mut free) = (0, 0);
+    for round in 0..20_000 {
+        let steps = steps().new_tree(&mut runner).expect("steps").current();
+        let view = VIEWS[round % 4];
+        let world = check(view, &steps, Mutant::None).expect("the rules hold");
+        bound += world.bound;
+        free += world.free;
+        open.retain(|&mutant| check(view, &steps, mutant).is_ok());
+        if open.is_empty() && round > 200 {
+            assert!(bound > 100 && free > 100, "bound {bound}, free {free}");
+            return;
+        }
+    }
+    panic!("not noticed: {open:?}");
+}
+
+#[test]
+#[ignore = "takes minutes; run it when a rule of SYNC changes"]
+fn long_histories() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    let mut runner = TestRunner::default();
+    for round in 0..1_000_000 {
+        let steps = steps().new_tree(&mut runner).expect("steps").current();
+        let view = VIEWS[round % VIEWS.len()];
+        let found = check(view, &steps, Mutant::None);
+        assert!(found.is_ok(), "{:?} in {view:?}: {steps:?}", found.err());
+    }
+}
