@@ -146,10 +146,6 @@ impl<P: Payload> Replica<P> {
             let refuse = Refuse { at: self.open.at, digest, reason };
             self.send(Recipients::Others, Message::Refuse(refuse), actions);
         }
-        if let Some(digest) = self.open.missing() {
-            self.open.asked = Some(digest);
-            self.send_fetch_batch(digest, actions);
-        }
         if self.lag.decided_at_status == self.decided {
             // Nothing came of what was asked for: ask another member.
             self.lag.fetching_to = self.decided;
@@ -158,6 +154,13 @@ impl<P: Payload> Replica<P> {
             }
         }
         self.lag.decided_at_status = self.decided;
+        if let Some(digest) = self.open.missing() {
+            // A fetch brings the bytes once; asking everybody brings them many times.
+            if !self.lag.is_fetching(self.open.at.cid) || self.open.asked == Some(digest) {
+                self.send_fetch_batch(digest, actions);
+            }
+            self.open.asked = Some(digest);
+        }
     }
 
     pub(super) fn on_status(

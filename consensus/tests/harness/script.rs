@@ -212,6 +212,9 @@ impl Script {
     fn send(&mut self, words: &Words<'_>) {
         let from = words.needed("from");
         let message = self.say(words, from);
+        if let Message::StopData(signed) = &message {
+            self.cluster.states.push(*signed);
+        }
         for to in words.list("to").unwrap_or_else(|| words.fail("to whom")) {
             self.cluster.deliver(Envelope { from, to, message: message.clone() });
         }
