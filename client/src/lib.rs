@@ -1,3 +1,31 @@
-//! Client library: blocking and asynchronous, many requests in flight.
+//! Client library of a Tetrarch cluster: blocking and asynchronous, many operations in flight.
+//!
+//! Owns the client's links, its keys, and the files that describe a cluster. Always true: a result
+//! was given by enough replicas, so that a correct one is among any wrong ones that remain. Must
+//! not: know what operations mean.
+//!
+//! [`Client`] has a thread of its own; [`ClientDriver`] is polled by the caller's loop. Both carry
+//! any number of sessions over one connection to each replica.
 
+pub mod client;
 pub mod cluster;
+pub mod config;
+pub mod driver;
+pub mod error;
+pub mod payload;
+mod proofs;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use client::{Client, OperationResult, Pending, Session};
+pub use cluster::Cluster;
+pub use config::{ClientConfig, fresh_incarnation};
+pub use driver::{ClientDriver, Completion, DriverCounts};
+pub use error::{ClientError, ConnectError};
+pub use payload::Bytes;
+pub use tetrarch_consensus::smr::client::{
+    Busy, Comparator, Extractor, Heard, Matching, Mode, Outcome, Ticket,
+};

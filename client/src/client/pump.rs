@@ -1,0 +1,189 @@
+//! What the client's thread does: commands in, polls, results out.
+//!
+//! Owns the driver and what is known of each operation in flight. Always true: an operation that was
+//! given up by its caller stays in flight in the core, because later ones of its session follow it.
+//! Must not: block outside [`ClientDriver::park`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use tetrarch_consensus::smr::client::{Busy, Outcome, Ticket};
+use tetrarch_dataplane::clock::{Clock, SystemClock};
+use tetrarch_dataplane::types::Instant;
+
+use super::{Command, PARK_MAX, Shared, Sink};
+use crate::config::ClientConfig;
+use crate::driver::{ClientDriver, Completion};
+use crate::error::{ClientError, ConnectError};
+
+/// The thread's state.
+pub(super) struct Pump {
+    driver: ClientDriver,
+    shared: Arc<Shared>,
+    clock: SystemClock,
+    operation_timeout: Duration,
+    connect_timeout: Duration,
+    /// Told once whether enough replicas are connected.
+    ready: Option<SyncSender<Result<(), ConnectError>>>,
+    replicas: usize,
+    /// Taken from the shared queue; swapped with it, so that both keep their memory.
+    commands: Vec<Command>,
+    /// Commands that the driver has no room for yet, oldest first.
+    waiting: VecDeque<Command>,
+    /// By [`Ticket::index`]: what to do with the result.
+    in_flight: Vec<Option<(Ticket, Command)>>,
+    /// Operations by the time at which their callers give up, oldest first.
+    deadlines: VecDeque<(Instant, Ticket)>,
+    completions: Vec<Completion>,
+}
+
+impl Pump {
+    pub(super) fn new(
+        driver: ClientDriver,
+        shared: Arc<Shared>,
+        config: &ClientConfig,
+        ready: SyncSender<Result<(), ConnectError>>,
+    ) -> Self {
+        Self {
+            driver,
+            shared,
+            clock: SystemClock::new(),
+            operation_timeout: config.operation_timeout,
+            connect_timeout: config.connect_timeout,
+            ready: Some(ready),
+            replicas: config.cluster.members.len(),
+            commands: Vec::new(),
+            waiting: VecDeque::new(),
+            in_flight: Vec::new(),
+            deadlines: VecDeque::new(),
+            completions: Vec::new(),
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        let started = self.clock.now();
+        loop {
+            let now = self.clock.now();
+            if !self.take_commands() {
+                break;
+            }
+            self.start_waiting(now);
+            let worked = self.driver.poll(now, &mut self.completions);
+            self.hand_over_completions();
+            self.give_up(now);
+            if !self.report_ready(started, now) {
+                break;
+            }
+            if !worked {
+                let limit = self.deadlines.front().map(|(due, _)| due.since(now));
+                self.driver.park(now, limit.unwrap_or(PARK_MAX).min(PARK_MAX));
+            }
+        }
+        self.close();
+    }
+
+    /// `false` when the client was closed.
+    fn take_commands(&mut self) -> bool {
+        let mut queue = self.shared.lock();
+        std::mem::swap(&mut queue.commands, &mut self.commands);
+        let closed = queue.closed;
+        drop(queue);
+        self.waiting.extend(self.commands.drain(..));
+        !closed
+    }
+
+    /// Starts what waits, in order, up to the first that has no room: what waits is bounded by the
+    /// windows, and room for one is soon room for all.
+    fn start_waiting(&mut self, now: Instant) {
+        while let Some(command) = self.waiting.pop_front() {
+            let (session, mode) = (command.session, command.mode);
+            match self.driver.submit(now, session, mode, &command.operation) {
+                Ok(ticket) => {
+                    if self.in_flight.len() <= ticket.index() {
+                        self.in_flight.resize_with(ticket.index() + 1, || None);
+                    }
+                    self.deadlines.push_back((now + self.operation_timeout, ticket));
+                    self.in_flight[ticket.index()] = Some((ticket, command));
+                }
+                Err(Busy::Window | Busy::Memory) => {
+                    self.waiting.push_front(command);
+                    return;
+                }
+                Err(busy) => {
+                    let size = command.operation.len();
+                    command.end(Err(ClientError::from_busy(busy, size)));
+                }
+            }
+        }
+    }
+
+    fn hand_over_completions(&mut self) {
+        for Completion { ticket, outcome, .. } in self.completions.drain(..) {
+            let place = self.in_flight.get_mut(ticket.index());
+            // Its caller may have given up.
+            let Some((_, command)) = place.and_then(Option::take) else { continue };
+            command.end(match outcome {
+                Outcome::Done(result) => Ok(result.to_vec()),
+                Outcome::Forgotten => Err(ClientError::Forgotten),
+                Outcome::Refused => Err(ClientError::Refused),
+            });
+        }
+    }
+
+    /// Tells callers who have waited long enough. Their place in the window stays taken until the
+    /// operation ends.
+    fn give_up(&mut self, now: Instant) {
+        while let Some(&(due, ticket)) = self.deadlines.front() {
+            let known = self.in_flight.get_mut(ticket.index());
+            let mine = known.and_then(Option::as_mut).filter(|(other, _)| *other == ticket);
+            if mine.is_some() && due > now {
+                return;
+            }
+            self.deadlines.pop_front();
+            let (Some((_, command)), Some(heard)) = (mine, self.driver.heard(ticket)) else {
+                continue;
+            };
+            let error = ClientError::Timeout {
+                heard,
+                connected: self.driver.connected(),
+                after: self.operation_timeout,
+            };
+            let nobody = Sink::Callback(Box::new(|_| {}));
+            std::mem::replace(&mut command.sink, nobody).put(Err(error));
+        }
+    }
+
+    /// Tells the one who connects how it went. `false`: it failed.
+    fn report_ready(&mut self, started: Instant, now: Instant) -> bool {
+        if self.ready.is_none() {
+            return true;
+        }
+        let (connected, needed) = (self.driver.connected(), self.driver.needed());
+        let result = if connected >= needed {
+            Ok(())
+        } else if now.since(started) >= self.connect_timeout {
+            let (of, after) = (self.replicas, self.connect_timeout);
+            Err(ConnectError::Unreachable { connected, of, needed, after })
+        } else {
+            return true;
+        };
+        let ok = result.is_ok();
+        if let Some(ready) = self.ready.take() {
+            drop(ready.try_send(result));
+        }
+        ok
+    }
+
+    fn close(mut self) {
+        let mut queue = self.shared.lock();
+        queue.closed = true;
+        std::mem::swap(&mut queue.commands, &mut self.commands);
+        drop(queue);
+        let in_flight = self.in_flight.drain(..).flatten().map(|(_, command)| command);
+        for command in self.commands.drain(..).chain(self.waiting.drain(..)).chain(in_flight) {
+            command.end(Err(ClientError::Closed));
+        }
+    }
+}

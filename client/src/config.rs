@@ -1,0 +1,277 @@
+//! What a client is told when it starts: the cluster, who it is, its limits.
+//!
+//! Owns `client-N.toml`, which may be missing. Always true: a loaded configuration fits the
+//! cluster's public file. Must not: guess what was meant.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Deserialize;
+use tetrarch_consensus::batch::REQUEST_HEADER_SIZE;
+use tetrarch_consensus::limits::{
+    OPERATION_SIZE_MAX, REQUEST_PROOF_SIZE_MAX, RESULT_SIZE_MAX, SESSION_WINDOW,
+};
+use tetrarch_consensus::message::reply::REPLY_HEADER_SIZE;
+use tetrarch_dataplane::arena::{ArenaSpec, SlotClass};
+
+use crate::cluster::{Cluster, ClusterError, PrivateKeys, parse_toml};
+
+const MIB: usize = 1024 * 1024;
+
+/// Seconds from the UNIX epoch to the start of 2024, from which incarnations count.
+const INCARNATION_EPOCH_S: u64 = 1_704_067_200;
+
+/// Incarnations a second: 2^32 of them last for 34 years.
+const INCARNATIONS_PER_S: u32 = 4;
+
+/// `client-N.toml`: every field has a default.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    /// Private keys, relative to the cluster directory.
+    key_file: Option<String>,
+    request_timeout_ms: u64,
+    operation_timeout_ms: u64,
+    connect_timeout_ms: u64,
+    sessions_max: u32,
+    window: usize,
+    request_memory_mib: usize,
+    reply_memory_mib: usize,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            key_file: None,
+            request_timeout_ms: 2000,
+            operation_timeout_ms: 30_000,
+            connect_timeout_ms: 10_000,
+            sessions_max: 4096,
+            window: SESSION_WINDOW,
+            request_memory_mib: 64,
+            reply_memory_mib: 64,
+        }
+    }
+}
+
+/// Everything a client needs to start.
+#[derive(Debug)]
+pub struct ClientConfig {
+    /// The public part of the cluster.
+    pub cluster: Cluster,
+    /// Index in the cluster's client list.
+    pub index: u32,
+    /// This client's private keys.
+    pub keys: PrivateKeys,
+    /// The replicas' request timeout. Requests are sent again after half of it.
+    pub request_timeout: Duration,
+    /// How long a blocking operation waits for its result, and when a callback is told that there
+    /// is none.
+    pub operation_timeout: Duration,
+    /// How long [`Client::connect`](crate::Client::connect) waits for enough replicas.
+    pub connect_timeout: Duration,
+    /// Sessions at most. The replicas have a limit of their own, 4096 by default.
+    pub sessions_max: u32,
+    /// Ordered operations of a session in flight at most, and as many read-only ones.
+    pub window: usize,
+    /// Memory for requests in flight, in bytes.
+    pub request_memory: usize,
+    /// Memory for replies that were received and results that are in use, in bytes.
+    pub reply_memory: usize,
+    /// Larger at each start of this client. `None`: from the clock, see [`fresh_incarnation`].
+    pub incarnation: Option<u32>,
+}
+
+impl ClientConfig {
+    /// The defaults for client `index` of `cluster`.
+    pub fn new(cluster: Cluster, index: u32, keys: PrivateKeys) -> Self {
+        let file = File::default();
+        Self {
+            cluster,
+            index,
+            keys,
+            request_timeout: Duration::from_millis(file.request_timeout_ms),
+            operation_timeout: Duration::from_millis(file.operation_timeout_ms),
+            connect_timeout: Duration::from_millis(file.connect_timeout_ms),
+            sessions_max: file.sessions_max,
+            window: file.window,
+            request_memory: file.request_memory_mib * MIB,
+            reply_memory: file.reply_memory_mib * MIB,
+            incarnation: None,
+        }
+    }
+
+    /// Loads client `index` of the cluster directory: `cluster.toml`, `client-N.toml` if there is
+    /// one, and the private keys in `client-N.key`.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with file, field, value and remedy.
+    pub fn load(directory: &Path, index: u32) -> Result<Self, ClusterError> {
+        let cluster = Cluster::load(directory)?;
+        let name = directory.join(format!("client-{index}.toml"));
+        let file = match std::fs::read_to_string(&name) {
+            Ok(text) => parse_toml(&text, &name)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => File::default(),
+            Err(error) => {
+                let problem = format!("cannot read: {error}");
+                let remedy = "make it readable, or remove it to use the defaults";
+                return Err(ClusterError::new(&name, "", "", problem, remedy));
+            }
+        };
+        let Some(entry) = cluster.client(index) else {
+            return Err(ClusterError::new(
+                &directory.join(crate::cluster::CLUSTER_FILE),
+                "client",
+                index,
+                format!("the cluster has {} clients, counted from 0", cluster.clients.len()),
+                "use another client index, or add a [[client]] entry on every replica",
+            ));
+        };
+        let key_name = file.key_file.clone().unwrap_or_else(|| format!("client-{index}.key"));
+        let key_file: PathBuf = directory.join(key_name);
+        let keys = PrivateKeys::load(&key_file)?;
+        let owner = format!("client {index}");
+        keys.check_fits(&key_file, &owner, &entry.static_key, &entry.signing_key)?;
+        check(&file, &name)?;
+        Ok(Self {
+            request_timeout: Duration::from_millis(file.request_timeout_ms),
+            operation_timeout: Duration::from_millis(file.operation_timeout_ms),
+            connect_timeout: Duration::from_millis(file.connect_timeout_ms),
+            sessions_max: file.sessions_max,
+            window: file.window,
+            request_memory: file.request_memory_mib * MIB,
+            reply_memory: file.reply_memory_mib * MIB,
+            ..Self::new(cluster, index, keys)
+        })
+    }
+
+    /// Slots for requests in flight: the encoded operation, and the message on its way.
+    pub(crate) fn request_arena(&self) -> ArenaSpec {
+        arena(
+            self.request_memory,
+            REQUEST_HEADER_SIZE + OPERATION_SIZE_MAX + REQUEST_PROOF_SIZE_MAX,
+        )
+    }
+
+    /// Slots for replies.
+    pub(crate) fn reply_arena(&self) -> ArenaSpec {
+        arena(self.reply_memory, REPLY_HEADER_SIZE + RESULT_SIZE_MAX)
+    }
+}
+
+/// Size classes for `memory` bytes. Most requests and replies are small; a few slots hold the
+/// largest, however little memory was given.
+fn arena(memory: usize, size_max: usize) -> ArenaSpec {
+    // Size, and share of the memory in percent.
+    let shares = [(256, 30), (1280, 30), (8 * 1024, 15), (64 * 1024, 10), (size_max, 15)];
+    let class = |(size, percent): (usize, usize)| {
+        let least = if size > 8 * 1024 { 8 } else { 64 };
+        let count = (memory / 100 * percent / size).clamp(least, 1 << 20);
+        SlotClass { slot_size: size as u32, count: count as u32 }
+    };
+    ArenaSpec { classes: shares.map(class).to_vec() }
+}
+
+fn check(file: &File, name: &Path) -> Result<(), ClusterError> {
+    let bounds: [(&str, u64, u64, u64); 7] = [
+        ("request_timeout_ms", file.request_timeout_ms, 10, 600_000),
+        ("operation_timeout_ms", file.operation_timeout_ms, 10, 86_400_000),
+        ("connect_timeout_ms", file.connect_timeout_ms, 10, 600_000),
+        ("sessions_max", file.sessions_max.into(), 1, 1 << 20),
+        ("window", file.window as u64, 1, SESSION_WINDOW as u64),
+        ("request_memory_mib", file.request_memory_mib as u64, 1, 1 << 16),
+        ("reply_memory_mib", file.reply_memory_mib as u64, 1, 1 << 16),
+    ];
+    match bounds.iter().find(|(_, value, least, most)| !(least..=most).contains(&value)) {
+        None => Ok(()),
+        Some((field, value, least, most)) => Err(ClusterError::new(
+            name,
+            *field,
+            value,
+            "out of range",
+            format!("use {least} to {most}"),
+        )),
+    }
+}
+
+/// A number that is larger at each start of a client, from the wall clock: quarters of a second
+/// since 2024. Waits for the next quarter to begin, at most 250 ms, so that a client that ends and
+/// starts again never has the number that it had before. Two processes must not run as one client
+/// at a time.
+pub fn fresh_incarnation() -> u32 {
+    let tick = Duration::from_secs(1) / INCARNATIONS_PER_S;
+    let epoch = UNIX_EPOCH + Duration::from_secs(INCARNATION_EPOCH_S);
+    let since = || SystemTime::now().duration_since(epoch).unwrap_or_default();
+    let ticks = |time: Duration| time.as_nanos() / tick.as_nanos();
+    let first = ticks(since());
+    loop {
+        let now = since();
+        if ticks(now) != first {
+            // A clock that was set back: also another number.
+            return u32::try_from(ticks(now)).unwrap_or(u32::MAX).max(1);
+        }
+        let into = Duration::from_nanos((now.as_nanos() % tick.as_nanos()) as u64);
+        std::thread::sleep(tick - into);
+        if now.is_zero() {
+            // Before 2024: the clock is wrong, and the replicas will say so.
+            return 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TestCluster;
+
+    #[test]
+    fn incarnations_grow_at_each_start() {
+        let first = fresh_incarnation();
+        let second = fresh_incarnation();
+        assert!(1 < first && first < second, "{first} {second}");
+    }
+
+    #[test]
+    fn arenas_hold_the_largest_message_however_small_they_are() {
+        let config = ClientConfig { request_memory: 1, ..TestCluster::new(4).into_config() };
+        let largest = config.request_arena().classes.iter().map(|class| class.slot_size).max();
+        assert!(largest.unwrap() as usize > OPERATION_SIZE_MAX);
+        let config = ClientConfig { reply_memory: 64 * MIB, ..config };
+        let size = config.reply_arena().size();
+        assert!((48 * MIB..72 * MIB).contains(&size), "{size}");
+    }
+
+    fn directory(name: &str) -> (PathBuf, TestCluster) {
+        let directory =
+            std::env::temp_dir().join(format!("tetrarch-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&directory);
+        std::fs::create_dir_all(&directory).unwrap();
+        let test = TestCluster::new(4);
+        std::fs::write(directory.join("cluster.toml"), test.cluster.to_toml()).unwrap();
+        test.client_keys.store(&directory.join("client-0.key"), "client 0").unwrap();
+        (directory, test)
+    }
+
+    #[test]
+    fn a_client_is_loaded_from_its_cluster_directory() {
+        let (directory, test) = directory("client-config");
+        let config = ClientConfig::load(&directory, 0).unwrap();
+        assert_eq!((config.cluster.id, config.window), (test.cluster.id, SESSION_WINDOW));
+        let error = ClientConfig::load(&directory, 1).unwrap_err().to_string();
+        assert!(error.contains("has 1 clients"), "{error}");
+        let file = directory.join("client-0.toml");
+        std::fs::write(&file, "window = 8\nrequest_timeout_ms = 500\n").unwrap();
+        let config = ClientConfig::load(&directory, 0).unwrap();
+        assert_eq!((config.window, config.request_timeout.as_millis()), (8, 500));
+        for (text, expected) in [
+            ("window = 65", "window = 65: out of range; use 1 to 64"),
+            ("widow = 6", "unknown field"),
+            ("key_file = \"nowhere.key\"", "cannot read"),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            let error = ClientConfig::load(&directory, 0).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}

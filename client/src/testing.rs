@@ -1,0 +1,208 @@
+//! A cluster of made-up replicas for this crate's tests: they check every proof, and answer with
+//! the operation they were asked for.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use tetrarch_consensus::message::codec::{decode_request, request_to_sign};
+use tetrarch_consensus::message::reply::{REPLY_HEADER_SIZE, ReplyHeader, Status};
+use tetrarch_consensus::message::{kind, proof};
+use tetrarch_consensus::{ClientId, FaultModel, ReplicaId, Sequence, ViewId};
+use tetrarch_dataplane::arena::{Arena, ArenaSpec, SlotClass};
+use tetrarch_dataplane::burst::Burst;
+use tetrarch_dataplane::crypto::authenticator::PairKey;
+use tetrarch_dataplane::crypto::hash::body_digest;
+use tetrarch_dataplane::crypto::signature::VerifyingKey;
+use tetrarch_dataplane::endpoint::Endpoint;
+use tetrarch_dataplane::frame::FramePool;
+use tetrarch_dataplane::handshake::Identity;
+use tetrarch_dataplane::links::{LinkConfig, Links, Outgoing, Received};
+use tetrarch_dataplane::types::{Instant, PeerId};
+
+use crate::cluster::{ClientEntry, Cluster, Member, PrivateKeys};
+use crate::config::ClientConfig;
+use crate::payload::Bytes;
+
+/// A cluster of `n` replicas and one client, with all private keys.
+pub(crate) struct TestCluster {
+    pub(crate) cluster: Cluster,
+    pub(crate) replica_keys: Vec<PrivateKeys>,
+    pub(crate) client_keys: PrivateKeys,
+}
+
+impl TestCluster {
+    pub(crate) fn new(n: u16) -> Self {
+        let addresses: Vec<_> = (0..n).map(|id| ([127, 0, 0, 1], 7000 + id).into()).collect();
+        Self::at(&addresses)
+    }
+
+    pub(crate) fn at(addresses: &[SocketAddr]) -> Self {
+        let generate = || PrivateKeys::generate().unwrap();
+        let replica_keys: Vec<_> = addresses.iter().map(|_| generate()).collect();
+        let client_keys = generate();
+        let members = addresses.iter().zip(&replica_keys).zip(0..).map(|((at, keys), id)| Member {
+            id: ReplicaId(id),
+            address: at.to_string(),
+            static_key: keys.static_secret.public(),
+            signing_key: keys.signing_key.verifying_key(),
+        });
+        let cluster = Cluster {
+            id: 0x7e57,
+            model: FaultModel::Byzantine,
+            f: (addresses.len() - 1) / 3,
+            members: members.collect(),
+            clients: vec![ClientEntry {
+                index: 0,
+                static_key: client_keys.static_secret.public(),
+                signing_key: client_keys.signing_key.verifying_key(),
+            }],
+        };
+        cluster.check("test".as_ref()).unwrap();
+        Self { cluster, replica_keys, client_keys }
+    }
+
+    pub(crate) fn into_config(self) -> ClientConfig {
+        let mib = 1024 * 1024;
+        ClientConfig {
+            request_memory: mib,
+            reply_memory: mib,
+            incarnation: Some(5),
+            ..ClientConfig::new(self.cluster, 0, self.client_keys)
+        }
+    }
+}
+
+/// How a made-up replica behaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Manner {
+    /// Answers with the operation.
+    Honest,
+    /// Answers with something else.
+    Lying,
+    /// Checks, and does not answer.
+    Silent,
+    /// Refuses what begins with `!`, answers the rest.
+    Strict,
+}
+
+/// One made-up replica.
+pub(crate) struct FakeReplica {
+    links: Links,
+    pool: FramePool,
+    index: usize,
+    pair: PairKey,
+    client: VerifyingKey,
+    cluster: u64,
+    last: BTreeMap<ClientId, Sequence>,
+    pub(crate) manner: Manner,
+    pub(crate) signed: usize,
+    pub(crate) seen: usize,
+}
+
+pub(crate) fn small_arena() -> Arena {
+    let classes = vec![
+        SlotClass { slot_size: 512, count: 2048 },
+        SlotClass { slot_size: 512 * 1024, count: 8 },
+    ];
+    Arena::heap(&ArenaSpec { classes }).unwrap()
+}
+
+impl FakeReplica {
+    pub(crate) fn new(test: &TestCluster, index: usize, endpoint: Box<dyn Endpoint>) -> Self {
+        let keys = &test.replica_keys[index];
+        let peer = PeerId::replica(index as u16);
+        let identity = Identity { peer, secret: keys.static_secret.clone() };
+        let pool = small_arena().pool();
+        let directory = test.cluster.directory().unwrap();
+        let config = LinkConfig { message_size_max_client: 512 * 1024, ..LinkConfig::default() };
+        let cluster = test.cluster.id;
+        let client = &test.cluster.clients[0];
+        Self {
+            links: Links::new(endpoint, identity, directory, cluster, config, pool.clone()),
+            pool,
+            index,
+            pair: PairKey::for_replica(&keys.static_secret, &client.static_key, cluster).unwrap(),
+            client: client.signing_key,
+            cluster,
+            last: BTreeMap::new(),
+            manner: Manner::Honest,
+            signed: 0,
+            seen: 0,
+        }
+    }
+
+    pub(crate) fn turn(&mut self, now: Instant) -> usize {
+        let mut received = Burst::with_capacity(64);
+        let count = self.links.rx_burst(now, &mut received);
+        for message in received.drain() {
+            self.take(message);
+        }
+        while self.links.event().is_some() {}
+        self.links.flush(now);
+        count
+    }
+
+    pub(crate) fn park(&mut self, limit: std::time::Duration) {
+        self.links.park(limit);
+    }
+
+    fn take(&mut self, message: Received) {
+        assert_eq!(message.header.kind, kind::REQUEST);
+        assert!(message.peer.is_client());
+        let digest = tetrarch_consensus::Digest(message.header.body_digest);
+        let (size, auth) = (message.header.body_size(), message.header.auth);
+        self.seen += 1;
+        match auth {
+            proof::MAC_VECTOR => {
+                assert!(self.pair.verify_entry(&digest.0, message.proof(), self.index));
+            }
+            proof::SIGNATURE => {
+                self.signed += 1;
+                let signed = request_to_sign(self.cluster, &digest);
+                let signature = message.proof().try_into().unwrap();
+                assert!(self.client.verify(&signed, signature));
+            }
+            other => panic!("no such proof: {other}"),
+        }
+        assert_eq!(message.header.session >> 32, 0, "the session of client 0");
+        let peer = message.peer;
+        let request = decode_request(Bytes(message.frame), size, digest, auth).unwrap();
+        let operation = request.view().operation;
+        if self.manner == Manner::Silent {
+            return;
+        }
+        if !request.read_only {
+            let last = self.last.entry(request.client).or_default();
+            *last = (*last).max(request.sequence);
+        }
+        let refused = self.manner == Manner::Strict && operation.starts_with(b"!");
+        let (status, result) = match self.manner {
+            _ if refused => (Status::Refused, Vec::new()),
+            Manner::Lying => (Status::Ok, vec![0xee; 5]),
+            _ => (Status::Ok, operation.to_vec()),
+        };
+        let header = ReplyHeader {
+            client: request.client,
+            sequence: request.sequence,
+            view: ViewId(0),
+            read_only: request.read_only,
+            status,
+            result_size: result.len() as u32,
+        };
+        let mut frame = self.pool.alloc(REPLY_HEADER_SIZE + result.len()).unwrap();
+        let body = &mut frame.bytes_mut()[..REPLY_HEADER_SIZE + result.len()];
+        header.write(body);
+        body[REPLY_HEADER_SIZE..].copy_from_slice(&result);
+        let body_digest = body_digest(body);
+        let size = body.len() as u32;
+        self.links.tx(Outgoing {
+            to: peer,
+            kind: kind::REPLY,
+            auth: proof::NONE,
+            session: request.client.0,
+            proof_size: 0,
+            body_digest,
+            frame: Some(frame.freeze(size)),
+        });
+    }
+}

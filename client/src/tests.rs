@@ -1,0 +1,269 @@
+//! The client against made-up replicas that check every proof: in one thread over the memory
+//! transport, and with threads over TCP.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use tetrarch_dataplane::clock::{Clock, SystemClock};
+use tetrarch_dataplane::endpoint::Transport;
+use tetrarch_dataplane::transport::memory::{MemoryTransport, Port, Switch, SwitchConfig};
+use tetrarch_dataplane::transport::tcp::{TcpConfig, TcpTransport};
+use tetrarch_dataplane::types::{Instant, PeerId};
+
+use crate::testing::{FakeReplica, Manner, TestCluster, small_arena};
+use crate::*;
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// A driver and replicas on one switch, one thread, made-up time.
+struct World {
+    driver: ClientDriver,
+    replicas: Vec<FakeReplica>,
+    now: Instant,
+    completions: Vec<Completion>,
+}
+
+impl World {
+    fn new(n: u16) -> Self {
+        let test = TestCluster::new(n);
+        let switch = Switch::new(SwitchConfig { queue_max: 4096, ..SwitchConfig::default() });
+        let endpoint = |index: u16| {
+            let mut transport = MemoryTransport::new(&switch, Port(index), &[]);
+            transport.open(0, small_arena().pool()).unwrap()
+        };
+        let replicas = (0..n).map(|index| FakeReplica::new(&test, index.into(), endpoint(index)));
+        let replicas = replicas.collect();
+        let dial: Vec<_> = (0..n).map(|index| (PeerId::replica(index), Port(index))).collect();
+        let mut transport = MemoryTransport::new(&switch, Port(n), &dial);
+        let config = test.into_config();
+        let driver = ClientDriver::over(&config, &mut transport, Matching::Equal).unwrap();
+        Self { driver, replicas, now: Instant(1 << 60), completions: Vec::new() }
+    }
+
+    fn turn(&mut self) {
+        self.driver.poll(self.now, &mut self.completions);
+        for replica in &mut self.replicas {
+            replica.turn(self.now);
+        }
+        self.now = self.now + MILLISECOND;
+    }
+
+    fn turns(&mut self, count: usize) {
+        (0..count).for_each(|_| self.turn());
+    }
+
+    fn submit(&mut self, session: u32, mode: Mode, operation: &[u8]) -> Ticket {
+        self.driver.submit(self.now, session, mode, operation).unwrap()
+    }
+
+    fn results(&mut self) -> Vec<(Ticket, Vec<u8>)> {
+        let result = |completion: Completion| match completion.outcome {
+            Outcome::Done(result) => (completion.ticket, result.to_vec()),
+            other => panic!("{other:?}"),
+        };
+        self.completions.drain(..).map(result).collect()
+    }
+}
+
+#[test]
+fn operations_come_back_with_what_enough_replicas_said() {
+    // rule: CLI.1, CLI.2
+    let mut world = World::new(4);
+    world.replicas[2].manner = Manner::Lying;
+    world.turns(200);
+    assert_eq!(world.driver.connected(), 4);
+    let put = world.submit(0, Mode::Ordered, b"put");
+    let get = world.submit(0, Mode::ReadOnly, b"get");
+    let large = vec![7; 256 * 1024];
+    let big = world.submit(1, Mode::Ordered, &large);
+    world.turns(20);
+    let mut results = world.results();
+    results.sort();
+    let mut expected = vec![(put, b"put".to_vec()), (get, b"get".to_vec()), (big, large)];
+    expected.sort();
+    assert_eq!(results, expected);
+    assert!(world.replicas.iter().all(|replica| (replica.seen, replica.signed) == (3, 0)));
+    assert_eq!(world.driver.counts().completed, 3);
+    assert_eq!(world.driver.in_flight(), 0);
+}
+
+#[test]
+fn what_is_submitted_before_there_are_links_is_sent_when_there_are() {
+    let mut world = World::new(4);
+    let ticket = world.submit(0, Mode::Ordered, b"early");
+    assert_eq!(world.driver.connected(), 0);
+    world.turns(200);
+    assert_eq!(world.results(), [(ticket, b"early".to_vec())]);
+    assert!(world.replicas.iter().all(|replica| replica.signed == 0));
+}
+
+#[test]
+fn silence_is_answered_by_signed_retransmission() {
+    // rule: CLI.4
+    let mut world = World::new(4);
+    world.turns(200);
+    world.replicas[0].manner = Manner::Silent;
+    world.replicas[1].manner = Manner::Silent;
+    let ticket = world.submit(0, Mode::Ordered, b"a");
+    world.turns(900);
+    let heard = world.driver.heard(ticket).unwrap();
+    assert_eq!((heard.members, heard.of, heard.needed), (2, 4, 3));
+    assert!(world.replicas.iter().all(|replica| replica.signed == 0));
+    world.turns(300);
+    assert!(world.replicas.iter().all(|replica| replica.signed == 1), "after half the timeout");
+    world.replicas[0].manner = Manner::Honest;
+    world.turns(2500);
+    assert_eq!(world.results(), [(ticket, b"a".to_vec())]);
+}
+
+#[test]
+fn many_sessions_share_the_links_in_order_and_leave_nothing_behind() {
+    let mut world = World::new(4);
+    world.turns(200);
+    let free = world.driver.free_slots();
+    let (sessions, each) = (50u32, 40u32);
+    let mut submitted: Vec<Vec<Ticket>> = vec![Vec::new(); sessions as usize];
+    let mut finished = submitted.clone();
+    let mut count = 0;
+    while count < sessions * each {
+        for session in 0..sessions {
+            let of = &mut submitted[session as usize];
+            if of.len() < each as usize {
+                let operation = (of.len() as u32).to_le_bytes();
+                if let Ok(ticket) =
+                    world.driver.submit(world.now, session, Mode::Ordered, &operation)
+                {
+                    of.push(ticket);
+                }
+            }
+        }
+        world.turn();
+        for Completion { ticket, session, outcome } in world.completions.drain(..) {
+            let of = &mut finished[session as usize];
+            let Outcome::Done(result) = outcome else { panic!("{outcome:?}") };
+            assert_eq!(*result, (of.len() as u32).to_le_bytes(), "in order");
+            of.push(ticket);
+            count += 1;
+        }
+        assert!(world.now.0 - (1 << 60) < 60_000_000_000, "{count} after a minute");
+    }
+    assert_eq!(finished, submitted);
+    world.turns(50);
+    assert_eq!(world.driver.free_slots(), free, "every frame is back in its pool");
+    let counts = world.driver.counts();
+    assert_eq!((counts.completed, counts.malformed), (u64::from(sessions * each), 0));
+}
+
+/// Replicas behind TCP, a thread each.
+struct TcpReplicas {
+    stop: Arc<AtomicBool>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl TcpReplicas {
+    fn start(manners: &[Manner]) -> (Self, ClientConfig) {
+        let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+        let transport =
+            || TcpTransport::new(TcpConfig { listen: Some(any), ..TcpConfig::default() }).unwrap();
+        let mut transports: Vec<_> = manners.iter().map(|_| transport()).collect();
+        let addresses: Vec<_> =
+            transports.iter().map(|transport| transport.local_address().unwrap()).collect();
+        let test = TestCluster::at(&addresses);
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut threads = Vec::new();
+        for (index, (transport, manner)) in transports.iter_mut().zip(manners).enumerate() {
+            let endpoint = transport.open(0, small_arena().pool()).unwrap();
+            let mut replica = FakeReplica::new(&test, index, endpoint);
+            replica.manner = *manner;
+            let stop = stop.clone();
+            threads.push(std::thread::spawn(move || {
+                let clock = SystemClock::new();
+                while !stop.load(Ordering::Relaxed) {
+                    if replica.turn(clock.now()) == 0 {
+                        replica.park(MILLISECOND * 10);
+                    }
+                }
+            }));
+        }
+        (Self { stop, threads }, test.into_config())
+    }
+}
+
+impl Drop for TcpReplicas {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            thread.join().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_threaded_client_over_tcp() {
+    let manners = [Manner::Strict, Manner::Strict, Manner::Lying, Manner::Strict];
+    let (_replicas, config) = TcpReplicas::start(&manners);
+    let client = Client::connect(config).unwrap();
+    let session = client.session().unwrap();
+    assert_eq!(session.invoke(b"put").unwrap(), b"put");
+    assert_eq!(session.query(b"get").unwrap(), b"get");
+    assert_eq!(session.invoke(&[1; 256 * 1024]).unwrap().len(), 256 * 1024);
+    let size = 256 * 1024 + 1;
+    let error = session.invoke(&vec![1; size]).unwrap_err();
+    assert_eq!(error, ClientError::OperationSize { size });
+    assert_eq!(session.invoke(b"!bad").unwrap_err(), ClientError::Refused);
+    assert_eq!(session.invoke(b"good").unwrap(), b"good", "the session goes on");
+    // Handles and callbacks, from several sessions.
+    let sessions: Vec<_> = (0..20).map(|_| client.session().unwrap()).collect();
+    let (sender, receiver) = channel();
+    let mut pending = Vec::new();
+    for (number, session) in sessions.iter().enumerate() {
+        let operation = [number as u8];
+        pending.push(session.submit(&operation, Mode::Ordered).unwrap());
+        let sender = sender.clone();
+        let done = move |result: OperationResult| sender.send(result.unwrap()[0]).unwrap();
+        session.submit_with(&operation, Mode::ReadOnly, done).unwrap();
+    }
+    for (number, pending) in pending.into_iter().enumerate() {
+        assert_eq!(pending.wait().unwrap(), [number as u8]);
+    }
+    let mut called: Vec<_> = receiver.iter().take(20).collect();
+    called.sort_unstable();
+    assert_eq!(called, (0..20).collect::<Vec<u8>>());
+    drop(client);
+    assert_eq!(session.invoke(b"late").unwrap_err(), ClientError::Closed);
+}
+
+#[test]
+fn a_caller_learns_what_was_missing_and_the_window_stays_taken() {
+    let manners = [Manner::Honest, Manner::Silent, Manner::Honest, Manner::Silent];
+    let (_replicas, config) = TcpReplicas::start(&manners);
+    let config =
+        ClientConfig { window: 2, operation_timeout: Duration::from_millis(300), ..config };
+    let client = Client::connect(config).unwrap();
+    let session = client.session().unwrap();
+    let text = session.invoke(b"a").unwrap_err().to_string();
+    assert!(text.starts_with("replies from 2 of 4 replicas after 300ms; 3 equal"), "{text}");
+    let second = session.submit(b"b", Mode::Ordered).unwrap();
+    assert!(second.try_take().is_none());
+    let error = session.submit(b"c", Mode::Ordered).err().unwrap();
+    assert_eq!(error, ClientError::Busy(Busy::Window));
+    assert_eq!(session.in_flight(), 2);
+    drop(client);
+    assert!(matches!(second.wait(), Err(ClientError::Closed | ClientError::Timeout { .. })));
+}
+
+#[test]
+fn too_few_replicas_cannot_be_connected_to() {
+    let manners = [Manner::Honest; 4];
+    let (replicas, config) = TcpReplicas::start(&manners);
+    drop(replicas);
+    let config = ClientConfig { connect_timeout: Duration::from_millis(200), ..config };
+    let error = Client::connect(config).err().unwrap().to_string();
+    assert!(
+        error.starts_with("connected to 0 of 4 replicas within 200ms; 3 are needed"),
+        "{error}"
+    );
+}
