@@ -5,11 +5,22 @@
 //! same three stages wherever it runs; all memory it uses under load is reserved when it starts.
 //! Must not: contain protocol.
 
+pub mod admin;
+pub mod budget;
+pub mod cli;
+pub mod cluster_command;
+pub mod config;
+pub mod init;
 pub mod log;
 pub mod metrics;
 pub mod node;
 pub mod payload;
+pub mod placement;
 pub mod proofs;
+pub mod replica_command;
 pub mod reply_cache;
+pub mod running;
+pub mod service;
 pub mod stage;
+pub mod status;
 pub mod testing;

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io::Write;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How much an operator should care.
@@ -29,10 +30,22 @@ impl Level {
     }
 }
 
+/// Who speaks, when several processes share a terminal.
+static SPEAKER: OnceLock<String> = OnceLock::new();
+
+/// Begins every further line of this process with `name`. Only the first call counts.
+pub fn set_speaker(name: String) {
+    // Whoever was first keeps the name.
+    let _ = SPEAKER.set(name);
+}
+
 /// Writes one line. A standard error that is gone is no reason to stop.
 pub fn write(level: Level, text: fmt::Arguments<'_>) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let line = format!("{} {} {text}\n", utc(now), level.name());
+    let line = match SPEAKER.get() {
+        Some(name) => format!("{} {} {name}: {text}\n", utc(now), level.name()),
+        None => format!("{} {} {text}\n", utc(now), level.name()),
+    };
     // Nobody is left to tell.
     let _ = std::io::stderr().lock().write_all(line.as_bytes());
 }
@@ -119,7 +132,7 @@ mod tests {
 
     #[test]
     fn times_are_those_of_the_calendar() {
-        let at = |seconds, millis| utc(Duration::new(seconds, millis * 1_000_000));
+        let at = |seconds, millis: u32| utc(Duration::new(seconds, millis * 1_000_000));
         assert_eq!(at(0, 0), "1970-01-01T00:00:00.000Z");
         assert_eq!(at(951_782_400, 7), "2000-02-29T00:00:00.007Z");
         assert_eq!(at(1_709_251_199, 999), "2024-02-29T23:59:59.999Z");

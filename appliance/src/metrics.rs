@@ -102,6 +102,8 @@ numbers! {
     stopped: "gauge",
     /// 1 when the others cannot send what this replica misses.
     behind: "gauge",
+    /// 1 while a replica that restarted learns and does not vote.
+    mute: "gauge",
     /// Requests admitted and not decided.
     pending: "gauge",
     /// Proofs of misbehaviour seen.

@@ -164,6 +164,7 @@ impl Ordering {
         metrics.wanted.set(u64::from(core.wanted().0));
         metrics.leader.set(u64::from(core.leader().0));
         metrics.stopped.set(u64::from(core.is_stopped()));
+        metrics.mute.set(u64::from(core.is_mute()));
         metrics.pending.set(core.pending() as u64);
     }
 }

@@ -1,0 +1,211 @@
+//! The command line of `tetrarch`.
+//!
+//! Owns its form and help texts. Always true: every option says what it is for and its default.
+//! Must not: do anything.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tetrarch_consensus::FaultModel;
+
+use crate::service::ServiceKind;
+
+/// Byzantine fault-tolerant replication: requests are ordered by Mod-SMaRt on n = 3f + 1 replicas,
+/// of which f may do anything at all.
+#[derive(Parser, Debug)]
+#[command(name = "tetrarch", version, about, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run four replicas and a load in this process, kill the leader half way, show the result
+    Demo(DemoArgs),
+    /// Make a cluster directory: keys and configuration for all replicas and clients
+    Init(InitArgs),
+    /// Run one replica of a cluster directory
+    Replica(ReplicaArgs),
+    /// Run all replicas of a cluster directory as local processes
+    Cluster(ClusterArgs),
+    /// Ask every replica how it is
+    Status(StatusArgs),
+    /// Let clients of other protocols use a cluster
+    #[command(subcommand)]
+    Gateway(GatewayCommand),
+}
+
+/// Which faults are tolerated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Model {
+    /// f replicas may do anything at all; needs n >= 3f + 1
+    Byzantine,
+    /// f replicas may stop; needs n >= 2f + 1
+    Crash,
+}
+
+impl From<Model> for FaultModel {
+    fn from(model: Model) -> Self {
+        match model {
+            Model::Byzantine => Self::Byzantine,
+            Model::Crash => Self::Crash,
+        }
+    }
+}
+
+/// Options of `demo`.
+#[derive(Args, Clone, Debug)]
+pub struct DemoArgs {
+    /// Seconds of load, half before and half after the leader's death
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u64).range(4..=120))]
+    pub seconds: u64,
+    /// Sessions that write and read
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub sessions: u32,
+    /// How long the oldest request may wait before a leader is suspected, ms
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(50..=5000))]
+    pub request_timeout_ms: u64,
+}
+
+/// Options of `init`.
+#[derive(Args, Debug)]
+pub struct InitArgs {
+    /// The directory to make; must not exist or be empty
+    pub directory: PathBuf,
+    /// How many replicas
+    #[arg(long, default_value_t = 4)]
+    pub replicas: u16,
+    /// Faulty replicas to tolerate [default: as many as the replicas allow]
+    #[arg(long)]
+    pub f: Option<usize>,
+    /// Which faults are tolerated
+    #[arg(long, value_enum, default_value_t = Model::Byzantine)]
+    pub model: Model,
+    /// How many client identities, each with keys of its own
+    #[arg(long, default_value_t = 4)]
+    pub clients: u32,
+    /// Replica i listens at this port plus i; its metrics at this port plus n plus i
+    #[arg(long, default_value_t = 7000)]
+    pub base_port: u16,
+    /// Hosts that the replicas run on, in turn [default: 127.0.0.1]
+    #[arg(long, value_delimiter = ',')]
+    pub hosts: Vec<String>,
+    /// What is replicated
+    #[arg(long, value_enum, default_value_t = ServiceKind::Kv)]
+    pub service: ServiceKind,
+    /// How long the oldest request may wait before a leader is suspected, ms; the one timeout
+    #[arg(long, default_value_t = 2000)]
+    pub request_timeout_ms: u64,
+    /// What an idle core does: park (shared cores), adaptive, or spin (dedicated cores)
+    #[arg(long, default_value = "park", value_parser = ["park", "adaptive", "spin"])]
+    pub idle: String,
+    /// Where stages run: fused (one core) or spread (network | ordering | execution)
+    #[arg(long, default_value = "fused", value_parser = ["fused", "spread"])]
+    pub layout: String,
+    /// Memory for messages in flight, MiB [default: 128]
+    #[arg(long)]
+    pub frames_mib: Option<usize>,
+}
+
+/// Options of `replica`.
+#[derive(Args, Debug)]
+pub struct ReplicaArgs {
+    /// The cluster directory
+    pub directory: PathBuf,
+    /// Which replica
+    #[arg(long)]
+    pub id: u16,
+    /// Start from nothing although it ran before: only if every replica of the cluster was stopped
+    #[arg(long)]
+    pub fresh: bool,
+    /// Stop when standard input ends
+    #[arg(long, hide = true)]
+    pub with_parent: bool,
+}
+
+/// Options of `cluster`.
+#[derive(Args, Debug)]
+pub struct ClusterArgs {
+    /// The cluster directory
+    pub directory: PathBuf,
+    /// Kill the leader with SIGKILL after this many seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub kill_after: Option<u64>,
+    /// Start replicas again that end
+    #[arg(long)]
+    pub restart: bool,
+}
+
+/// Options of `status`.
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// The cluster directory
+    pub directory: PathBuf,
+    /// For programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The gateways.
+#[derive(Subcommand, Debug)]
+pub enum GatewayCommand {
+    /// RESP2 and RESP3, for redis-cli, redis-benchmark and Redis client libraries
+    Redis(GatewayArgs),
+}
+
+/// How reads are carried out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Reads {
+    /// Like writes, in the order that all replicas agree on
+    Ordered,
+    /// From the current state of a quorum; ordered only when the replicas' answers differ
+    ReadOnly,
+}
+
+/// Options of `gateway redis`.
+#[derive(Args, Debug)]
+pub struct GatewayArgs {
+    /// The cluster directory
+    pub directory: PathBuf,
+    /// Which client identity the gateway uses; no two gateways may use one
+    #[arg(long, default_value_t = 0)]
+    pub client: u32,
+    /// Where Redis clients connect
+    #[arg(long, default_value = "127.0.0.1:6379")]
+    pub listen: SocketAddr,
+    /// How reads are carried out
+    #[arg(long, value_enum, default_value_t = Reads::Ordered)]
+    pub reads: Reads,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn documented_commands_parse() {
+        for line in [
+            "tetrarch demo",
+            "tetrarch init d --replicas 4 --f 1 --model crash --clients 3 --base-port 9000",
+            "tetrarch init d --hosts a,b,c --service maplist",
+            "tetrarch replica d --id 2",
+            "tetrarch cluster d --kill-after 5 --restart",
+            "tetrarch status d --json",
+            "tetrarch gateway redis d --client 1 --listen 127.0.0.1:6379 --reads read-only",
+        ] {
+            let parsed = Cli::try_parse_from(line.split(' '));
+            assert!(parsed.is_ok(), "{line}: {:?}", parsed.err());
+        }
+        assert!(Cli::try_parse_from(["tetrarch", "init"]).is_err());
+    }
+}

@@ -1,0 +1,419 @@
+//! `replica-N.toml`, and everything that is checked before a replica starts.
+//!
+//! Owns the file's form and the plan made of it. Always true: a plan is valid as a whole, so nothing
+//! later fails for configuration's sake; each error names file, field, value and remedy. Must not:
+//! guess what was meant.
+
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tetrarch_client::cluster::{Cluster, ClusterError, PrivateKeys, parse_toml};
+use tetrarch_consensus::limits::{
+    BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, OPERATION_SIZE_MAX, SESSION_WINDOW,
+};
+use tetrarch_consensus::{Config, ReplicaId};
+use tetrarch_dataplane::affinity::{self, CoreId};
+use tetrarch_dataplane::stage::IdlePolicy;
+
+use crate::budget::Sizes;
+use crate::placement::{Layout, Placement, idle_name};
+use crate::service::{self, ServiceKind};
+
+/// The error of every check.
+pub type ConfigError = ClusterError;
+
+const MIB: usize = 1024 * 1024;
+
+/// `replica-N.toml`.
+#[derive(Clone, Serialize, Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicaFile {
+    /// Which replica this file is for.
+    pub id: u16,
+    /// `kv`, `maplist` or `null`.
+    pub service: String,
+    /// Private keys, relative to this file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<String>,
+    /// Where the replica remembers that it ran, relative to this file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<String>,
+    /// Where to listen, if not at the address in `cluster.toml`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
+    /// Where to serve metrics and status.
+    pub metrics: String,
+    /// How long the oldest request may wait before the leader is suspected, ms. The one timeout.
+    #[serde(default = "default_timeout")]
+    pub request_timeout_ms: u64,
+    /// Where stages run.
+    #[serde(default)]
+    pub placement: PlacementFile,
+    /// Limits.
+    #[serde(default)]
+    pub limits: LimitsFile,
+}
+
+fn default_timeout() -> u64 {
+    2000
+}
+
+/// `[placement]`.
+#[derive(Clone, Serialize, Deserialize, Debug)]
+#[serde(deny_unknown_fields, default)]
+pub struct PlacementFile {
+    /// `fused` or `spread`.
+    pub layout: String,
+    /// `park`, `adaptive` or `spin`.
+    pub idle: String,
+    /// Processors to pin to; empty: none.
+    pub cores: Vec<usize>,
+}
+
+impl Default for PlacementFile {
+    fn default() -> Self {
+        Self {
+            layout: Layout::Fused.name().into(),
+            idle: idle_name(IdlePolicy::Park).into(),
+            cores: Vec::new(),
+        }
+    }
+}
+
+/// `[limits]`.
+#[derive(Clone, Serialize, Deserialize, Debug)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsFile {
+    /// Requests per batch.
+    pub batch_requests_max: usize,
+    /// Encoded bytes per batch.
+    pub batch_size_max: usize,
+    /// Sessions of one client.
+    pub sessions_per_client_max: u32,
+    /// Memory for messages in flight, MiB.
+    pub frames_mib: usize,
+    /// Memory for kept replies, MiB.
+    pub reply_cache_mib: usize,
+    /// How far ahead of this clock a proposed time may be, ms.
+    pub clock_skew_max_ms: u64,
+    /// Connections that have not proved who they are, at a time.
+    pub unauthenticated_connections_max: usize,
+}
+
+impl Default for LimitsFile {
+    fn default() -> Self {
+        let sizes = Sizes::default();
+        Self {
+            batch_requests_max: BATCH_REQUESTS_MAX,
+            batch_size_max: BATCH_SIZE_MAX,
+            sessions_per_client_max: 4096,
+            frames_mib: sizes.frames_size / MIB,
+            reply_cache_mib: sizes.reply_cache_size / MIB,
+            clock_skew_max_ms: 1000,
+            unauthenticated_connections_max: 128,
+        }
+    }
+}
+
+/// Everything a replica needs to start, checked.
+#[derive(Debug)]
+pub struct Plan {
+    /// Which replica.
+    pub id: ReplicaId,
+    /// The public part of the cluster.
+    pub cluster: Cluster,
+    /// This replica's private keys.
+    pub keys: PrivateKeys,
+    /// What it replicates.
+    pub service: ServiceKind,
+    /// Where it listens for members and clients.
+    pub listen: SocketAddr,
+    /// Where it serves metrics and status.
+    pub metrics: SocketAddr,
+    /// Where it remembers that it ran.
+    pub data_dir: PathBuf,
+    /// Where stages run.
+    pub placement: Placement,
+    /// What its memory is sized by.
+    pub sizes: Sizes,
+    /// What the core is told.
+    pub core: Config,
+    /// Connections that have not proved who they are, at a time.
+    pub half_open_max: usize,
+}
+
+/// Name of the file of replica `id`.
+pub fn replica_file_name(id: u16) -> String {
+    format!("replica-{id}.toml")
+}
+
+/// Loads `replica-ID.toml` without checking it against the cluster: `status` needs its address only.
+///
+/// # Errors
+/// It cannot be read or has fields that do not exist.
+pub fn load_replica_file(directory: &Path, id: u16) -> Result<(PathBuf, ReplicaFile), ConfigError> {
+    let file = directory.join(replica_file_name(id));
+    let text = std::fs::read_to_string(&file).map_err(|error| {
+        ConfigError::new(
+            &file,
+            "",
+            "",
+            format!("cannot read: {error}"),
+            "name a replica of this cluster directory with --id",
+        )
+    })?;
+    let parsed = parse_toml(&text, &file)?;
+    Ok((file, parsed))
+}
+
+impl Plan {
+    /// Loads and checks everything that replica `id` of the cluster directory needs.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn load(directory: &Path, id: u16) -> Result<Self, ConfigError> {
+        let cluster = Cluster::load(directory)?;
+        let (file, raw) = load_replica_file(directory, id)?;
+        let check = Check { file: &file, directory };
+        if raw.id != id {
+            return Err(check.wrong(
+                "id",
+                raw.id,
+                format!("this file is for replica {id}, by its name"),
+                "restore the file of this replica; copying another one's makes two with one id",
+            ));
+        }
+        let Some(member) = cluster.member(ReplicaId(id)) else {
+            return Err(check.wrong(
+                "id",
+                id,
+                "cluster.toml lists no such replica",
+                "add a [[replica]] entry with its public keys, or use another --id",
+            ));
+        };
+        let keys = check.keys(&raw, member)?;
+        let service = check.service(&raw.service)?;
+        let listen = check.address("listen", raw.listen.as_ref().unwrap_or(&member.address))?;
+        let metrics = check.address("metrics", &raw.metrics)?;
+        if listen == metrics {
+            return Err(check.wrong(
+                "metrics",
+                metrics,
+                "the same address as the one for members and clients",
+                "give metrics a port of its own",
+            ));
+        }
+        let placement = check.placement(&raw.placement)?;
+        let core = check.core(&raw, &cluster)?;
+        let sizes = check.sizes(&raw.limits)?;
+        let data_dir =
+            directory.join(raw.data_dir.clone().unwrap_or_else(|| format!("replica-{id}.data")));
+        let half_open_max = raw.limits.unauthenticated_connections_max;
+        check.range("limits.unauthenticated_connections_max", half_open_max, 4, 65_536)?;
+        let id = ReplicaId(id);
+        Ok(Self {
+            id,
+            cluster,
+            keys,
+            service,
+            listen,
+            metrics,
+            data_dir,
+            placement,
+            sizes,
+            core,
+            half_open_max,
+        })
+    }
+
+    /// Are the ports free? Asked last, directly before they are used.
+    ///
+    /// # Errors
+    /// Which address, and what to do.
+    pub fn check_ports(&self, directory: &Path) -> Result<(), ConfigError> {
+        let file = directory.join(replica_file_name(self.id.0));
+        let check = Check { file: &file, directory };
+        for (field, address) in [("listen", self.listen), ("metrics", self.metrics)] {
+            TcpListener::bind(address).map_err(|error| {
+                let remedy = match error.kind() {
+                    std::io::ErrorKind::AddrInUse => {
+                        "another process listens there (this replica, started twice?): stop it, or \
+                         choose another port here and, for listen, in every cluster.toml"
+                    }
+                    std::io::ErrorKind::AddrNotAvailable => {
+                        "use an address of this machine, or 0.0.0.0 for all of them"
+                    }
+                    _ => "choose an address and port that this user may use",
+                };
+                check.wrong(field, address, format!("cannot listen: {error}"), remedy)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Checks of one file.
+struct Check<'a> {
+    file: &'a Path,
+    directory: &'a Path,
+}
+
+impl Check<'_> {
+    fn wrong(
+        &self,
+        field: &str,
+        value: impl std::fmt::Display,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> ConfigError {
+        ConfigError::new(self.file, field, value, problem, remedy)
+    }
+
+    fn keys(
+        &self,
+        raw: &ReplicaFile,
+        member: &tetrarch_client::cluster::Member,
+    ) -> Result<PrivateKeys, ConfigError> {
+        let name = raw.key_file.clone().unwrap_or_else(|| format!("replica-{}.key", raw.id));
+        let file = self.directory.join(name);
+        let keys = PrivateKeys::load(&file)?;
+        let owner = format!("replica {}", raw.id);
+        keys.check_fits(&file, &owner, &member.static_key, &member.signing_key)?;
+        Ok(keys)
+    }
+
+    fn service(&self, name: &str) -> Result<ServiceKind, ConfigError> {
+        ServiceKind::from_name(name).ok_or_else(|| {
+            self.wrong(
+                "service",
+                format!("{name:?}"),
+                "no such service",
+                format!("use one of {}", service::names()),
+            )
+        })
+    }
+
+    fn address(&self, field: &str, text: &str) -> Result<SocketAddr, ConfigError> {
+        let resolved = text.to_socket_addrs().ok().and_then(|mut all| all.next());
+        resolved.filter(|address| address.port() != 0).ok_or_else(|| {
+            self.wrong(
+                field,
+                format!("{text:?}"),
+                "not an address, or its host name does not resolve",
+                "write host:port, such as 127.0.0.1:7000",
+            )
+        })
+    }
+
+    fn range(
+        &self,
+        field: &str,
+        value: usize,
+        least: usize,
+        most: usize,
+    ) -> Result<(), ConfigError> {
+        if (least..=most).contains(&value) {
+            return Ok(());
+        }
+        let remedy = format!("use {least} to {most}");
+        Err(self.wrong(field, value, "out of range", remedy))
+    }
+
+    fn placement(&self, raw: &PlacementFile) -> Result<Placement, ConfigError> {
+        let layout = match raw.layout.as_str() {
+            "fused" => Layout::Fused,
+            "spread" => Layout::Spread,
+            other => {
+                return Err(self.wrong(
+                    "placement.layout",
+                    format!("{other:?}"),
+                    "no such layout",
+                    "use \"fused\" (one core) or \"spread\" (network | ordering | execution)",
+                ));
+            }
+        };
+        let idle = match raw.idle.as_str() {
+            "spin" => IdlePolicy::Spin,
+            "adaptive" => IdlePolicy::Adaptive,
+            "park" => IdlePolicy::Park,
+            other => {
+                return Err(self.wrong(
+                    "placement.idle",
+                    format!("{other:?}"),
+                    "no such idle policy",
+                    "use \"park\" (shared cores), \"adaptive\" or \"spin\" (dedicated cores)",
+                ));
+            }
+        };
+        let cores = raw.cores.iter().map(|core| CoreId(*core)).collect::<Vec<_>>();
+        self.cores(layout, &cores)?;
+        Ok(Placement { layout, idle, cores })
+    }
+
+    fn cores(&self, layout: Layout, cores: &[CoreId]) -> Result<(), ConfigError> {
+        let field = "placement.cores";
+        let list = || format!("{:?}", cores.iter().map(|core| core.0).collect::<Vec<_>>());
+        let wanted = layout.cores().len();
+        if cores.is_empty() {
+            return Ok(());
+        }
+        if cores.len() != wanted {
+            return Err(self.wrong(
+                field,
+                list(),
+                format!("the {} layout needs {wanted} processors", layout.name()),
+                format!("list {wanted}, or none to let the system decide"),
+            ));
+        }
+        let allowed = affinity::allowed_cores().map_err(|error| {
+            self.wrong(field, list(), error.to_string(), "leave the list empty")
+        })?;
+        if let Some(core) = cores.iter().find(|core| !allowed.contains(core)) {
+            let allowed: Vec<String> = allowed.iter().map(|core| core.0.to_string()).collect();
+            return Err(self.wrong(
+                field,
+                core.0,
+                "this process has no such processor",
+                format!("use some of {}, or none to let the system decide", allowed.join(", ")),
+            ));
+        }
+        Ok(())
+    }
+
+    fn core(&self, raw: &ReplicaFile, cluster: &Cluster) -> Result<Config, ConfigError> {
+        let limits = &raw.limits;
+        let timeout = usize::try_from(raw.request_timeout_ms).unwrap_or(usize::MAX);
+        self.range("request_timeout_ms", timeout, 20, 600_000)?;
+        let requests = limits.batch_requests_max;
+        self.range("limits.batch_requests_max", requests, 1, BATCH_REQUESTS_MAX)?;
+        // A batch that cannot hold the largest operation would leave it pending for ever.
+        let least = OPERATION_SIZE_MAX + 4096;
+        self.range("limits.batch_size_max", limits.batch_size_max, least, BATCH_SIZE_MAX)?;
+        let sessions = limits.sessions_per_client_max as usize;
+        self.range("limits.sessions_per_client_max", sessions, 1, 1 << 20)?;
+        let skew = usize::try_from(limits.clock_skew_max_ms).unwrap_or(usize::MAX);
+        self.range("limits.clock_skew_max_ms", skew, 1, 60_000)?;
+        let mut config = Config::new(ReplicaId(raw.id), cluster.view());
+        config.request_timeout = Duration::from_millis(raw.request_timeout_ms);
+        config.batch_requests_max = requests;
+        config.batch_size_max = limits.batch_size_max;
+        config.sessions_per_client_max = limits.sessions_per_client_max;
+        config.clients_max = cluster.clients.len() as u32;
+        config.clock_skew_max = Duration::from_millis(limits.clock_skew_max_ms);
+        Ok(config)
+    }
+
+    fn sizes(&self, limits: &LimitsFile) -> Result<Sizes, ConfigError> {
+        self.range("limits.frames_mib", limits.frames_mib, 16, 65_536)?;
+        self.range("limits.reply_cache_mib", limits.reply_cache_mib, 1, 65_536)?;
+        Ok(Sizes {
+            frames_size: limits.frames_mib * MIB,
+            reply_cache_size: limits.reply_cache_mib * MIB,
+        })
+    }
+}
+
+/// Bytes of kept replies of one session: a window of replies of 4 KiB.
+pub const REPLY_CACHE_SESSION_SIZE: usize = SESSION_WINDOW * 4096;

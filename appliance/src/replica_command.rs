@@ -1,0 +1,202 @@
+//! `tetrarch replica`: one replica as a process.
+//!
+//! Owns the process: signals, log, exit. Always true: it ends cleanly on SIGTERM and SIGINT, and at
+//! once on the second. Must not: log at the pace of messages.
+
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use tetrarch_consensus::Evidence;
+
+use crate::budget::Budget;
+use crate::config::Plan;
+use crate::log::Limiter;
+use crate::running::{Running, Start, note_start};
+use crate::stage::Event;
+use crate::{info, log, warning};
+
+/// How often events are looked at.
+const TICK: Duration = Duration::from_millis(20);
+
+/// A flag that SIGTERM and SIGINT raise. The second signal ends the process at once.
+///
+/// # Errors
+/// The system refuses a handler.
+pub fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
+}
+
+/// Raises `stop` when standard input ends: how a parent process stops its children, also when it
+/// dies.
+pub fn stop_on_end_of_input(stop: &Arc<AtomicBool>) {
+    let stop = Arc::clone(stop);
+    std::thread::spawn(move || {
+        let mut ignored = [0; 256];
+        while std::io::stdin().lock().read(&mut ignored).is_ok_and(|size| size > 0) {}
+        stop.store(true, Ordering::Release);
+    });
+}
+
+/// Runs replica `id` of the cluster directory until it is told to stop.
+///
+/// # Errors
+/// Whatever keeps it from starting, in words.
+pub fn run(directory: &Path, id: u16, fresh: bool, with_parent: bool) -> Result<()> {
+    log::set_speaker(format!("replica {id}"));
+    let mut plan = Plan::load(directory, id)?;
+    plan.check_ports(directory)?;
+    let stop = stop_on_signals()?;
+    if with_parent {
+        stop_on_end_of_input(&stop);
+    }
+    plan.core.restarted = note_start(&plan.data_dir, fresh)?;
+    greet(&plan);
+    let restarted = plan.core.restarted;
+    let mut running = Running::start(Start::from(plan))?;
+    let mut reporter = Reporter::new(restarted);
+    while !stop.load(Ordering::Acquire) {
+        reporter.report(&mut running);
+        if running.has_failed() {
+            break;
+        }
+        std::thread::sleep(TICK);
+    }
+    reporter.report(&mut running);
+    let status = running.subject().status();
+    running.stop()?;
+    if !stop.load(Ordering::Acquire) {
+        bail!("a thread ended by itself");
+    }
+    info!(
+        "stopped: decided {}, executed {} requests, regency {}",
+        status.decided, status.requests_executed, status.regency
+    );
+    Ok(())
+}
+
+fn greet(plan: &Plan) {
+    let quorums = plan.core.view.quorums();
+    info!(
+        "cluster {:016x}: {} replicas, f = {}, {} model; service {}; timeout {} ms",
+        plan.cluster.id,
+        plan.cluster.members.len(),
+        plan.cluster.f,
+        tetrarch_client::cluster::model_name(quorums.model()),
+        plan.service.name(),
+        plan.core.request_timeout.as_millis()
+    );
+    info!("{}", Budget::new(plan.sizes));
+    info!("placement: {}", plan.placement);
+    info!("listening at {}, metrics and status at http://{}", plan.listen, plan.metrics);
+    if plan.core.restarted {
+        warning!(
+            "restarted: this release keeps all state in memory, so what this replica knew is lost. \
+             It learns from the others and does not vote until it is certain not to contradict \
+             itself; if they no longer keep the decisions it misses, it will say so. If all replicas \
+             of the cluster were stopped, start each with --fresh instead"
+        );
+    }
+}
+
+/// Turns events into log lines.
+pub struct Reporter {
+    restarted: bool,
+    links: Limiter,
+    evidence: Limiter,
+    behind: Limiter,
+}
+
+impl Reporter {
+    /// A reporter for one replica.
+    pub fn new(restarted: bool) -> Self {
+        Self {
+            restarted,
+            links: Limiter::new(20, Duration::from_secs(10)),
+            evidence: Limiter::new(5, Duration::from_secs(10)),
+            behind: Limiter::new(1, Duration::from_secs(60)),
+        }
+    }
+
+    /// Writes what happened since the last call.
+    pub fn report(&mut self, running: &mut Running) {
+        let now = Instant::now();
+        while let Some(event) = running.events.next() {
+            self.event(now, event);
+        }
+        if self.restarted && running.subject().caught_up() {
+            self.restarted = false;
+            info!("caught up: executes and votes like the others");
+        }
+    }
+
+    fn event(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Installed { regency, leader } => {
+                info!("regency {regency}: replica {leader} leads");
+            }
+            Event::Behind { decided, available } => {
+                if self.behind.pass(now).is_some() {
+                    warning!(
+                        "cannot catch up: decided {decided}, and the others keep decisions from \
+                         {available} on only; it stays out of their way until it is started anew \
+                         together with a snapshot (not in this release)"
+                    );
+                }
+            }
+            Event::Evidence(evidence) => {
+                if let Some(more) = self.evidence.pass(now) {
+                    warning!("misbehaviour: {}{}", Words(evidence), held_back(more));
+                }
+            }
+            Event::LinkUp(peer) => self.link(now, format_args!("link with {peer} is up")),
+            Event::LinkDown(peer) => self.link(now, format_args!("link with {peer} is down")),
+            Event::Link(diagnosis) => warning!("{diagnosis}"),
+        }
+    }
+
+    fn link(&mut self, now: Instant, text: std::fmt::Arguments<'_>) {
+        if let Some(more) = self.links.pass(now) {
+            info!("{text}{}", held_back(more));
+        }
+    }
+}
+
+fn held_back(count: u64) -> String {
+    if count == 0 { String::new() } else { format!(" ({count} more such lines were held back)") }
+}
+
+/// Evidence in words.
+struct Words(Evidence);
+
+impl std::fmt::Display for Words {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Evidence::Equivocation { member, at, first, second } => write!(
+                f,
+                "replica {member} sent {first:?} and {second:?} for instance {} in epoch {}",
+                at.cid, at.epoch
+            ),
+            Evidence::InvalidProposal { member, at } => {
+                write!(f, "replica {member} proposed an impossible batch in instance {}", at.cid)
+            }
+            Evidence::HalfValidProof { client, at } => write!(
+                f,
+                "a request of session {client} in instance {} has a proof that convinces others only",
+                at.cid
+            ),
+            Evidence::InvalidSynchronization { member, regency } => {
+                write!(f, "replica {member} sent an invalid synchronisation for regency {regency}")
+            }
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! A replica that runs: its node on threads, over TCP, with its admin endpoint.
+//!
+//! Owns the threads. Always true: every fault of starting up is found before the first thread
+//! starts; stopping joins them all. Must not: be used by the simulator, which turns nodes itself.
+
+use std::fs;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result, anyhow, bail};
+use tetrarch_client::cluster::{Cluster, PrivateKeys};
+use tetrarch_consensus::batch::REQUEST_HEADER_SIZE;
+use tetrarch_consensus::limits::{OPERATION_SIZE_MAX, REQUEST_PROOF_SIZE_MAX};
+use tetrarch_consensus::{Config, ReplicaId};
+use tetrarch_dataplane::clock::{Clock, SystemClock};
+use tetrarch_dataplane::endpoint::{Transport, Waker};
+use tetrarch_dataplane::handshake::Identity;
+use tetrarch_dataplane::limits::HEADER_SIZE;
+use tetrarch_dataplane::links::{LinkConfig, Links};
+use tetrarch_dataplane::stage::CoreReport;
+use tetrarch_dataplane::transport::tcp::{TcpConfig, TcpTransport};
+use tetrarch_dataplane::types::{OpenError, PeerId};
+
+use crate::admin::{self, Subject};
+use crate::budget::{Budget, Sizes};
+use crate::config::{Plan, REPLY_CACHE_SESSION_SIZE};
+use crate::metrics::Metrics;
+use crate::node::{Node, Parts};
+use crate::placement::Placement;
+use crate::service::ServiceKind;
+use crate::stage::Events;
+
+/// Name of the file in a data directory that says that the replica ran before.
+const MARKER: &str = "ran";
+
+const MIB: usize = 1024 * 1024;
+
+/// What a replica is started with: a [`Plan`], or the demo's own.
+pub struct Start {
+    /// Which replica.
+    pub id: ReplicaId,
+    /// The public part of the cluster.
+    pub cluster: Cluster,
+    /// This replica's private keys.
+    pub keys: PrivateKeys,
+    /// What it replicates.
+    pub service: ServiceKind,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Where it serves metrics and status; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// Where stages run.
+    pub placement: Placement,
+    /// What its memory is sized by.
+    pub sizes: Sizes,
+    /// What the core is told.
+    pub core: Config,
+    /// Connections that have not proved who they are, at a time.
+    pub half_open_max: usize,
+}
+
+impl From<Plan> for Start {
+    fn from(plan: Plan) -> Self {
+        Self {
+            id: plan.id,
+            cluster: plan.cluster,
+            keys: plan.keys,
+            service: plan.service,
+            listen: plan.listen,
+            metrics: Some(plan.metrics),
+            placement: plan.placement,
+            sizes: plan.sizes,
+            core: plan.core,
+            half_open_max: plan.half_open_max,
+        }
+    }
+}
+
+/// A replica that runs.
+pub struct Running {
+    threads: Vec<JoinHandle<Result<CoreReport, OpenError>>>,
+    admin: Option<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+    waker: Waker,
+    subject: Subject,
+    /// What it has to tell operators.
+    pub events: Events,
+}
+
+impl Running {
+    /// Reserves memory, opens sockets, starts the threads.
+    ///
+    /// # Errors
+    /// Whatever keeps it from starting, in words.
+    pub fn start(start: Start) -> Result<Self> {
+        let Start { id, cluster, keys, service, placement, core, .. } = start;
+        let budget = Budget::new(start.sizes);
+        let tcp = tcp_config(id, &cluster, start.listen, start.half_open_max, start.sizes)?;
+        let mut transport = TcpTransport::new(tcp)?;
+        let arena = transport.arena(&budget.arena)?;
+        let endpoint = transport.open(0, arena.pool())?;
+        let identity = Identity { peer: PeerId::replica(id.0), secret: keys.static_secret.clone() };
+        let directory = cluster.directory()?;
+        let link_config = link_config(&budget, start.half_open_max);
+        let pool = arena.pool();
+        let links =
+            Links::new(endpoint, identity, directory, cluster.id, link_config, pool.clone());
+        let metrics = Arc::new(Metrics::new());
+        let subject = Subject {
+            id: id.0,
+            cluster: cluster.id,
+            view: core.view.clone(),
+            restarted: core.restarted,
+            metrics: Arc::clone(&metrics),
+        };
+        let clock = SystemClock::new();
+        let (service, validator) = service.build();
+        let parts = Parts {
+            config: core,
+            cluster: &cluster,
+            keys: &keys,
+            links,
+            pool,
+            service,
+            validator,
+            reply_cache_size: start.sizes.reply_cache_size,
+            reply_cache_session_size: REPLY_CACHE_SESSION_SIZE,
+            metrics,
+        };
+        let (node, events) = Node::new(parts, clock.now())?;
+        let waker = node.waker();
+        let stop = Arc::new(AtomicBool::new(false));
+        let admin = match start.metrics {
+            None => None,
+            Some(address) => {
+                let thread = admin::serve(address, subject.clone(), Arc::clone(&stop));
+                Some(thread.with_context(|| format!("metrics = {address}: cannot serve"))?)
+            }
+        };
+        let threads = spawn(id, &placement, node, clock, &stop)?;
+        Ok(Self { threads, admin, stop, waker, subject, events })
+    }
+
+    /// Status and numbers, live.
+    pub fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// Did a thread end by itself? It never should.
+    pub fn has_failed(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Stops all threads and waits for them. What was not sent is lost, as at a crash.
+    ///
+    /// # Errors
+    /// A thread could not be pinned, or panicked.
+    pub fn stop(self) -> Result<Vec<CoreReport>> {
+        self.stop.store(true, Ordering::Release);
+        self.waker.wake();
+        let mut reports = Vec::with_capacity(self.threads.len());
+        for thread in self.threads {
+            thread.thread().unpark();
+            match thread.join() {
+                Ok(report) => reports.push(report?),
+                Err(_) => bail!("a thread of replica {} panicked; see above", self.subject.id),
+            }
+        }
+        if let Some(admin) = self.admin {
+            admin.join().map_err(|_| anyhow!("the admin thread panicked; see above"))?;
+        }
+        Ok(reports)
+    }
+}
+
+type Threads = Vec<JoinHandle<Result<CoreReport, OpenError>>>;
+
+fn spawn(
+    id: ReplicaId,
+    placement: &Placement,
+    node: Node,
+    clock: SystemClock,
+    stop: &Arc<AtomicBool>,
+) -> Result<Threads> {
+    let mut threads = Vec::new();
+    for (core, pin) in placement.place(node.into_stages()) {
+        let stop = Arc::clone(stop);
+        let name = format!("r{id}-{}", core.name());
+        let thread = std::thread::Builder::new()
+            .name(name)
+            .spawn(move || core.run(clock, &stop, pin))
+            .context("the system refused a thread; raise the limit of processes (ulimit -u)")?;
+        threads.push(thread);
+    }
+    Ok(threads)
+}
+
+/// A member dials those with lower ids: one connection for each pair.
+fn tcp_config(
+    id: ReplicaId,
+    cluster: &Cluster,
+    listen: SocketAddr,
+    unauthenticated_max: usize,
+    sizes: Sizes,
+) -> Result<TcpConfig> {
+    let mut dial = Vec::new();
+    for member in cluster.members.iter().filter(|member| member.id < id) {
+        let address = member.address.to_socket_addrs().ok().and_then(|mut all| all.next());
+        let address = address.with_context(|| {
+            format!(
+                "cluster.toml: replica {} address = {:?}: the host name does not resolve; correct \
+                 it, or the name service of this machine",
+                member.id, member.address
+            )
+        })?;
+        dial.push((PeerId::replica(member.id.0), address));
+    }
+    let peers = cluster.members.len() + cluster.clients.len();
+    // All queues together must not hold all frames: peers that do not read would stop the others.
+    let tx_bytes_max = (sizes.frames_size / 2 / peers).clamp(2 * MIB, 16 * MIB);
+    Ok(TcpConfig {
+        listen: Some(listen),
+        dial,
+        connections_max: (2 * peers + 64).clamp(256, 32_768),
+        unauthenticated_max,
+        tx_bytes_max,
+        ..TcpConfig::default()
+    })
+}
+
+fn link_config(budget: &Budget, half_open_max: usize) -> LinkConfig {
+    let slot = budget.arena.classes.iter().map(|class| class.slot_size).max().unwrap_or(0);
+    let request = REQUEST_HEADER_SIZE + OPERATION_SIZE_MAX + REQUEST_PROOF_SIZE_MAX;
+    LinkConfig {
+        message_size_max_replica: HEADER_SIZE as u32 + slot,
+        message_size_max_client: (HEADER_SIZE + request) as u32,
+        half_open_max,
+        ..LinkConfig::default()
+    }
+}
+
+/// Did this replica run before? Remembers that it does now. `fresh`: forget that it did.
+///
+/// # Errors
+/// The data directory cannot be written.
+pub fn note_start(data_dir: &Path, fresh: bool) -> Result<bool> {
+    let marker = data_dir.join(MARKER);
+    let ran = marker.exists() && !fresh;
+    let write = || {
+        fs::create_dir_all(data_dir)?;
+        fs::write(&marker, "This replica ran. Its state was in memory only.\n")
+    };
+    write().with_context(|| {
+        format!("{}: cannot write; make the data directory writable", marker.display())
+    })?;
+    Ok(ran)
+}

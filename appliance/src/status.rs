@@ -1,0 +1,260 @@
+//! `tetrarch status`: what every replica of a cluster says of itself.
+//!
+//! Owns the table. Always true: a replica that does not answer is listed as such, with the reason.
+//! Must not: need a private key.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+use tetrarch_client::cluster::{Cluster, ClusterError, model_name};
+
+use crate::admin::{Status, fetch_status};
+use crate::config::load_replica_file;
+
+/// How long a replica may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// One replica: its status, or why there is none.
+#[derive(Clone, Serialize, Debug)]
+pub struct Entry {
+    /// Which replica.
+    pub id: u16,
+    /// Its address for members and clients.
+    pub address: String,
+    /// Did it answer?
+    pub reachable: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What it says.
+    #[serde(flatten)]
+    pub status: Option<Status>,
+}
+
+/// The whole cluster.
+#[derive(Clone, Serialize, Debug)]
+pub struct Report {
+    /// The cluster's id, 16 hexadecimal digits.
+    pub cluster: String,
+    /// Its fault model.
+    pub model: &'static str,
+    /// Faults tolerated.
+    pub f: usize,
+    /// Replies that make a result.
+    pub quorum: usize,
+    /// Every member.
+    pub replicas: Vec<Entry>,
+}
+
+impl Report {
+    /// Asks every replica of the cluster directory, all at once.
+    ///
+    /// # Errors
+    /// `cluster.toml` cannot be read.
+    pub fn collect(directory: &Path) -> Result<Self, ClusterError> {
+        let cluster = Cluster::load(directory)?;
+        let replicas = std::thread::scope(|scope| {
+            let asked: Vec<_> = cluster
+                .members
+                .iter()
+                .map(|member| scope.spawn(|| ask(directory, member.id.0, cluster.id)))
+                .collect();
+            let answers = asked.into_iter().map(|thread| {
+                thread.join().unwrap_or_else(|_| Err("the question failed".to_owned()))
+            });
+            cluster
+                .members
+                .iter()
+                .zip(answers)
+                .map(|(member, answer)| {
+                    let (status, error) = match answer {
+                        Ok(status) => (Some(status), None),
+                        Err(error) => (None, Some(error)),
+                    };
+                    Entry {
+                        id: member.id.0,
+                        address: member.address.clone(),
+                        reachable: status.is_some(),
+                        error,
+                        status,
+                    }
+                })
+                .collect()
+        });
+        Ok(Self {
+            cluster: format!("{:016x}", cluster.id),
+            model: model_name(cluster.model),
+            f: cluster.f,
+            quorum: cluster.view().quorums().reply(),
+            replicas,
+        })
+    }
+
+    /// How many replicas answered.
+    pub fn reachable(&self) -> usize {
+        self.replicas.iter().filter(|entry| entry.reachable).count()
+    }
+
+    /// For people.
+    pub fn table(&self) -> String {
+        let mut text = format!(
+            "cluster {} ({} replicas, {} model, f = {}): {} of {} answer, {} are needed\n\n",
+            self.cluster,
+            self.replicas.len(),
+            self.model,
+            self.f,
+            self.reachable(),
+            self.replicas.len(),
+            self.quorum,
+        );
+        text.push_str(
+            "replica  address                regency  leader     decided    executed  pending  \
+             clients  rejects  peers\n",
+        );
+        for entry in &self.replicas {
+            // Writing to a string does not fail.
+            let _ = match (&entry.status, &entry.error) {
+                (Some(status), _) => writeln!(text, "{}", line(entry, status)),
+                (None, error) => writeln!(
+                    text,
+                    "{:<7}  {:<21}  unreachable: {}",
+                    entry.id,
+                    entry.address,
+                    error.as_deref().unwrap_or("no answer")
+                ),
+            };
+        }
+        for entry in &self.replicas {
+            if let Some(status) = &entry.status {
+                text.push_str(&notes(status));
+            }
+        }
+        text
+    }
+}
+
+fn ask(directory: &Path, id: u16, cluster: u64) -> Result<Status, String> {
+    let (_, file) = load_replica_file(directory, id).map_err(|error| error.to_string())?;
+    let status = fetch_status(&file.metrics, ANSWER_TIMEOUT)
+        .map_err(|error| format!("{error} (metrics address {})", file.metrics))?;
+    if status.id != id || status.cluster != format!("{cluster:016x}") {
+        return Err(format!(
+            "replica {} of cluster {} answers at {}",
+            status.id, status.cluster, file.metrics
+        ));
+    }
+    Ok(status)
+}
+
+fn line(entry: &Entry, status: &Status) -> String {
+    let rejects: u64 = status.rejects.values().sum();
+    let wanted = if status.wanted > status.regency {
+        format!("{}>{}", status.regency, status.wanted)
+    } else {
+        status.regency.to_string()
+    };
+    let peers: Vec<String> = status
+        .peers
+        .iter()
+        .map(|peer| match (peer.up, peer.heard_ms) {
+            (false, _) => format!("{} down", peer.id),
+            (true, None) => format!("{} up", peer.id),
+            (true, Some(ms)) => format!("{} up {ms}ms", peer.id),
+        })
+        .collect();
+    format!(
+        "{:<7}  {:<21}  {:>7}  {:>6}  {:>10}  {:>10}  {:>7}  {:>7}  {:>7}  {}",
+        entry.id,
+        entry.address,
+        wanted,
+        status.leader,
+        status.decided,
+        status.executed,
+        status.pending,
+        status.clients_up,
+        rejects,
+        peers.join(", "),
+    )
+}
+
+/// What does not fit the table and somebody should know.
+fn notes(status: &Status) -> String {
+    let id = status.id;
+    let mut text = String::new();
+    let mut note = |line: String| {
+        text.push_str(&line);
+        text.push('\n');
+    };
+    if status.behind {
+        note(format!("replica {id}: cannot catch up, the others truncated what it misses"));
+    } else if status.mute {
+        note(format!("replica {id}: was restarted without its memory, learns and does not vote"));
+    } else if status.restarted {
+        note(format!("replica {id}: was restarted without its memory and has caught up"));
+    }
+    if status.stopped {
+        note(format!("replica {id}: waits for the synchronisation of regency {}", status.regency));
+    }
+    if status.evidence > 0 {
+        note(format!("replica {id}: saw {} proofs of misbehaviour, see its log", status.evidence));
+    }
+    if !status.rejects.is_empty() {
+        let list: Vec<_> =
+            status.rejects.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+        note(format!("replica {id}: dropped messages: {}", list.join(", ")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_lists_everybody() {
+        let status = Status {
+            id: 0,
+            cluster: "0".repeat(16),
+            regency: 1,
+            wanted: 2,
+            leader: 1,
+            stopped: false,
+            decided: 10,
+            executed: 9,
+            requests_executed: 100,
+            pending: 3,
+            behind: true,
+            restarted: true,
+            mute: true,
+            peers_up: 1,
+            clients_up: 2,
+            evidence: 0,
+            peers: vec![crate::admin::PeerStatus { id: 1, up: true, heard_ms: Some(4) }],
+            rejects: [("bad_tag".to_owned(), 5)].into(),
+        };
+        let entry = |id, status: Option<Status>| Entry {
+            id,
+            address: format!("10.0.0.{id}:7000"),
+            reachable: status.is_some(),
+            error: status.is_none().then(|| "connection refused".into()),
+            status,
+        };
+        let report = Report {
+            cluster: "0".repeat(16),
+            model: "byzantine",
+            f: 1,
+            quorum: 3,
+            replicas: vec![entry(0, Some(status)), entry(1, None)],
+        };
+        let table = report.table();
+        for part in ["1>2", "1 up 4ms", "unreachable: connection refused", "cannot catch up"] {
+            assert!(table.contains(part), "{part} is missing in:\n{table}");
+        }
+        let json = serde_json::to_value(&report).expect("plain data");
+        assert_eq!(json["replicas"][0]["peers_up"], 1);
+        assert_eq!(json["replicas"][0]["regency"], 1);
+        assert_eq!(json["replicas"][1]["reachable"], false);
+    }
+}

@@ -1,0 +1,176 @@
+//! Whole nodes over the memory transport, in one thread.
+
+mod support;
+
+use std::time::Duration;
+
+use support::World;
+use tetrarch_consensus::ClientId;
+use tetrarch_consensus::message::kind;
+use tetrarch_consensus::message::reply::Status;
+use tetrarch_dataplane::reject::Reject;
+
+const ALL: [u16; 4] = [0, 1, 2, 3];
+
+/// An operation of the null service that asks for an answer of `size` bytes.
+fn operation(size: u32) -> Vec<u8> {
+    [&size.to_le_bytes()[..], b"load"].concat()
+}
+
+#[test]
+fn every_replica_answers_every_request_once_and_all_agree() {
+    let mut world = World::new(4, 2);
+    world.connect();
+    for counter in 1..=50 {
+        for session in 0..4 {
+            for client in &mut world.clients {
+                client.send(session, counter, &operation(10), &ALL);
+            }
+        }
+        world.tick();
+    }
+    let done = |world: &World| world.clients.iter().all(|client| client.replies.len() == 50 * 16);
+    assert!(world.run_until(200, done), "{} replies", world.clients[0].replies.len());
+    for client in &world.clients {
+        for (session, counter) in (0..4).flat_map(|s| (1..=50).map(move |c| (s, c))) {
+            assert_eq!(client.answers(session, counter), 4);
+        }
+        assert!(client.replies.iter().all(|(_, _, result)| result.len() == 10));
+    }
+    let digests: Vec<_> = world.alive().map(|node| node.service().digest()).collect();
+    assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "{digests:?}");
+    for metrics in &world.metrics {
+        assert_eq!(metrics.requests_executed.get(), 400);
+        assert_eq!(metrics.requests.get(), 400);
+        assert_eq!(metrics.regency.get(), 0);
+        assert_eq!(metrics.evidence.get(), 0);
+        assert_eq!(metrics.decided.get(), metrics.executed.get());
+    }
+}
+
+#[test]
+fn a_repeated_request_is_answered_from_the_cache_and_not_executed_again() {
+    let mut world = World::new(4, 1);
+    world.connect();
+    world.clients[0].send(0, 1, &operation(4), &ALL);
+    assert!(world.run_until(100, |world| world.clients[0].answers(0, 1) == 4));
+    world.clients[0].send(0, 1, &operation(4), &ALL);
+    assert!(world.run_until(100, |world| world.clients[0].answers(0, 1) == 8));
+    for metrics in &world.metrics {
+        assert_eq!(metrics.requests_executed.get(), 1);
+        assert_eq!(metrics.replies_resent.get(), 1);
+    }
+}
+
+#[test]
+fn a_read_only_request_is_answered_by_all_without_being_ordered() {
+    let mut world = World::new(4, 1);
+    world.connect();
+    let client = ClientId::new(0, 3);
+    world.clients[0].send_as(client, 1, &operation(7), &ALL, true, None);
+    assert!(world.run_until(100, |world| world.clients[0].answers(3, 1) == 4));
+    assert!(world.clients[0].replies.iter().all(|(_, header, _)| header.read_only));
+    assert!(world.metrics.iter().all(|metrics| metrics.decided.get() == 0));
+    assert!(world.metrics.iter().all(|metrics| metrics.queries.get() == 1));
+}
+
+#[test]
+fn the_death_of_the_leader_is_survived() {
+    let mut world = World::new(4, 1);
+    world.connect();
+    world.clients[0].send(0, 1, &operation(4), &ALL);
+    assert!(world.run_until(100, |world| world.clients[0].answers(0, 1) == 4));
+    world.nodes[0] = None;
+    // By hand: a real client signs what it sends again, and only signed requests depose a leader.
+    let test = &world.test;
+    let key = test.client_keys[0].signing_key.clone();
+    let body =
+        tetrarch_appliance::testing::request_bytes(ClientId::new(0, 0), 2, &operation(4), false);
+    let cluster = test.cluster.id;
+    send_signed(&mut world, cluster, &key, &body);
+    assert!(world.run_until(5000, |world| world.clients[0].answers(0, 2) == 3));
+    for metrics in &world.metrics[1..] {
+        assert!(metrics.regency.get() >= 1);
+        assert_ne!(metrics.leader.get(), 0);
+    }
+}
+
+fn send_signed(
+    world: &mut World,
+    cluster: u64,
+    key: &tetrarch_dataplane::crypto::signature::SigningKey,
+    body: &[u8],
+) {
+    use tetrarch_consensus::Digest;
+    use tetrarch_consensus::message::{codec, proof};
+    use tetrarch_dataplane::crypto::hash::body_digest;
+    let digest = body_digest(body);
+    let signature = key.sign(&codec::request_to_sign(cluster, &Digest(digest)));
+    for replica in 1..4 {
+        world.clients[0].send_with_proof(body, proof::SIGNATURE, &signature, replica);
+    }
+}
+
+#[test]
+fn garbage_is_counted_by_reason_and_disturbs_nobody() {
+    let mut world = World::new(4, 2);
+    world.connect();
+    let wrong = |world: &World, reason| world.metrics[1].reject(reason);
+    // A kind that clients may not send, a body that is no request, a proof that does not hold, a
+    // session of somebody else, a session that may not exist, a command that is none.
+    world.clients[1].send_raw(kind::PROPOSE, b"not mine to send", 1);
+    world.clients[1].send_raw(kind::REQUEST, b"short", 1);
+    let own = ClientId::new(1, 0);
+    world.clients[1].send_as(own, 1, &operation(1), &[1], false, Some(16));
+    world.clients[1].send_as(ClientId::new(0, 0), 1, &operation(1), &[1], false, None);
+    world.clients[1].send_as(ClientId::new(1, 5000), 1, &operation(1), &[1], false, None);
+    world.clients[1].send_as(own, 2, &u32::MAX.to_le_bytes(), &[1], false, None);
+    assert!(world.run_until(100, |world| {
+        wrong(world, Reject::NotAllowed) == 4
+            && wrong(world, Reject::Malformed) == 1
+            && wrong(world, Reject::BadProof) == 1
+    }));
+    let refused: Vec<_> = world.clients[1]
+        .replies
+        .iter()
+        .filter(|(_, header, _)| header.status == Status::Refused)
+        .map(|(from, header, _)| (*from, header.client.session(), header.sequence.counter()))
+        .collect();
+    assert_eq!(refused, [(1, 5000, 1), (1, 0, 2)]);
+    // Bytes of every kind from a client whose link is good: each is dropped and counted.
+    let before: u64 = Reject::ALL.iter().map(|reason| wrong(&world, *reason)).sum();
+    for kind in 0..250u8 {
+        world.clients[1].send_raw(kind, &[kind; 100], 1);
+        world.tick();
+    }
+    let after: u64 = Reject::ALL.iter().map(|reason| wrong(&world, *reason)).sum();
+    assert_eq!(after - before, 250);
+    world.clients[0].send(0, 1, &operation(3), &ALL);
+    assert!(world.run_until(100, |world| world.clients[0].answers(0, 1) == 4));
+    assert_eq!(world.metrics[1].regency.get(), 0);
+}
+
+#[test]
+fn every_frame_comes_back() {
+    let mut world = World::new(4, 1);
+    world.connect();
+    for counter in 1..=100 {
+        world.clients[0].send(0, counter, &operation(2000), &ALL);
+        world.tick();
+    }
+    assert!(world.run_until(100, |world| world.clients[0].answers(0, 100) == 4));
+    // The decision log keeps the batches of the last decisions, one frame each, and nothing else
+    // stays: no request, no vote, no reply.
+    world.run_until(3000, |_| false);
+    for (arena, node) in world.arenas.iter().zip(&world.nodes) {
+        let node = node.as_ref().expect("alive");
+        let used = arena.total_slots() - arena.free_slots();
+        let kept = node.core().decided().0 as usize;
+        assert!(used <= kept + 8, "{used} slots in use with {kept} decisions");
+    }
+    world.nodes.clear();
+    world.now = world.now + Duration::from_secs(1);
+    for arena in &world.arenas {
+        assert_eq!(arena.free_slots(), arena.total_slots(), "a frame leaked");
+    }
+}
