@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use tetrarch_dataplane::alloc_guard::{FrozenAllocator, count_allocations};
 use tetrarch_dataplane::clock::{Clock, SystemClock};
 use tetrarch_dataplane::endpoint::Transport;
 use tetrarch_dataplane::transport::memory::{MemoryTransport, Port, Switch, SwitchConfig};
@@ -15,6 +16,9 @@ use tetrarch_dataplane::types::{Instant, PeerId};
 
 use crate::testing::{FakeReplica, Manner, TestCluster, small_arena};
 use crate::*;
+
+#[global_allocator]
+static ALLOCATOR: FrozenAllocator<std::alloc::System> = FrozenAllocator::new(std::alloc::System);
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -155,6 +159,32 @@ fn many_sessions_share_the_links_in_order_and_leave_nothing_behind() {
     assert_eq!(world.driver.free_slots(), free, "every frame is back in its pool");
     let counts = world.driver.counts();
     assert_eq!((counts.completed, counts.malformed), (u64::from(sessions * each), 0));
+}
+
+#[test]
+fn a_warm_driver_allocates_nothing() {
+    let mut world = World::new(4);
+    world.turns(200);
+    let mut allocations = 0;
+    for round in 0..60 {
+        for session in 0..20 {
+            for mode in [Mode::Ordered, Mode::ReadOnly] {
+                let (now, driver) = (world.now, &mut world.driver);
+                let submit = || driver.submit(now, session, mode, b"operation").unwrap();
+                allocations += count_allocations(submit).1;
+            }
+        }
+        for _ in 0..3 {
+            let (now, driver, completions) = (world.now, &mut world.driver, &mut world.completions);
+            allocations += count_allocations(|| driver.poll(now, completions)).1;
+            world.turn();
+        }
+        assert_eq!(world.results().len(), 40);
+        if round < 30 {
+            allocations = 0;
+        }
+    }
+    assert_eq!(allocations, 0, "after 30 rounds of warming up");
 }
 
 /// Replicas behind TCP, a thread each.
