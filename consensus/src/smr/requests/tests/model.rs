@@ -76,10 +76,9 @@ impl Model {
                 self.turns.retain(|&turn| turn != client);
             }
         }
-        if let Some(known) = self.pending.get(&(client, sequence)) {
-            if is_signed(known) || !is_signed(&request) {
-                return Admission::Duplicate;
-            }
+        let known = self.pending.get(&(client, sequence));
+        if known.is_some_and(|known| is_signed(known) || !is_signed(&request)) {
+            return Admission::Duplicate;
         }
         self.pending.insert((client, sequence), request);
         self.settle_turns();
