@@ -177,6 +177,12 @@ impl Client {
         self.next_at = now;
     }
 
+    /// Wants one more operation done, ordered.
+    pub fn ask_for_more(&mut self) {
+        self.plan.operations += 1;
+        (self.plan.reads, self.plan.restart_after) = (0, 0);
+    }
+
     /// When it wants to act next.
     pub fn next_deadline(&self) -> Option<Instant> {
         let room = self.in_flight.len() < self.plan.window;

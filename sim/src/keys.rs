@@ -41,7 +41,7 @@ impl Keys {
         for member in 0..self.members {
             let mut tag = self.tag(identity, member as u64, digest);
             if mask & (1 << member) == 0 {
-                tag[0] ^= 0x55;
+                tag = [0; TAG_SIZE];
             }
             vector.extend_from_slice(&tag);
         }
@@ -151,10 +151,10 @@ impl Keyring {
         }
     }
 
-    /// Breaks `member`'s entry in a copied MAC vector.
+    /// Breaks `member`'s entry in a copied MAC vector. It never becomes right by that.
     pub fn spoil(proof: &mut [u8], member: usize) {
-        if let Some(byte) = proof.get_mut(member * TAG_SIZE) {
-            *byte ^= 0x55;
+        if let Some(tag) = proof.get_mut(member * TAG_SIZE..(member + 1) * TAG_SIZE) {
+            tag.fill(0);
         }
     }
 }
