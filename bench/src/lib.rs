@@ -3,6 +3,11 @@
 //! Owns the measuring and the reports. Always true: a result says on which machine, by which build and
 //! with which options it was made. Must not: assert on time.
 
+pub mod cpu;
 pub mod latency;
+pub mod load;
+pub mod local;
 pub mod machine;
+pub mod matrix;
 pub mod micro;
+pub mod ping;

@@ -1,0 +1,137 @@
+//! A cluster of real `tetrarch` processes on loopback, in a temporary directory, for a measurement.
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// The processes. They are stopped, and the directory is removed, when this is dropped.
+pub struct LocalCluster {
+    directory: PathBuf,
+    replicas: Vec<Child>,
+}
+
+/// Which cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shape {
+    /// Replicas.
+    pub replicas: u16,
+    /// Only crashes are tolerated, with majorities.
+    pub crash_only: bool,
+}
+
+impl Shape {
+    /// `byzantine n=4`.
+    pub fn name(self) -> String {
+        format!("{} n={}", if self.crash_only { "crash" } else { "byzantine" }, self.replicas)
+    }
+}
+
+impl LocalCluster {
+    /// Makes the configuration, starts the replicas and waits until each answers.
+    ///
+    /// # Errors
+    /// A missing binary, no free ports, or a replica that ends: with its last lines.
+    pub fn start(tetrarch: &Path, shape: Shape) -> Result<Self> {
+        let name = format!("tetrarch-bench-{}-{}", std::process::id(), unique());
+        let directory = std::env::temp_dir().join(name);
+        fs::create_dir(&directory).with_context(|| directory.display().to_string())?;
+        let mut cluster = Self { directory, replicas: Vec::new() };
+        let model = if shape.crash_only { "crash" } else { "byzantine" };
+        let base = free_ports(2 * shape.replicas)?;
+        let output = Command::new(tetrarch)
+            .arg("init")
+            .arg(cluster.path())
+            .args(["--replicas", &shape.replicas.to_string(), "--model", model])
+            .args(["--service", "null", "--base-port", &base.to_string()])
+            .output()
+            .with_context(|| format!("{} cannot be run: build it first", tetrarch.display()))?;
+        if !output.status.success() {
+            bail!("tetrarch init: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        for id in 0..shape.replicas {
+            let log = File::create(cluster.directory.join(format!("replica-{id}.log")))?;
+            let child = Command::new(tetrarch)
+                .arg("replica")
+                .arg(cluster.path())
+                .args(["--id", &id.to_string()])
+                .stdout(Stdio::null())
+                .stderr(log)
+                .spawn()?;
+            cluster.replicas.push(child);
+        }
+        cluster.wait(base, shape.replicas)?;
+        Ok(cluster)
+    }
+
+    /// The cluster directory.
+    pub fn path(&self) -> PathBuf {
+        self.directory.join("cluster")
+    }
+
+    /// Processes of the replicas.
+    pub fn pids(&self) -> Vec<u32> {
+        self.replicas.iter().map(Child::id).collect()
+    }
+
+    fn wait(&mut self, base: u16, replicas: u16) -> Result<()> {
+        let end = Instant::now() + Duration::from_secs(20);
+        for id in 0..replicas {
+            while std::net::TcpStream::connect(("127.0.0.1", base + id)).is_err() {
+                if let Some(status) = self.replicas[usize::from(id)].try_wait()? {
+                    let log = self.directory.join(format!("replica-{id}.log"));
+                    let log = fs::read_to_string(log).unwrap_or_default();
+                    bail!("replica {id} ended ({status}): {}", log.trim());
+                }
+                if Instant::now() > end {
+                    bail!("replica {id} does not listen after 20 s");
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for LocalCluster {
+    fn drop(&mut self) {
+        for replica in &mut self.replicas {
+            // Nothing to do about a process that is gone already.
+            let _ = replica.kill();
+            let _ = replica.wait();
+        }
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// `count` consecutive loopback ports that are free now.
+fn free_ports(count: u16) -> Result<u16> {
+    let first = 20_000 + (std::process::id() % 20_000) as u16;
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    (first..60_000)
+        .step_by(usize::from(count))
+        .find(|base| (*base..base + count).all(is_free))
+        .context("no free loopback ports")
+}
+
+fn unique() -> u128 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |elapsed| elapsed.as_nanos())
+}
+
+/// The `tetrarch` binary beside this one, unless another is named.
+///
+/// # Errors
+/// When there is none.
+pub fn tetrarch_binary(named: Option<&Path>) -> Result<PathBuf> {
+    let beside = std::env::current_exe()?.with_file_name("tetrarch");
+    let path = named.map_or(beside, Path::to_path_buf);
+    if !path.exists() {
+        bail!("{} is missing: cargo build --release -p tetrarch-appliance", path.display());
+    }
+    Ok(path)
+}

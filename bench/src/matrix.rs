@@ -1,0 +1,122 @@
+//! The table of README: payloads times sessions times fault model, each on fresh local processes.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde::Serialize;
+use tetrarch_client::Mode;
+
+use crate::latency::humane_us;
+use crate::load::{LoadOptions, LoadResult, Progress, run};
+use crate::local::{LocalCluster, Shape};
+use crate::machine::Machine;
+
+/// What to vary.
+#[derive(Clone, Debug)]
+pub struct MatrixOptions {
+    /// The `tetrarch` binary.
+    pub tetrarch: PathBuf,
+    /// Clusters.
+    pub shapes: Vec<Shape>,
+    /// Bytes of request and reply.
+    pub payloads: Vec<(usize, u32)>,
+    /// Sessions, each with one request in flight.
+    pub sessions: Vec<u32>,
+    /// Seconds of each cell.
+    pub duration: Duration,
+    /// Seconds before each cell.
+    pub warm_up: Duration,
+}
+
+/// One cell.
+#[derive(Clone, Debug, Serialize)]
+pub struct Cell {
+    /// Which cluster.
+    pub cluster: String,
+    /// The figures.
+    #[serde(flatten)]
+    pub result: LoadResult,
+}
+
+/// Runs all cells; `tell` hears of each as it ends.
+///
+/// # Errors
+/// The first cell that could not be measured.
+pub fn run_matrix(options: &MatrixOptions, tell: &mut dyn FnMut(&Cell)) -> Result<Vec<Cell>> {
+    let mut cells = Vec::new();
+    for shape in &options.shapes {
+        for (request_size, reply_size) in &options.payloads {
+            // One cluster for a row: sessions only grow.
+            let cluster = LocalCluster::start(&options.tetrarch, *shape)?;
+            for sessions in &options.sessions {
+                let load = LoadOptions {
+                    directory: cluster.path(),
+                    client: 0,
+                    sessions: *sessions,
+                    outstanding: 1,
+                    request_size: *request_size,
+                    reply_size: *reply_size,
+                    duration: options.duration,
+                    warm_up: options.warm_up,
+                    rate: None,
+                    mode: Mode::Ordered,
+                    pids: cluster.pids(),
+                };
+                let result = run(&load, &mut |_: Progress| {})?;
+                let cell = Cell { cluster: shape.name(), result };
+                tell(&cell);
+                cells.push(cell);
+            }
+        }
+    }
+    Ok(cells)
+}
+
+/// The table in Markdown: throughput, then median and 99th percentile.
+pub fn markdown(machine: &Machine, cells: &[Cell], sessions: &[u32]) -> String {
+    let mut text = format!("Machine: {}\n\n| cluster | request/reply |", machine.line());
+    for count in sessions {
+        let _ = write!(text, " {count} session{} |", if *count == 1 { "" } else { "s" });
+    }
+    text.push_str("\n|---|---|");
+    text.push_str(&"---|".repeat(sessions.len()));
+    for row in cells.chunks(sessions.len()) {
+        let Some(first) = row.first() else { continue };
+        let (request, reply) = (first.result.request_size, first.result.reply_size);
+        let _ = write!(text, "\n| {} | {request}/{reply} |", first.cluster);
+        for cell in row {
+            let (result, latency) = (&cell.result, &cell.result.latency);
+            let (median, tail) = (humane_us(latency.p50_us), humane_us(latency.p99_us));
+            let _ = write!(text, " {} /s, {median}, {tail} |", grouped(result.throughput));
+        }
+    }
+    text.push('\n');
+    text
+}
+
+/// `123,456`.
+pub fn grouped(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped_by_thousands() {
+        assert_eq!(grouped(7.2), "7");
+        assert_eq!(grouped(1234.0), "1,234");
+        assert_eq!(grouped(1_234_567.0), "1,234,567");
+    }
+}
