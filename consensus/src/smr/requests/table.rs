@@ -14,7 +14,6 @@ use crate::types::{ClientId, Instant, Sequence};
 
 #[derive(Debug)]
 pub(super) struct Session {
-    pub(super) client: ClientId,
     /// Last executed request. Moves at execution only.
     pub(super) executed: Sequence,
     /// Slots of the pending requests, `NONE` when there is none.
@@ -108,7 +107,6 @@ impl<P: Payload> Table<P> {
         }
         let at = self.sessions.len() as u32;
         self.sessions.push(Session {
-            client,
             executed: Sequence::NONE,
             first: NONE,
             last: NONE,

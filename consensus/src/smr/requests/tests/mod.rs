@@ -71,7 +71,7 @@ impl<P: Payload> Requests<P> {
             let mut last: Option<Sequence> = None;
             while slot != NONE {
                 let request = self.table.slot(slot).request();
-                assert_eq!(request.client, session.client);
+                assert_eq!(self.table.find(request.client), Some(at));
                 assert!(request.sequence > session.executed);
                 assert!(last.is_none_or(|last| last < request.sequence
                     && last.incarnation() == request.sequence.incarnation()));
