@@ -202,7 +202,9 @@ pub trait Transport {
 /// Data path: one socket set or queue pair, owned by one core. Never shared, never locked, never
 /// fails: a dead peer is silence.
 ///
-/// A turn of its owner is `rx_burst`, `events`, work, `tx`, `flush`.
+/// A turn of its owner is `rx_burst`, `events`, work, `tx`, `flush`. Whoever only sends has to
+/// receive as well: `rx_burst` (or `park`) is where an endpoint learns that a connection takes bytes
+/// again, or is gone.
 pub trait Endpoint: Send {
     /// Append received messages until `into` is full, nothing is there, or no slot is free (then
     /// the messages wait in the device). Returns how many.

@@ -358,3 +358,115 @@ pub fn accept(
     let (rx, tx) = split(&mut noise);
     Ok(Accepted { peer: claimed, keys: SessionKeys { tx, rx }, reply })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(peer: u32, key: u8) -> Identity {
+        Identity { peer: PeerId(peer), secret: StaticSecret::from_bytes(&[key; 32]) }
+    }
+
+    fn directory(peers: &[(u32, u8)]) -> Directory {
+        let peers = peers
+            .iter()
+            .map(|(peer, key)| (PeerId(*peer), StaticSecret::from_bytes(&[*key; 32]).public()));
+        Directory::new(peers).unwrap()
+    }
+
+    fn run(
+        (dialler, dialler_directory, dialler_cluster): (Identity, &Directory, u64),
+        (acceptor, acceptor_directory, acceptor_cluster): (Identity, &Directory, u64),
+    ) -> Result<(SessionKeys, Accepted), HandshakeError> {
+        let (state, hello) =
+            Dialler::start(&dialler, dialler_directory, dialler_cluster, PeerId(0))?;
+        let accepted = accept(&acceptor, acceptor_directory, acceptor_cluster, &hello)?;
+        Ok((state.finish(&accepted.reply)?, accepted))
+    }
+
+    #[test]
+    fn both_sides_have_the_same_fresh_keys() {
+        let all = directory(&[(0, 10), (1, 11)]);
+        let run = || run((identity(1, 11), &all, 7), (identity(0, 10), &all, 7)).unwrap();
+        let (first, accepted) = run();
+        assert_eq!(accepted.peer, PeerId(1));
+        let tag = first.tx.tag(1, &[b"to the acceptor"]);
+        assert!(accepted.keys.rx.verify(1, &[b"to the acceptor"], &tag));
+        assert!(!accepted.keys.tx.verify(1, &[b"to the acceptor"], &tag), "one key per direction");
+        let back = accepted.keys.tx.tag(1, &[b"to the dialler"]);
+        assert!(first.rx.verify(1, &[b"to the dialler"], &back));
+        let (second, _) = run();
+        assert!(!second.tx.verify(1, &[b"to the acceptor"], &tag), "fresh at every connection");
+    }
+
+    #[test]
+    fn each_mismatch_has_its_error() {
+        let all = directory(&[(0, 10), (1, 11), (2, 12)]);
+        let error = |dialler: (Identity, &Directory, u64),
+                     acceptor: (Identity, &Directory, u64)| {
+            run(dialler, acceptor).err().unwrap()
+        };
+        let acceptor = || (identity(0, 10), &all, 7);
+        let undecryptable = HandshakeError::Undecryptable;
+        assert_eq!(error((identity(1, 11), &all, 8), acceptor()), undecryptable);
+        let other = directory(&[(0, 99), (1, 11)]);
+        assert_eq!(error((identity(1, 11), &other, 7), acceptor()), undecryptable);
+        let (one, two) = (PeerId(1), PeerId(2));
+        let unknown_key = HandshakeError::UnknownKey { claimed: one };
+        assert_eq!(error((identity(1, 50), &all, 7), acceptor()), unknown_key);
+        let wrong = HandshakeError::WrongKey { claimed: two, owner: one };
+        assert_eq!(error((identity(2, 11), &all, 7), acceptor()), wrong);
+        let unknown = HandshakeError::UnknownPeer { claimed: PeerId(9) };
+        assert_eq!(error((identity(9, 11), &all, 7), acceptor()), unknown);
+        let ourselves = HandshakeError::Ourselves;
+        assert_eq!(error((identity(0, 10), &all, 7), acceptor()), ourselves);
+        // The acceptor has the right key and believes in another number.
+        let misnamed = HandshakeError::WrongKey { claimed: two, owner: PeerId(0) };
+        assert_eq!(error((identity(1, 11), &all, 7), (identity(2, 10), &all, 7)), misnamed);
+    }
+
+    #[test]
+    fn no_altered_byte_completes_a_handshake() {
+        let all = directory(&[(0, 10), (1, 11)]);
+        let (dialler, acceptor) = (identity(1, 11), identity(0, 10));
+        let (_, hello) = Dialler::start(&dialler, &all, 7, PeerId(0)).unwrap();
+        for at in 0..HELLO_SIZE {
+            // The top bit of an X25519 point is ignored by definition; the transcript has it.
+            let mut altered = hello;
+            altered[at] ^= 1;
+            assert!(accept(&acceptor, &all, 7, &altered).is_err(), "byte {at} of message 1");
+        }
+        assert!(accept(&acceptor, &all, 7, &hello[1..]).is_err());
+        for at in 0..REPLY_SIZE {
+            let (state, hello) = Dialler::start(&dialler, &all, 7, PeerId(0)).unwrap();
+            let mut reply = accept(&acceptor, &all, 7, &hello).unwrap().reply;
+            reply[at] ^= 1;
+            assert!(state.finish(&reply).is_err(), "byte {at} of message 2");
+        }
+    }
+
+    #[test]
+    fn a_directory_is_unambiguous() {
+        let keys = [1, 2, 3].map(|key| StaticSecret::from_bytes(&[key; 32]).public());
+        let twice = Directory::new([(PeerId(1), keys[0]), (PeerId(1), keys[1])]);
+        assert!(twice.err().unwrap().to_string().contains("replica 1"));
+        let same = Directory::new([(PeerId(1), keys[0]), (PeerId::client(1), keys[0])]);
+        let text = same.err().unwrap().to_string();
+        assert!(text.contains("replica 1 and client 1"), "{text}");
+        let good = Directory::new([
+            (PeerId::client(5), keys[2]),
+            (PeerId(7), keys[1]),
+            (PeerId(0), keys[0]),
+        ])
+        .unwrap();
+        assert_eq!(good.len(), 3);
+        for (index, peer) in [PeerId(0), PeerId(7), PeerId::client(5)].into_iter().enumerate() {
+            assert_eq!(good.index_of(peer), Some(index));
+            assert_eq!(good.peer_at(index), Some(peer));
+            let key = good.key_of(peer).unwrap();
+            assert_eq!(good.peer_of(key.as_bytes()), Some(peer));
+        }
+        assert_eq!(good.index_of(PeerId::client(0)), None);
+        assert_eq!(good.peer_of(&[0; 32]), None);
+    }
+}

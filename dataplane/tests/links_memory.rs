@@ -1,5 +1,6 @@
 //! Links over a switch that holds every message, in simulated time: what an attacker on the wire
 //! can and cannot do.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Links over real sockets on the loopback: good peers among hostile, silent and slow ones.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

@@ -1,7 +1,7 @@
 //! What the link tests share: keys, nodes, and pumps with a time limit.
 //!
 //! Not every test file uses everything.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::time::Duration;
 

@@ -212,3 +212,135 @@ fn emit(header: &HeaderBytes, body: &[u8], sink: &mut Sink<'_>) -> bool {
     debug_assert!(pushed.is_ok(), "`take` looked for room before this step");
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::{Arena, ArenaSpec, SlotClass};
+    use crate::header::Header;
+    use proptest::prelude::*;
+
+    fn message(number: u64, size: usize) -> Vec<u8> {
+        let header = Header {
+            kind: 1,
+            auth: 0,
+            size: (HEADER_SIZE + size) as u32,
+            sender: 0,
+            proof_size: 0,
+            cluster: 1,
+            session: 0,
+            sequence: number,
+            body_digest: [0; 32],
+            tag: [0; 16],
+        };
+        let body = (0..size).map(|at| (at as u64 + number) as u8);
+        header.to_bytes().into_iter().chain(body).collect()
+    }
+
+    fn arena(count: u32) -> Arena {
+        let class = |slot_size| SlotClass { slot_size, count };
+        Arena::heap(&ArenaSpec { classes: vec![class(512), class(8192)] }).unwrap()
+    }
+
+    const LIMIT: u32 = (HEADER_SIZE + 8192) as u32;
+
+    /// Feed `stream` in the given cuts; whole messages are taken from the burst at once.
+    fn feed(stream: &[u8], cuts: &[usize], pool: &FramePool) -> Result<Vec<Vec<u8>>, Reject> {
+        let conn = ConnId::new(1, 1);
+        let mut reassembly = Reassembly::new();
+        let mut into = Burst::with_capacity(2);
+        let mut whole = Vec::new();
+        let mut rest = stream;
+        let mut cuts = cuts.iter().cycle();
+        while !rest.is_empty() {
+            let cut = (*cuts.next().unwrap_or(&1)).min(rest.len());
+            let (mut input, after) = rest.split_at(cut);
+            rest = after;
+            loop {
+                let mut sink = Sink { conn, limit: LIMIT, pool, into: &mut into };
+                let stop = reassembly.take(&mut input, &mut sink)?;
+                for RawReceived { header, body, .. } in into.drain() {
+                    whole.push([&header[..], body.bytes()].concat());
+                }
+                match stop {
+                    Stop::NeedMore => break,
+                    Stop::Full => {}
+                    Stop::PoolExhausted => panic!("nothing is held"),
+                }
+            }
+            assert!(input.is_empty(), "all of it was taken");
+        }
+        Ok(whole)
+    }
+
+    proptest! {
+        #[test]
+        fn any_cut_gives_the_same_messages(
+            sizes in proptest::collection::vec(
+                prop_oneof![0usize..600, 900usize..1100, 0usize..=8192], 1..20),
+            cuts in proptest::collection::vec(prop_oneof![1usize..200, 1usize..5000], 1..10),
+        ) {
+            let messages: Vec<_> =
+                sizes.iter().enumerate().map(|(i, size)| message(i as u64, *size)).collect();
+            let arena = arena(4);
+            let whole = feed(&messages.concat(), &cuts, &arena.pool());
+            prop_assert_eq!(whole, Ok(messages));
+            prop_assert_eq!(arena.free_slots(), arena.total_slots());
+        }
+
+        #[test]
+        fn any_bytes_are_messages_or_rejected(
+            mut stream in proptest::collection::vec(any::<u8>(), 0..2000),
+            cuts in proptest::collection::vec(1usize..500, 1..5),
+            begins_well: bool,
+        ) {
+            if begins_well && stream.len() > HEADER_SIZE {
+                stream[..6].copy_from_slice(&message(0, 0)[..6]);
+                stream[40..48].fill(0);
+                stream[10..12].fill(0);
+            }
+            // No panic, no slot lost.
+            let arena = arena(4);
+            let _ = feed(&stream, &cuts, &arena.pool());
+            prop_assert_eq!(arena.free_slots(), arena.total_slots());
+        }
+    }
+
+    #[test]
+    fn a_message_waits_for_a_slot_without_loss() {
+        for size in [100, 2000] {
+            let arena = arena(1);
+            let pool = arena.pool();
+            let (mut small, mut large) = (pool.alloc(1), pool.alloc(8192));
+            let mut into = Burst::with_capacity(4);
+            let mut reassembly = Reassembly::new();
+            let stream = message(7, size);
+            let (mut input, mut rest) = stream.split_at(50);
+            let mut sink =
+                Sink { conn: ConnId::new(0, 0), limit: LIMIT, pool: &pool, into: &mut into };
+            assert_eq!(reassembly.take(&mut input, &mut sink), Ok(Stop::NeedMore));
+            for _ in 0..3 {
+                assert_eq!(reassembly.take(&mut rest, &mut sink), Ok(Stop::PoolExhausted));
+            }
+            small.take();
+            large.take();
+            assert_eq!(reassembly.take(&mut rest, &mut sink), Ok(Stop::NeedMore));
+            let whole = into.pop_front().map(|raw| [&raw.header[..], raw.body.bytes()].concat());
+            assert_eq!(whole, Some(stream));
+        }
+    }
+
+    #[test]
+    fn a_size_above_the_limit_is_refused_before_its_body_comes() {
+        let arena = arena(1);
+        let pool = arena.pool();
+        let mut into = Burst::with_capacity(4);
+        let stream = message(7, 8193);
+        let mut sink = Sink { conn: ConnId::new(0, 0), limit: LIMIT, pool: &pool, into: &mut into };
+        for cut in [HEADER_SIZE, HEADER_SIZE + 1] {
+            let mut input = &stream[..cut];
+            let stop = Reassembly::new().take(&mut input, &mut sink);
+            assert_eq!(stop, Err(Reject::BadSize));
+        }
+    }
+}

@@ -180,3 +180,77 @@ pub(super) struct Written {
     /// Messages that are completely written now.
     pub(super) messages: usize,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::{Arena, ArenaSpec, SlotClass};
+    use crate::endpoint::ConnId;
+    use proptest::prelude::*;
+
+    fn arena() -> Arena {
+        let class = |slot_size, count| SlotClass { slot_size, count };
+        Arena::heap(&ArenaSpec { classes: vec![class(512, 256), class(70_000, 64)] }).unwrap()
+    }
+
+    fn out(arena: &Arena, number: u8, size: usize) -> RawOutgoing {
+        let bytes: Vec<u8> = (0..size).map(|at| (at >> 3) as u8 ^ number).collect();
+        let body = (size > 0).then(|| arena.pool().copy_from(&bytes).unwrap());
+        RawOutgoing { conn: ConnId(0), header: [number; HEADER_SIZE], body }
+    }
+
+    proptest! {
+        /// Whatever a socket takes at a time, the bytes leave in order, each once.
+        #[test]
+        fn bytes_leave_in_order(
+            sizes in proptest::collection::vec(
+                prop_oneof![0usize..300, 4000usize..4200, 0usize..70_000], 1..60),
+            takes in proptest::collection::vec(prop_oneof![1usize..500, 1usize..200_000], 1..10),
+            scratch_size in prop_oneof![Just(SCRATCH_SIZE), Just(HEADER_SIZE + COPY_MAX)],
+        ) {
+            let arena = arena();
+            let mut queue = TxQueue::new();
+            let mut expected = Vec::new();
+            for (number, size) in (0..).zip(&sizes) {
+                let out = out(&arena, number, *size);
+                expected.extend_from_slice(&out.header);
+                expected.extend_from_slice(out.body.as_ref().map_or(&[], |body| body.bytes()));
+                prop_assert!(queue.push(out, 100, usize::MAX).is_ok());
+            }
+            let mut scratch = vec![0; scratch_size];
+            let mut left = Vec::new();
+            let mut messages = 0;
+            let mut takes = takes.iter().cycle();
+            while !queue.is_empty() {
+                let take = *takes.next().unwrap_or(&1);
+                let written = queue.write_with::<()>(&mut scratch, |slices| {
+                    let before = left.len();
+                    for slice in slices {
+                        let room = take - (left.len() - before);
+                        left.extend_from_slice(&slice[..slice.len().min(room)]);
+                    }
+                    Ok(left.len() - before)
+                });
+                let written = written.expect("the closure does not fail");
+                prop_assert!(written.bytes > 0 && written.bytes <= written.offered);
+                messages += written.messages;
+            }
+            prop_assert_eq!(messages, sizes.len());
+            prop_assert!(left == expected);
+            prop_assert_eq!(arena.free_slots(), arena.total_slots());
+        }
+    }
+
+    #[test]
+    fn the_queue_is_bounded_in_messages_and_bytes() {
+        let arena = arena();
+        let mut queue = TxQueue::new();
+        assert!(queue.push(out(&arena, 1, 60_000), 3, 1000).is_ok(), "an empty queue takes any");
+        assert!(queue.push(out(&arena, 2, 0), 3, 1000).is_err());
+        queue.reset();
+        for number in 0..3 {
+            assert!(queue.push(out(&arena, number, 0), 3, 1000).is_ok());
+        }
+        assert!(queue.push(out(&arena, 4, 0), 3, 1000).is_err());
+    }
+}
