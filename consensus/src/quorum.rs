@@ -122,7 +122,7 @@ mod tests {
         for f in 0..6 {
             for n in 3 * f + 1..3 * f + 8 {
                 let quorums = byzantine(n, f);
-                assert!(2 * quorums.certificate() >= n + f + 1, "n = {n}, f = {f}");
+                assert!(2 * quorums.certificate() > n + f, "n = {n}, f = {f}");
                 assert!(quorums.certificate() <= quorums.sync(), "n = {n}, f = {f}: must be live");
             }
         }

@@ -83,9 +83,9 @@ fn play(seed: u64, n: u16, f: usize, model: FaultModel) {
     cluster.check_agreement();
     // Heal, let the clients send again what they have no answer to, and give it time.
     cluster.cut.clear();
-    for round in 0..60 * more() {
-        for client in 0..clients {
-            for counter in 1..=counters[client] {
+    for round in 0..60 {
+        for (client, last) in counters.iter().enumerate() {
+            for counter in 1..=*last {
                 let body = format!("{client}.{counter}");
                 let request = request(client as u32, counter, &body, true, &[]);
                 for id in 0..n {

@@ -341,6 +341,7 @@ pub struct BatchBody<P> {
 
 /// What one replica says to another.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a state is large and rare; boxing it would allocate")]
 pub enum Message<P> {
     /// Requests that timed out once at the sender.
     Forwarded(Batch<P>),

@@ -294,11 +294,6 @@ impl<P: Payload> Replica<P> {
 
     /// After a delivery: goes on fetching, and speaks again if it may.
     pub(super) fn after_delivery(&mut self, actions: &mut Actions<Action<P>>) {
-        let was_lagging = self.lag.target > self.decided;
-        if was_lagging && !self.lag.is_lagging(self.decided) {
-            // What waited here may have been ordered long ago: nobody is to be blamed yet.
-            self.requests.restart_clocks(self.now);
-        }
         self.unmute();
         self.pursue(actions);
     }
@@ -346,7 +341,8 @@ impl<P: Payload> Replica<P> {
             true => decided.at.cid,
             false => self.open.at.cid,
         };
-        let batch = decided.batch;
+        // Bytes are kept from the member that was asked for them only: nobody else can replace them.
+        let batch = decided.batch.filter(|_| index == self.lag.source);
         if !self.lag.claims.claim(self.decided, cid, index, decided.digest, batch) {
             self.ignored.add(Ignored::Stale);
         }
