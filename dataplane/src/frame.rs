@@ -119,8 +119,10 @@ mod tests {
         let b = pool.alloc(10).unwrap();
         let c = pool.alloc(0).unwrap();
         assert_eq!([a.capacity(), b.capacity(), c.capacity()], [64, 256, 1024]);
+        assert_eq!((pool.free_slots(), pool.free_size()), (0, 0));
         assert!(pool.alloc(1).is_none(), "exhausted");
         drop(a);
+        assert_eq!((pool.free_slots(), pool.free_size()), (1, 64));
         assert!(pool.alloc(65).is_none(), "only a small one is free");
         assert_eq!(pool.alloc(1).unwrap().capacity(), 64);
         assert!(pool.alloc(1025).is_none());

@@ -4,13 +4,18 @@
 //! leaves [`links::Links`] was authenticated; a pinned core does not allocate after start; every
 //! queue has a limit. Must not: know any protocol. The crate is usable alone.
 
+#![deny(unsafe_code)]
+
 pub mod affinity;
+#[expect(unsafe_code, reason = "GlobalAlloc cannot be implemented without it")]
 pub mod alloc_guard;
+#[expect(unsafe_code, reason = "slots are reached through counted pointers")]
 pub mod arena;
 pub mod burst;
 pub mod clock;
 pub mod crypto;
 pub mod endpoint;
+#[expect(unsafe_code, reason = "vouches that the writer of a slot is alone")]
 pub mod frame;
 mod free_list;
 pub mod handshake;
