@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tetrarch_consensus::limits::OPERATION_SIZE_MAX;
+use tetrarch_consensus::limits::{OPERATION_SIZE_MAX, RESULT_SIZE_MAX};
 use tetrarch_consensus::smr::client::{Busy, Heard};
 use tetrarch_dataplane::types::OpenError;
 
@@ -52,8 +52,11 @@ pub enum ClientError {
         /// How long was waited.
         after: Duration,
     },
-    /// The operation was executed so long ago that no replica keeps its result.
-    #[error("the operation was executed, but no replica keeps its result any more")]
+    /// The operation was executed, but there is no result to be had.
+    #[error(
+        "the operation was executed, but its result is larger than {RESULT_SIZE_MAX} bytes, or so \
+         old that no replica keeps it; ask for less at a time, or do not ask again for old results"
+    )]
     Forgotten,
     /// The operation was not and will not be executed.
     #[error(

@@ -251,7 +251,7 @@ impl Replies for Writer<'_> {
         if size > RESULT_SIZE_MAX {
             // Every replica does the same: the answer is none, and the memory is bounded by the
             // service's own answer.
-            self.header.status = Status::Refused;
+            self.header.status = Status::TooLarge;
             self.frame = self.pool.alloc(REPLY_HEADER_SIZE);
             self.scratch.resize(REPLY_HEADER_SIZE + size, 0);
             return &mut self.scratch[REPLY_HEADER_SIZE..];

@@ -39,6 +39,8 @@ pub enum Status {
     Refused,
     /// Not taken for lack of room; asking again later can help. No result.
     Busy,
+    /// Executed, but the result is larger than a reply may be. No result.
+    TooLarge,
 }
 
 impl Status {
@@ -48,6 +50,7 @@ impl Status {
             Self::TooOld => 1,
             Self::Refused => 2,
             Self::Busy => 3,
+            Self::TooLarge => 4,
         }
     }
 
@@ -57,6 +60,7 @@ impl Status {
             1 => Ok(Self::TooOld),
             2 => Ok(Self::Refused),
             3 => Ok(Self::Busy),
+            4 => Ok(Self::TooLarge),
             _ => Err(Malformed::Unknown),
         }
     }
@@ -217,7 +221,7 @@ mod tests {
         }
         let refused = body(header(Status::Refused, 5), b"value");
         assert_eq!(parse(&refused), Err(Malformed::Inconsistent));
-        for status in [Status::TooOld, Status::Refused, Status::Busy] {
+        for status in [Status::TooOld, Status::Refused, Status::Busy, Status::TooLarge] {
             assert_eq!(parse(&body(header(status, 0), b"")), Ok(header(status, 0)));
         }
     }

@@ -142,7 +142,8 @@ pub enum To {
 pub enum Outcome<P> {
     /// It was executed: the result.
     Done(P),
-    /// It was executed, but so long ago that no replica keeps the result.
+    /// It was executed, but there is no result to be had: it is larger than a reply may be, or the
+    /// operation was executed so long ago that no replica keeps it.
     Forgotten,
     /// It was not and will not be executed: it is not a command of the service, its session may not
     /// exist, or an earlier operation of its session was refused.
@@ -444,7 +445,7 @@ impl<P: Payload> ClientCore<P> {
         self.slots.free(slot);
         let outcome = match status {
             Status::Ok => Outcome::Done(result),
-            Status::TooOld => Outcome::Forgotten,
+            Status::TooOld | Status::TooLarge => Outcome::Forgotten,
             Status::Refused | Status::Busy => Outcome::Refused,
         };
         actions.push(ClientAction::Completed { ticket, session, outcome });

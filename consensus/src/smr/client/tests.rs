@@ -286,6 +286,13 @@ fn busy_members_are_as_good_as_silent_and_forgotten_results_are_said_to_be() {
     assert!(harness.take_sent()[0].sign);
     (0..3).for_each(|member| harness.reply(member, &request, Status::TooOld, b""));
     assert_eq!(harness.completed, [(ticket, Err(Status::TooOld))]);
+    // Executed: unlike a refused one, it leaves no gap for those behind it.
+    let (ticket, next) = (harness.ordered(b"b"), harness.ordered(b"c"));
+    let sent = harness.take_sent();
+    (0..3).for_each(|member| harness.reply(member, &sent[0].header, Status::TooLarge, b""));
+    harness.all_reply(&sent[1].header, b"x");
+    let expected = [(ticket, Err(Status::TooOld)), (next, Ok(b"x".to_vec()))];
+    assert_eq!(harness.completed[1..], expected);
 }
 
 #[test]
