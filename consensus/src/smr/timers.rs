@@ -15,6 +15,8 @@ use crate::types::Instant;
 
 /// The timeout is at most two to this power times the configured one (rule TIME.5).
 const GROWTH_MAX: u32 = 6;
+/// A period of zero would be a loop.
+const PERIOD_MIN: Duration = Duration::from_millis(1);
 /// Strikes after which a leader is not believed any more.
 const STRIKES: u8 = 2;
 
@@ -32,8 +34,7 @@ pub(super) struct Timers {
 impl Timers {
     pub(super) fn new(now: Instant, timeout: Duration) -> Self {
         spec!("TIME.6");
-        // A period of zero would be a loop.
-        let status_period = (timeout / 4).max(Duration::from_millis(1));
+        let status_period = (timeout / 4).max(PERIOD_MIN);
         Self { status_at: now + status_period, status_period, retry_at: None, growth: 0 }
     }
 
@@ -51,7 +52,7 @@ impl Timers {
 
     /// There was no memory for a proposal.
     pub(super) fn retry(&mut self, now: Instant) {
-        self.retry_at = Some(now + self.status_period / 16);
+        self.retry_at = Some(now + (self.status_period / 16).max(PERIOD_MIN));
     }
 }
 
@@ -59,7 +60,8 @@ impl<P: Payload> Replica<P> {
     /// The timeout as it has grown.
     pub(super) fn timeout(&self) -> Duration {
         spec!("TIME.5");
-        self.config.request_timeout.saturating_mul(1 << self.timers.growth)
+        let configured = self.config.request_timeout.max(PERIOD_MIN);
+        configured.saturating_mul(1 << self.timers.growth)
     }
 
     /// When the next thing is due.
