@@ -48,9 +48,9 @@ struct Args {
     /// Run every seed twice and compare
     #[arg(long)]
     twice: bool,
-    /// Switch one protocol check off
+    /// Switch a protocol check off
     #[arg(long, value_enum)]
-    without: Option<Mutant>,
+    without: Vec<Mutant>,
     /// Go on after a failure
     #[arg(long)]
     keep_going: bool,
@@ -87,13 +87,17 @@ impl Args {
                 Model::Crash => FaultModel::Crash,
             }),
             strategies: self.strategy.clone(),
-            mutant: self.without.map(|mutant| match mutant {
-                Mutant::Validity => Check::Validity,
-                Mutant::VotesPerDigest => Check::VotesPerDigest,
-                Mutant::ProofBinding => Check::ProofBinding,
-                Mutant::StopDataValidation => Check::StopDataValidation,
-                Mutant::DuplicateSuppression => Check::DuplicateSuppression,
-            }),
+            mutants: self
+                .without
+                .iter()
+                .map(|mutant| match mutant {
+                    Mutant::Validity => Check::Validity,
+                    Mutant::VotesPerDigest => Check::VotesPerDigest,
+                    Mutant::ProofBinding => Check::ProofBinding,
+                    Mutant::StopDataValidation => Check::StopDataValidation,
+                    Mutant::DuplicateSuppression => Check::DuplicateSuppression,
+                })
+                .collect(),
         }
     }
 
@@ -112,7 +116,7 @@ impl Args {
         for strategy in &self.strategy {
             command += &format!(" --strategy {}", value(strategy.to_possible_value()));
         }
-        if let Some(mutant) = self.without {
+        for mutant in &self.without {
             command += &format!(" --without {}", value(mutant.to_possible_value()));
         }
         command + " --log full"

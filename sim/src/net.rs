@@ -29,9 +29,21 @@ struct Link {
     deaf: bool,
 }
 
+/// What an adversarial network loses for a while: messages of some kinds, from some members to some.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Veto {
+    /// Kinds, as a mask of their numbers.
+    pub kinds: u64,
+    /// Senders, as a mask.
+    pub from: u64,
+    /// Receivers, as a mask.
+    pub to: u64,
+}
+
 /// All links between members.
 #[derive(Debug)]
 pub struct Net {
+    vetoes: Vec<Veto>,
     n: usize,
     links: Vec<Link>,
     delay: (Duration, Duration),
@@ -47,6 +59,7 @@ impl Net {
         let n = options.n();
         let link = Link { holds: 0, incarnation: 0, last: Instant(0), deaf: false };
         Self {
+            vetoes: Vec::new(),
             n,
             links: vec![link; n * n],
             delay: options.delay,
@@ -62,6 +75,25 @@ impl Net {
         self.delay = (Duration::from_micros(50), Duration::from_micros(300));
         (self.loss, self.duplicates, self.reorder) = (0, 0, 0);
         self.links.iter_mut().for_each(|link| link.deaf = false);
+        self.vetoes.clear();
+    }
+
+    /// Loses what `veto` names, from now on.
+    pub fn veto(&mut self, veto: Veto) {
+        self.vetoes.push(veto);
+    }
+
+    /// Ends a veto.
+    pub fn lift(&mut self, veto: Veto) {
+        if let Some(at) = self.vetoes.iter().position(|other| *other == veto) {
+            self.vetoes.swap_remove(at);
+        }
+    }
+
+    fn is_vetoed(&self, from: usize, to: usize, kind: u8) -> bool {
+        self.vetoes
+            .iter()
+            .any(|veto| (veto.kinds >> kind & veto.from >> from & veto.to >> to) & 1 == 1)
     }
 
     fn at(&self, from: usize, to: usize) -> usize {
@@ -100,10 +132,11 @@ impl Net {
         self.links[at].deaf = deaf;
     }
 
-    /// Sends something from member `from` to member `to`.
-    pub fn route(&mut self, now: Instant, from: usize, to: usize) -> Route {
+    /// Sends a message of this kind from member `from` to member `to`.
+    pub fn route(&mut self, now: Instant, from: usize, to: usize, kind: u8) -> Route {
         let at = self.at(from, to);
-        if self.links[at].holds > 0 || self.links[at].deaf || self.rng.chance(self.loss) {
+        let down = self.links[at].holds > 0 || self.links[at].deaf;
+        if down || self.is_vetoed(from, to, kind) || self.rng.chance(self.loss) {
             return Route { first: None, second: None };
         }
         let mut arrival = now + self.delay.0 + self.rng.long_tailed(self.delay.1);
@@ -141,10 +174,17 @@ mod tests {
         let before = net.incarnation(0, 1);
         net.hold(0, 1);
         net.hold(1, 0);
-        assert_eq!(net.route(Instant(5), 0, 1).first, None);
+        assert_eq!(net.route(Instant(5), 0, 1, 1).first, None);
         assert!(!net.release(0, 1));
         assert!(net.release(0, 1));
         assert_ne!(net.incarnation(1, 0), before);
-        assert!(net.route(Instant(5), 1, 0).first.is_some());
+        assert!(net.route(Instant(5), 1, 0, 1).first.is_some());
+        let veto = Veto { kinds: 1 << 6, from: 0b10, to: 0b01 };
+        net.veto(veto);
+        assert!(net.route(Instant(5), 1, 0, 6).first.is_none());
+        assert!(net.route(Instant(5), 1, 0, 5).first.is_some());
+        assert!(net.route(Instant(5), 0, 1, 6).first.is_some());
+        net.lift(veto);
+        assert!(net.route(Instant(5), 1, 0, 6).first.is_some());
     }
 }

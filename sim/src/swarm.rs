@@ -51,11 +51,13 @@ pub enum Strategy {
     DoubleVote,
     /// Breaks the proofs of correct clients' requests for some members.
     SpoilProofs,
+    /// Takes a leadership over with a collection of nothing but its own lies, and proposes anew.
+    Usurp,
 }
 
 impl Strategy {
     /// All of them.
-    pub const ALL: [Strategy; 18] = [
+    pub const ALL: [Strategy; 19] = [
         Self::Twins,
         Self::Equivocate,
         Self::SilentLeader,
@@ -74,6 +76,7 @@ impl Strategy {
         Self::StatusLiar,
         Self::DoubleVote,
         Self::SpoilProofs,
+        Self::Usurp,
     ];
 }
 
@@ -143,6 +146,15 @@ pub struct Options {
     pub partition_every: Duration,
     /// Mean time between pauses of a correct member; zero: none.
     pub pause_every: Duration,
+    /// Mean time between periods in which some kinds of messages get lost; zero: none.
+    pub veto_every: Duration,
+    /// Mean time between crashes of any honest member, as long as no more than f are faulty at once,
+    /// those that have not recovered yet included; zero: none.
+    pub crash_every: Duration,
+    /// Times that there is no memory for a batch, per mille.
+    pub starvation: u32,
+    /// Do messages travel as bytes, through the codec?
+    pub as_bytes: bool,
     /// Length of the safety phase.
     pub safety: Duration,
     /// How long the liveness phase may take.
@@ -165,8 +177,8 @@ pub struct Options {
     pub abandoned: usize,
     /// Do faulty members go on misbehaving in the liveness phase?
     pub villains_persist: bool,
-    /// A protocol check that is switched off, to prove that the checkers notice.
-    pub mutant: Option<Check>,
+    /// Protocol checks that are switched off, to prove that the checkers notice.
+    pub mutants: Vec<Check>,
 }
 
 /// What a correct client does.
@@ -193,8 +205,8 @@ pub struct Wishes {
     pub model: Option<FaultModel>,
     /// The only strategies used.
     pub strategies: Vec<Strategy>,
-    /// A switched off check.
-    pub mutant: Option<Check>,
+    /// Switched off checks.
+    pub mutants: Vec<Check>,
 }
 
 const MS: Duration = Duration::from_millis(1);
@@ -214,7 +226,7 @@ impl Options {
         });
         let f = Quorums::faults_tolerated(n, model);
         let mut options = Self::network(seed, n, f, model, &mut rng);
-        options.mutant = wishes.mutant;
+        options.mutants = wishes.mutants.clone();
         options.people(&mut rng);
         options.faulty_members(&mut rng, &wishes.strategies);
         options
@@ -269,6 +281,10 @@ impl Options {
             reset_every: every(rng, 400),
             partition_every: every(rng, 400),
             pause_every: every(rng, 250),
+            veto_every: every(rng, 400) / 4,
+            crash_every: every(rng, 400),
+            starvation: rate(rng, 150, 300),
+            as_bytes: rng.chance(150),
             safety: timeout * rng.range(6, 40) as u32,
             bound: timeout * 1500,
             skew: if rng.chance(500) {
@@ -284,7 +300,7 @@ impl Options {
             crashes: Vec::new(),
             abandoned: 0,
             villains_persist: rng.chance(700),
-            mutant: None,
+            mutants: Vec::new(),
         }
     }
 
@@ -322,7 +338,11 @@ impl Options {
     fn faulty_members(&mut self, rng: &mut Rng, only: &[Strategy]) {
         let mut members: Vec<usize> = (0..self.n()).collect();
         rng.shuffle(&mut members);
-        let faulty = if only.is_empty() && rng.chance(120) { 0 } else { self.f };
+        let faulty = match rng.below(10) {
+            0 | 1 if only.is_empty() => 0,
+            2 | 3 if only.is_empty() => self.f.min(1),
+            _ => self.f,
+        };
         for &member in &members[..faulty] {
             let byzantine = self.model == FaultModel::Byzantine;
             if byzantine && (!only.is_empty() || rng.chance(800)) {

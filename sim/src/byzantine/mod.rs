@@ -32,6 +32,7 @@ pub type Outbox = Vec<(usize, Msg)>;
 pub struct Dossier {
     messages: VecDeque<Msg>,
     batches: VecDeque<Batch<SharedBytes>>,
+    proposals: VecDeque<(ConsensusId, Batch<SharedBytes>)>,
     states: VecDeque<SignedState>,
     votes: VecDeque<(ConsensusId, Digest)>,
     requests: VecDeque<Request<SharedBytes>>,
@@ -56,6 +57,7 @@ impl Dossier {
         match message {
             Message::Propose(propose) => {
                 keep(&mut self.batches, 48, propose.batch.clone());
+                keep(&mut self.proposals, 16, (propose.at.cid, propose.batch.clone()));
                 self.regency = self.regency.max(Regency(propose.at.epoch.0));
             }
             Message::Write(vote) | Message::Accept(vote) => {
@@ -93,6 +95,12 @@ impl Dossier {
     /// Some old proposal.
     pub fn batch(&self, rng: &mut Rng) -> Option<Batch<SharedBytes>> {
         any(&self.batches, rng)
+    }
+
+    /// What was proposed in an instance, as far as heard.
+    pub fn proposal(&self, cid: ConsensusId) -> Option<Batch<SharedBytes>> {
+        let found = self.proposals.iter().rev().find(|(at, _)| *at == cid);
+        found.map(|(_, batch)| batch.clone())
     }
 
     /// Some state.
@@ -221,6 +229,7 @@ pub fn behaviour(strategy: Strategy) -> Option<Box<dyn Behaviour>> {
         Strategy::StatusLiar => Box::new(liars::StatusLiar),
         Strategy::DoubleVote => Box::new(liars::DoubleVote),
         Strategy::SpoilProofs => Box::new(leaders::SpoilProofs),
+        Strategy::Usurp => Box::new(synchronizers::Usurp::default()),
     })
 }
 

@@ -1,10 +1,10 @@
 //! Misbehaviour at a change of leader: stale and false states, different collections.
 
 use tetrarch_consensus::message::{
-    Decided, Position, ReplicaState, SignedState, Sync, WriteSet, Written,
+    Decided, Position, Propose, ReplicaState, SignedState, Sync, Vote, WriteSet, Written,
 };
-use tetrarch_consensus::payload::SharedBytes;
-use tetrarch_consensus::{ConsensusId, Digest, Epoch, Message, Regency, ViewId};
+use tetrarch_consensus::payload::{HeapPool, SharedBytes};
+use tetrarch_consensus::{Batch, ConsensusId, Digest, Epoch, Message, Regency, ViewId};
 
 use super::{Behaviour, Msg, Outbox, Scene};
 
@@ -218,5 +218,69 @@ impl Behaviour for SplitSync {
                 out.push((to, Message::Sync(Sync { view: ViewId(0), regency, states })));
             }
         }
+    }
+}
+
+/// Makes a SYNC of copies of one false state of its own that says "nothing decided, nothing written",
+/// and proposes something new where others may have decided.
+#[derive(Debug, Default)]
+pub struct Usurp {
+    done: Option<(Regency, ConsensusId)>,
+}
+
+impl Behaviour for Usurp {
+    fn speak(&mut self, _scene: &mut Scene<'_>, to: usize, message: Msg, out: &mut Outbox) {
+        // What its honest core would say in the regency that was taken over would spoil it.
+        let regency = match &message {
+            Message::Sync(sync) => sync.regency,
+            Message::Propose(propose) => Regency(propose.at.epoch.0),
+            Message::Write(vote) | Message::Accept(vote) => Regency(vote.at.epoch.0),
+            _ => return out.push((to, message)),
+        };
+        if self.done.is_none_or(|(taken, _)| taken != regency) {
+            out.push((to, message));
+        }
+    }
+
+    fn hear(&mut self, scene: &mut Scene<'_>, message: &Msg, out: &mut Outbox) {
+        let Message::StopData(signed) = message else { return };
+        let state = signed.state;
+        let leads = scene.view.index_of(scene.view.leader(state.regency)) == Some(scene.me);
+        let attempt = (state.regency, state.decided);
+        if !leads || self.done.is_some_and(|done| done >= attempt) || state.decided.0 == 0 {
+            return;
+        }
+        self.done = Some(attempt);
+        self.usurp(scene, &state, out);
+    }
+}
+
+impl Usurp {
+    fn usurp(&self, scene: &mut Scene<'_>, honest: &ReplicaState, out: &mut Outbox) {
+        let replica = scene.view.members()[scene.me];
+        let before = ConsensusId(honest.decided.0 - 1);
+        let lie = ReplicaState {
+            replica,
+            decided: before,
+            decisions: [honest.decisions[1], Digest::ZERO],
+            certified: None,
+            write_set: WriteSet::EMPTY,
+            ..*honest
+        };
+        let Some(signed) = scene.keyring.sign_state(lie) else { return };
+        let states = vec![signed; scene.view.quorums().sync()];
+        let regency = honest.regency;
+        scene.to_all(&Message::Sync(Sync { view: ViewId(0), regency, states }), out);
+        let cid = honest.decided;
+        let Some(old) = scene.dossier.proposal(cid) else { return };
+        let requests = super::requests_of(&old);
+        let references: Vec<_> = requests.iter().collect();
+        let time = old.timestamp_ns + 1;
+        let Some(batch) = Batch::build(&mut HeapPool, time, &references) else { return };
+        let at = Position { view: ViewId(0), cid, epoch: regency.epoch() };
+        let vote = Vote { at, digest: batch.digest };
+        scene.to_all(&Message::Propose(Propose { at, batch }), out);
+        scene.to_all(&Message::Write(vote), out);
+        scene.to_all(&Message::Accept(vote), out);
     }
 }

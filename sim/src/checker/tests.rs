@@ -11,7 +11,7 @@ const CLOCK: (u64, u64) = (1_000_000, 1_000);
 fn checker() -> Checker {
     let ids = (0..4).map(ReplicaId).collect();
     let view = View::new(ViewId(0), ids, 1, FaultModel::Byzantine).expect("4 members");
-    Checker::new(view, 0b0111, 2)
+    Checker::new(view, 0b0111, 2, false)
 }
 
 fn put(client: u32, counter: u32) -> Request<SharedBytes> {
@@ -76,7 +76,7 @@ fn a_request_executed_twice_or_out_of_order_is_found() {
         issue(&mut checker, &b);
         decide(&mut checker, 0, 1, 10, &[&a]);
         decide(&mut checker, 0, 2, 11, &[&b]);
-        assert_eq!(found(&checker), Some(Property::Order));
+        assert_eq!(found(&checker), Some(Property::ExactlyOnce));
     }
 }
 

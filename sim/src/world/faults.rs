@@ -7,6 +7,7 @@ use std::time::Duration;
 use tetrarch_consensus::Instant;
 
 use super::{Event, Host, World};
+use crate::net::Veto;
 use crate::swarm::Crash;
 use crate::trace::Log;
 
@@ -25,8 +26,12 @@ pub(super) enum Fault {
     Deaf(usize, usize, bool),
     Pause(usize),
     Continue(usize),
+    Veto(Veto),
+    Lift(Veto),
     Crash(Crash),
     Restart(usize),
+    /// A crash of somebody, if f allows; and the next one.
+    CrashSomebody,
 }
 
 impl World {
@@ -53,6 +58,7 @@ impl World {
         each(self.options.reset_every, &mut rng, 0);
         each(self.options.partition_every, &mut rng, 1);
         each(self.options.pause_every, &mut rng, 2);
+        each(self.options.veto_every, &mut rng, 3);
         for (at, length, kind) in plan {
             let (a, b) = (rng.index(n), rng.index(n));
             let mask = rng.mask(n);
@@ -62,11 +68,16 @@ impl World {
                 (1, 1) => (Fault::Split(1 << a), Fault::Join(1 << a)),
                 (1, _) => (Fault::Split(mask), Fault::Join(mask)),
                 (2, _) => (Fault::Pause(a), Fault::Continue(a)),
+                (3, _) => {
+                    let veto = draw_veto(&mut rng, n);
+                    (Fault::Veto(veto), Fault::Lift(veto))
+                }
                 _ => continue,
             };
             self.push(at, Event::Fault(start));
             self.push(at + length, Event::Fault(stop));
         }
+        self.next_crash();
         for crash in self.options.crashes.clone() {
             self.push(self.now + crash.at, Event::Fault(Fault::Crash(crash)));
         }
@@ -76,7 +87,12 @@ impl World {
         // What was planned and not begun is off once the world is healed; what was begun must end.
         let begins = matches!(
             fault,
-            Fault::Hold(..) | Fault::Split(_) | Fault::Deaf(_, _, true) | Fault::Pause(_)
+            Fault::Hold(..)
+                | Fault::Split(_)
+                | Fault::Deaf(_, _, true)
+                | Fault::Pause(_)
+                | Fault::Veto(_)
+                | Fault::CrashSomebody
         );
         if self.calm && begins {
             return;
@@ -100,6 +116,12 @@ impl World {
                 self.nodes[member].paused = true;
             }
             Fault::Continue(member) => self.wake_up(member),
+            Fault::Veto(veto) => {
+                self.coverage.count("periods without some kinds of messages");
+                self.net.veto(veto);
+            }
+            Fault::Lift(veto) => self.net.lift(veto),
+            Fault::CrashSomebody => self.crash_somebody(),
             Fault::Crash(crash) => self.crash(crash),
             Fault::Restart(member) => self.restart(member),
         }
@@ -148,12 +170,41 @@ impl World {
         }
     }
 
+    fn next_crash(&mut self) {
+        if self.options.crash_every > Duration::ZERO {
+            let pause = self.rng.long_tailed(self.options.crash_every);
+            self.push(
+                self.now + pause + Duration::from_nanos(1),
+                Event::Fault(Fault::CrashSomebody),
+            );
+        }
+    }
+
+    fn crash_somebody(&mut self) {
+        self.next_crash();
+        let faulty = self.nodes.iter().filter(|node| !node.is_correct()).count();
+        // Those that are to crash by plan count from the start.
+        let up = |crash: &&Crash| self.nodes[crash.member].is_correct();
+        let planned = self.options.crashes.iter().filter(up).count();
+        if faulty + planned >= self.options.f {
+            return;
+        }
+        let member = self.rng.index(self.view.n());
+        let by_plan = self.options.crashes.iter().any(|crash| crash.member == member);
+        if self.nodes[member].is_correct() && !by_plan {
+            self.coverage.count("crashes in turn");
+            let back = self.rng.duration(Duration::ZERO, self.options.timeout * 8);
+            self.crash(Crash { member, at: Duration::ZERO, back_after: Some(back) });
+        }
+    }
+
     fn restart(&mut self, member: usize) {
         self.coverage.count("restarts without memory");
         self.checker.forget(member);
         let config = self.config(member, true);
         let now = self.nodes[member].local(self.now);
-        self.nodes[member].hosts.push(Host::new(config, now));
+        let pool = self.pool();
+        self.nodes[member].hosts.push(Host::new(config, pool, now));
         let life = self.nodes[member].life;
         self.push(self.now, Event::Wake { member, host: 0, life, at: Instant(0) });
         for peer in (0..self.view.n()).filter(|&peer| peer != member) {
@@ -167,9 +218,10 @@ impl World {
         self.net.calm();
         self.trace.line(self.now, Log::Short, || "healed".into());
         let mut candidates: Vec<usize> =
-            (0..self.view.n()).filter(|&at| self.options.is_correct(at)).collect();
+            (0..self.view.n()).filter(|&at| self.nodes[at].is_correct()).collect();
         self.rng.shuffle(&mut candidates);
-        for &member in candidates.iter().take(self.options.abandoned) {
+        let spare = self.options.f.saturating_sub(self.view.n() - candidates.len());
+        for &member in candidates.iter().take(self.options.abandoned.min(spare)) {
             self.coverage.count("members left cut off");
             self.nodes[member].healed = false;
             for peer in (0..self.view.n()).filter(|&peer| peer != member) {
@@ -203,6 +255,8 @@ impl World {
                 scheduled.event,
                 Event::Fault(
                     Fault::Release(..)
+                        | Fault::Lift(_)
+                        | Fault::Restart(_)
                         | Fault::Join(_)
                         | Fault::Deaf(_, _, false)
                         | Fault::Continue(_)
@@ -214,4 +268,23 @@ impl World {
             }
         }
     }
+}
+
+/// Mostly votes and what a change of leader needs: that is where halves matter.
+fn draw_veto(rng: &mut crate::rng::Rng, n: usize) -> Veto {
+    use tetrarch_consensus::message::kind;
+    let kinds = match rng.below(6) {
+        0 => 1 << kind::ACCEPT,
+        1 => 1 << kind::WRITE | 1 << kind::ACCEPT,
+        2 => 1 << kind::PROPOSE,
+        3 => 1 << kind::SYNC | 1 << kind::STOPDATA,
+        4 => 1 << kind::STATUS | 1 << kind::DECIDED,
+        _ => rng.next(),
+    };
+    let side = |rng: &mut crate::rng::Rng| match rng.below(3) {
+        0 => u64::MAX,
+        1 => !(1 << rng.index(n)),
+        _ => rng.mask(n),
+    };
+    Veto { kinds, from: side(rng), to: side(rng) }
 }

@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, VecDeque};
 use tetrarch_consensus::batch::Selection;
 use tetrarch_consensus::config::Config;
 use tetrarch_consensus::limits::{ACTIONS_MAX, SESSION_WINDOW};
-use tetrarch_consensus::message::Request;
+use tetrarch_consensus::message::{Request, codec};
 use tetrarch_consensus::payload::HeapPool;
 use tetrarch_consensus::payload::SharedBytes;
 use tetrarch_consensus::smr::Replica;
 use tetrarch_consensus::{
-    Action, Actions, Batch, ClientId, ConsensusId, Context, Input, Instant, Message, Protocol,
-    Recipients, Sequence, Verified,
+    Action, Actions, Batch, ClientId, ConsensusId, Context, Input, Instant, Message, PayloadPool,
+    Protocol, Recipients, Sequence, Verified,
 };
 
 use super::{Event, World};
@@ -22,6 +22,7 @@ use crate::byzantine::{Adversary, Msg, Outbox, Scene};
 use crate::checker::Property;
 use crate::client::Reply;
 use crate::ingress;
+use crate::rng::Rng;
 use crate::service::{Answer, Operation, Service};
 use crate::trace::{Log, describe, fingerprint};
 
@@ -31,6 +32,21 @@ struct Job {
     context: Context,
     batch: Batch<SharedBytes>,
     selection: Selection,
+}
+
+/// Memory that is short now and then.
+pub(super) struct Pool {
+    pub(super) starvation: u32,
+    pub(super) rng: Rng,
+    pub(super) first: bool,
+}
+
+impl PayloadPool<SharedBytes> for Pool {
+    fn build(&mut self, size: usize, fill: &mut dyn FnMut(&mut [u8])) -> Option<SharedBytes> {
+        let empty = !self.first && self.rng.chance(self.starvation);
+        self.first = false;
+        if empty { None } else { HeapPool.build(size, fill) }
+    }
 }
 
 /// One core with what surrounds it in a node.
@@ -48,9 +64,9 @@ pub struct Host {
 }
 
 impl Host {
-    pub(super) fn new(config: Config, now: Instant) -> Self {
+    pub(super) fn new(config: Config, pool: Pool, now: Instant) -> Self {
         Self {
-            core: Replica::new(config, Box::new(HeapPool), now),
+            core: Replica::new(config, Box::new(pool), now),
             actions: Actions::with_capacity(ACTIONS_MAX),
             service: Service::default(),
             jobs: VecDeque::new(),
@@ -78,6 +94,13 @@ pub struct Node {
 }
 
 impl Node {
+    /// Is it honest, up, and in possession of its memory?
+    pub(super) fn is_correct(&self) -> bool {
+        self.adversary.is_none()
+            && !self.hosts.is_empty()
+            && self.hosts.iter().all(|host| !host.core.is_mute())
+    }
+
     pub(super) fn local(&self, now: Instant) -> Instant {
         Instant(now.0.saturating_add_signed(self.offset_ns))
     }
@@ -311,7 +334,7 @@ impl World {
         let words = fingerprint(&message);
         self.trace.event(self.now, &[2, from as u64, to as u64, words[0], words[1], words[2]]);
         self.sent += 1;
-        let route = self.net.route(self.now, from, to);
+        let route = self.net.route(self.now, from, to, message.kind());
         if route.first.is_none() {
             self.coverage.count("messages lost");
             self.trace.line(self.now, Log::Full, || format!("{from}-x{to} {}", describe(&message)));
@@ -329,6 +352,7 @@ impl World {
     pub(super) fn on_deliver(&mut self, from: usize, to: usize, message: Msg) {
         self.trace.line(self.now, Log::Full, || format!("{from}->{to} {}", describe(&message)));
         let hostile = self.nodes[from].adversary.is_some();
+        let Some(message) = self.over_the_wire(from, message) else { return };
         if self.nodes[to].adversary.is_some() {
             let heard = message.clone();
             self.with_adversary(to, |adversary, scene, out| adversary.hear(scene, &heard, out));
@@ -342,6 +366,25 @@ impl World {
             let message = Verified::vouch(message.clone());
             self.step(to, host, Input::Peer { from: id, message });
         }
+    }
+
+    /// With `as_bytes`: what comes out of the codec for what goes in.
+    fn over_the_wire(&mut self, from: usize, message: Msg) -> Option<Msg> {
+        if !self.options.as_bytes {
+            return Some(message);
+        }
+        let mut bytes = vec![0; codec::encoded_size(&message)];
+        let size = codec::encode(&message, &mut bytes);
+        let payload = SharedBytes::from(&bytes[..]);
+        let decoded = codec::decode(message.kind(), payload);
+        let same = decoded.as_ref().is_ok_and(|it| fingerprint(it) == fingerprint(&message));
+        let honest = self.nodes[from].adversary.is_none();
+        if size != bytes.len() || (honest && !same) {
+            let text = format!("{} does not survive encoding", describe(&message));
+            self.checker.fail(Property::Resources, text);
+        }
+        self.coverage.count("messages encoded and decoded");
+        decoded.ok()
     }
 
     /// Which cores of `member` hear what `from` says.

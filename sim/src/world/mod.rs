@@ -29,7 +29,7 @@ use crate::rng::Rng;
 use crate::swarm::Options;
 use crate::trace::{Log, Trace};
 use faults::Fault;
-use member::{Host, Node};
+use member::{Host, Node, Pool};
 
 /// True time at the start: an ordinary date, ns since the UNIX epoch.
 const START: Instant = Instant(1_700_000_000_000_000_000);
@@ -138,7 +138,8 @@ impl World {
         let keyring = Keyring::new(keys, villains.collect());
         let honest = (0..view.n()).filter(|&at| !options.is_villain(at));
         let correct = honest.fold(0, |mask, at| mask | 1 << at);
-        let checker = Checker::new(view.clone(), correct, options.clients.len() as u32);
+        let mutant = !options.mutants.is_empty();
+        let checker = Checker::new(view.clone(), correct, options.clients.len() as u32, mutant);
         let net = Net::new(&options, rng.fork(1));
         let mut world = Self {
             view,
@@ -186,7 +187,8 @@ impl World {
                 healed: true,
             };
             for _ in 0..hosts {
-                let host = Host::new(self.config(member, false), node.local(self.now));
+                let pool = self.pool();
+                let host = Host::new(self.config(member, false), pool, node.local(self.now));
                 node.hosts.push(host);
             }
             if node.adversary.is_some() {
@@ -207,10 +209,16 @@ impl World {
         config.clients_max = 16;
         config.clock_skew_max = self.clock_skew_max;
         config.restarted = restarted;
-        match self.options.mutant {
-            Some(check) if !self.options.is_villain(member) => config.without(check),
-            _ => config,
+        if !self.options.is_villain(member) {
+            for &check in &self.options.mutants {
+                config = config.without(check);
+            }
         }
+        config
+    }
+
+    fn pool(&mut self) -> Pool {
+        Pool { starvation: self.options.starvation, rng: self.rng.fork(6), first: true }
     }
 
     fn connect_all(&mut self) {
@@ -381,8 +389,8 @@ impl World {
 
     /// Members whose progress the liveness phase waits for.
     fn judged(&self) -> impl Iterator<Item = (usize, &Node)> {
-        let correct = |at: &usize| self.options.is_correct(*at) && self.nodes[*at].healed;
-        (0..self.view.n()).filter(correct).map(|at| (at, &self.nodes[at]))
+        let nodes = self.nodes.iter().enumerate();
+        nodes.filter(|(_, node)| node.is_correct() && node.healed)
     }
 
     /// Has everybody what they wanted, and are the healed members equally far? A faulty leader may
