@@ -15,11 +15,12 @@ use tetrarch_consensus::limits::{
 };
 use tetrarch_consensus::{Config, ReplicaId};
 use tetrarch_dataplane::affinity::{self, CoreId};
+use tetrarch_dataplane::crypto::keys::hex_decode;
 use tetrarch_dataplane::stage::IdlePolicy;
 
 use crate::budget::Sizes;
 use crate::placement::{Layout, Placement, idle_name};
-use crate::service::{self, ServiceKind};
+use crate::service::{self, Seed, ServiceKind};
 
 /// The error of every check.
 pub type ConfigError = ClusterError;
@@ -34,6 +35,9 @@ pub struct ReplicaFile {
     pub id: u16,
     /// `kv`, `maplist` or `null`.
     pub service: String,
+    /// 32 hexadecimal digits, the same for all replicas; clients should not know it.
+    #[serde(default = "default_seed")]
+    pub service_seed: String,
     /// Private keys, relative to this file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_file: Option<String>,
@@ -54,6 +58,10 @@ pub struct ReplicaFile {
     /// Limits.
     #[serde(default)]
     pub limits: LimitsFile,
+}
+
+fn default_seed() -> String {
+    "0".repeat(32)
 }
 
 fn default_timeout() -> u64 {
@@ -128,6 +136,8 @@ pub struct Plan {
     pub keys: PrivateKeys,
     /// What it replicates.
     pub service: ServiceKind,
+    /// The seed that all replicas of the cluster give their service.
+    pub service_seed: Seed,
     /// Where it listens for members and clients.
     pub listen: SocketAddr,
     /// Where it serves metrics and status.
@@ -195,6 +205,7 @@ impl Plan {
         };
         let keys = check.keys(&raw, member)?;
         let service = check.service(&raw.service)?;
+        let service_seed = check.seed(&raw.service_seed)?;
         let listen = check.address("listen", raw.listen.as_ref().unwrap_or(&member.address))?;
         let metrics = check.address("metrics", &raw.metrics)?;
         if listen == metrics {
@@ -218,6 +229,7 @@ impl Plan {
             cluster,
             keys,
             service,
+            service_seed,
             listen,
             metrics,
             data_dir,
@@ -293,6 +305,16 @@ impl Check<'_> {
                 format!("use one of {}", service::names()),
             )
         })
+    }
+
+    /// The value is not shown: it is nobody's business in a log.
+    fn seed(&self, text: &str) -> Result<Seed, ConfigError> {
+        let bytes = hex_decode::<16>(text).map_err(|error| {
+            let remedy = "use the 32 hexadecimal digits of the other replicas' files";
+            self.wrong("service_seed", "", error.to_string(), remedy)
+        })?;
+        let seed = u128::from_le_bytes(bytes);
+        Ok([seed as u64, (seed >> 64) as u64])
     }
 
     fn address(&self, field: &str, text: &str) -> Result<SocketAddr, ConfigError> {

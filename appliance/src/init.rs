@@ -13,7 +13,7 @@ use tetrarch_client::cluster::{
 };
 use tetrarch_consensus::quorum::Quorums;
 use tetrarch_consensus::{FaultModel, ReplicaId};
-use tetrarch_dataplane::crypto::{self, keys::KeyError};
+use tetrarch_dataplane::crypto::{self, keys::KeyError, keys::hex_encode};
 
 use crate::config::{LimitsFile, PlacementFile, ReplicaFile, replica_file_name};
 use crate::service::ServiceKind;
@@ -53,10 +53,19 @@ pub fn init(directory: &Path, options: &InitOptions) -> Result<Cluster, ClusterE
     let n = usize::from(options.replicas);
     let f = options.f.unwrap_or_else(|| Quorums::faults_tolerated(n, options.model));
     check_options(directory, options)?;
-    let (cluster, replica_keys, client_keys) = generate(options, f).map_err(|error| {
+    let addresses: Vec<String> = (0..options.replicas)
+        .map(|replica| address(options, replica, options.base_port + replica))
+        .collect();
+    let generated = generate(&addresses, f, options.model, options.clients);
+    let (cluster, replica_keys, client_keys) = generated.map_err(|error| {
         ClusterError::new(&file, "", "", error.to_string(), "try again on a working system")
     })?;
     cluster.check(&file)?;
+    let mut seed = [0; 16];
+    crypto::random(&mut seed).map_err(|error| {
+        ClusterError::new(&file, "", "", error.to_string(), "try again on a working system")
+    })?;
+    let seed = hex_encode(&seed);
     fs::create_dir_all(directory).map_err(|error| {
         let problem = format!("cannot create: {error}");
         ClusterError::new(directory, "", "", problem, "choose a directory that you may write to")
@@ -64,7 +73,7 @@ pub fn init(directory: &Path, options: &InitOptions) -> Result<Cluster, ClusterE
     for (member, keys) in cluster.members.iter().zip(&replica_keys) {
         let id = member.id.0;
         keys.store(&directory.join(format!("replica-{id}.key")), &format!("replica {id}"))?;
-        write_new(&directory.join(replica_file_name(id)), &replica_toml(options, id))?;
+        write_new(&directory.join(replica_file_name(id)), &replica_toml(options, id, &seed))?;
     }
     for (client, keys) in cluster.clients.iter().zip(&client_keys) {
         let index = client.index;
@@ -109,28 +118,38 @@ fn check_options(directory: &Path, options: &InitOptions) -> Result<(), ClusterE
     Ok(())
 }
 
-type Generated = (Cluster, Vec<PrivateKeys>, Vec<PrivateKeys>);
+/// A cluster, and the private keys of its members and of its clients.
+pub type Generated = (Cluster, Vec<PrivateKeys>, Vec<PrivateKeys>);
 
-fn generate(options: &InitOptions, f: usize) -> Result<Generated, KeyError> {
+/// A new cluster with new keys: replica i at `addresses[i]`.
+///
+/// # Errors
+/// The system has no random bytes.
+pub fn generate(
+    addresses: &[String],
+    f: usize,
+    model: FaultModel,
+    clients: u32,
+) -> Result<Generated, KeyError> {
     let mut id = [0; 8];
     crypto::random(&mut id)?;
-    let mut members = Vec::new();
-    let mut replica_keys = Vec::new();
-    for replica in 0..options.replicas {
+    let mut members = Vec::with_capacity(addresses.len());
+    let mut replica_keys = Vec::with_capacity(addresses.len());
+    for (replica, address) in (0..).zip(addresses) {
         let keys = PrivateKeys::generate()?;
         members.push(Member {
             id: ReplicaId(replica),
-            address: address(options, replica, options.base_port + replica),
+            address: address.clone(),
             static_key: keys.static_secret.public(),
             signing_key: keys.signing_key.verifying_key(),
         });
         replica_keys.push(keys);
     }
-    let mut clients = Vec::new();
+    let mut entries = Vec::new();
     let mut client_keys = Vec::new();
-    for index in 0..options.clients {
+    for index in 0..clients {
         let keys = PrivateKeys::generate()?;
-        clients.push(ClientEntry {
+        entries.push(ClientEntry {
             index,
             static_key: keys.static_secret.public(),
             signing_key: keys.signing_key.verifying_key(),
@@ -138,7 +157,7 @@ fn generate(options: &InitOptions, f: usize) -> Result<Generated, KeyError> {
         client_keys.push(keys);
     }
     let id = u64::from_le_bytes(id);
-    Ok((Cluster { id, model: options.model, f, members, clients }, replica_keys, client_keys))
+    Ok((Cluster { id, model, f, members, clients: entries }, replica_keys, client_keys))
 }
 
 fn address(options: &InitOptions, replica: u16, port: u16) -> String {
@@ -155,7 +174,7 @@ fn address(options: &InitOptions, replica: u16, port: u16) -> String {
     }
 }
 
-fn replica_toml(options: &InitOptions, id: u16) -> String {
+fn replica_toml(options: &InitOptions, id: u16, seed: &str) -> String {
     let mut limits = LimitsFile::default();
     if let Some(frames_mib) = options.frames_mib {
         limits.frames_mib = frames_mib;
@@ -163,6 +182,7 @@ fn replica_toml(options: &InitOptions, id: u16) -> String {
     let file = ReplicaFile {
         id,
         service: options.service.name().into(),
+        service_seed: seed.into(),
         key_file: Some(format!("replica-{id}.key")),
         data_dir: Some(format!("replica-{id}.data")),
         listen: None,

@@ -10,6 +10,8 @@ pub mod budget;
 pub mod cli;
 pub mod cluster_command;
 pub mod config;
+pub mod demo;
+pub mod gateway;
 pub mod init;
 pub mod log;
 pub mod metrics;

@@ -6,6 +6,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tetrarch_consensus::smr::ignored::{Ignored, IgnoredCounts};
 use tetrarch_dataplane::reject::{Reject, RejectCounts};
 
 /// Buckets of the batch size histogram: 1, 2, 3-4, 5-8, .. 513-1024 requests.
@@ -47,6 +48,8 @@ macro_rules! numbers {
             pub batches: [Number; BATCH_BUCKETS],
             /// Messages dropped, by reason.
             pub rejects: [Number; Reject::COUNT],
+            /// Messages of members that had no effect on the core, by reason.
+            pub ignored: [Number; Ignored::ALL.len()],
         }
 
         impl Metrics {
@@ -57,6 +60,7 @@ macro_rules! numbers {
                     peer_heard_ns: std::array::from_fn(|_| Number::default()),
                     batches: std::array::from_fn(|_| Number::default()),
                     rejects: std::array::from_fn(|_| Number::default()),
+                    ignored: std::array::from_fn(|_| Number::default()),
                 }
             }
 
@@ -143,6 +147,13 @@ impl Metrics {
         }
     }
 
+    /// Publishes what the core ignored.
+    pub fn set_ignored(&self, counts: &IgnoredCounts) {
+        for (number, reason) in self.ignored.iter().zip(Ignored::ALL) {
+            number.set(counts.get(reason));
+        }
+    }
+
     /// How often `reason` occurred.
     pub fn reject(&self, reason: Reject) -> u64 {
         self.rejects[reason as usize].get()
@@ -171,6 +182,18 @@ impl Metrics {
                 self.reject(*reason)
             );
         }
+        text.push_str(
+            "# HELP tetrarch_ignored_total Messages of members without effect, by reason.\n",
+        );
+        text.push_str("# TYPE tetrarch_ignored_total counter\n");
+        for (reason, number) in Ignored::ALL.iter().zip(&self.ignored) {
+            let reason = ignored_name(*reason);
+            let value = number.get();
+            let _ = writeln!(
+                text,
+                "tetrarch_ignored_total{{replica=\"{replica}\",reason=\"{reason}\"}} {value}"
+            );
+        }
         text.push_str("# HELP tetrarch_batch_requests Requests executed per batch.\n");
         text.push_str("# TYPE tetrarch_batch_requests histogram\n");
         let mut sum = 0;
@@ -190,6 +213,19 @@ impl Metrics {
             self.requests_executed.get()
         );
         text
+    }
+}
+
+/// In snake case, for labels. Never changes once released.
+fn ignored_name(reason: Ignored) -> &'static str {
+    match reason {
+        Ignored::NotMember => "not_member",
+        Ignored::OtherView => "other_view",
+        Ignored::Stale => "stale",
+        Ignored::NotLeader => "not_leader",
+        Ignored::Contradiction => "contradiction",
+        Ignored::Invalid => "invalid",
+        Ignored::NotNeeded => "not_needed",
     }
 }
 

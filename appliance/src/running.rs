@@ -30,7 +30,7 @@ use crate::config::{Plan, REPLY_CACHE_SESSION_SIZE};
 use crate::metrics::Metrics;
 use crate::node::{Node, Parts};
 use crate::placement::Placement;
-use crate::service::ServiceKind;
+use crate::service::{Seed, ServiceKind};
 use crate::stage::Events;
 
 /// Name of the file in a data directory that says that the replica ran before.
@@ -48,6 +48,8 @@ pub struct Start {
     pub keys: PrivateKeys,
     /// What it replicates.
     pub service: ServiceKind,
+    /// The seed that all replicas of the cluster give their service.
+    pub service_seed: Seed,
     /// Where it listens.
     pub listen: SocketAddr,
     /// Where it serves metrics and status; `None`: nowhere.
@@ -69,6 +71,7 @@ impl From<Plan> for Start {
             cluster: plan.cluster,
             keys: plan.keys,
             service: plan.service,
+            service_seed: plan.service_seed,
             listen: plan.listen,
             metrics: Some(plan.metrics),
             placement: plan.placement,
@@ -117,7 +120,7 @@ impl Running {
             metrics: Arc::clone(&metrics),
         };
         let clock = SystemClock::new();
-        let (service, validator) = service.build();
+        let (service, validator) = service.build(start.service_seed);
         let parts = Parts {
             config: core,
             cluster: &cluster,

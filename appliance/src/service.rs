@@ -8,6 +8,10 @@ use tetrarch_services::kv::{KvConfig, KvService, KvValidator};
 use tetrarch_services::maplist::{MapListLimits, MapListService, MapListValidator};
 use tetrarch_services::null::{NullService, NullValidator};
 
+/// Orders what a service keeps in no order of its own. The same on all replicas, and not known to
+/// clients, who could choose keys that collide.
+pub type Seed = [u64; 2];
+
 /// What a cluster replicates.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 #[value(rename_all = "lower")]
@@ -38,10 +42,14 @@ impl ServiceKind {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// The service without any state, and what it takes for a command.
-    pub fn build(self) -> (Box<dyn StateMachine>, Box<dyn RequestValidator>) {
+    /// The service without any state, and what it takes for a command. All replicas of a cluster
+    /// must give the same `seed`.
+    pub fn build(self, seed: Seed) -> (Box<dyn StateMachine>, Box<dyn RequestValidator>) {
         match self {
-            Self::Kv => (Box::new(KvService::new(KvConfig::default())), Box::new(KvValidator)),
+            Self::Kv => {
+                let config = KvConfig { seed, ..KvConfig::default() };
+                (Box::new(KvService::new(config)), Box::new(KvValidator))
+            }
             Self::MapList => (
                 Box::new(MapListService::new(MapListLimits::default())),
                 Box::new(MapListValidator),
@@ -64,8 +72,8 @@ mod tests {
     fn every_service_is_found_by_its_name() {
         for kind in ServiceKind::ALL {
             assert_eq!(ServiceKind::from_name(kind.name()), Some(kind));
-            let (service, _) = kind.build();
-            assert_eq!(service.digest(), kind.build().0.digest());
+            let (service, _) = kind.build([1, 2]);
+            assert_eq!(service.digest(), kind.build([1, 2]).0.digest());
         }
         assert_eq!(ServiceKind::from_name("redis"), None);
         assert_eq!(names(), "\"kv\", \"maplist\", \"null\"");

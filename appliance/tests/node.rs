@@ -112,6 +112,38 @@ fn send_signed(
 }
 
 #[test]
+fn a_node_that_stood_still_catches_up_under_load() {
+    let mut world = World::new(4, 1);
+    world.connect();
+    let mut counters = [0; 64];
+    let mut load = |world: &mut World, ticks: u32| {
+        for tick in 0..ticks {
+            for (session, counter) in counters.iter_mut().enumerate() {
+                if (tick as usize + session).is_multiple_of(4) {
+                    *counter += 1;
+                    world.clients[0].send(session as u32, *counter, &operation(4), &ALL);
+                }
+            }
+            world.tick();
+        }
+    };
+    load(&mut world, 20);
+    world.paused = Some(2);
+    load(&mut world, 200);
+    world.paused = None;
+    load(&mut world, 500);
+    let behind = world.metrics[0].decided.get() - world.metrics[2].decided.get();
+    assert!(behind < 300, "{behind} instances behind after running again for 500 ms");
+    let caught_up = |world: &World| {
+        world.metrics.iter().all(|metrics| metrics.decided.get() == world.metrics[0].decided.get())
+    };
+    assert!(world.run_until(1000, caught_up));
+    assert!(world.metrics.iter().all(|metrics| metrics.regency.get() == 0));
+    let digests: Vec<_> = world.alive().map(|node| node.service().digest()).collect();
+    assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "{digests:?}");
+}
+
+#[test]
 fn garbage_is_counted_by_reason_and_disturbs_nobody() {
     let mut world = World::new(4, 2);
     world.connect();

@@ -166,6 +166,7 @@ impl Ordering {
         metrics.stopped.set(u64::from(core.is_stopped()));
         metrics.mute.set(u64::from(core.is_mute()));
         metrics.pending.set(core.pending() as u64);
+        metrics.set_ignored(core.ignored());
     }
 }
 

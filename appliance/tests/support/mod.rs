@@ -39,6 +39,8 @@ pub struct World {
     pub arenas: Vec<Arena>,
     pub clients: Vec<TestClient>,
     pub now: Instant,
+    /// A node that gets no turns: what SIGSTOP does.
+    pub paused: Option<usize>,
 }
 
 impl World {
@@ -54,6 +56,7 @@ impl World {
             arenas: Vec::new(),
             clients: Vec::new(),
             now: START,
+            paused: None,
         };
         for id in 0..n {
             world.add_node(id);
@@ -81,7 +84,7 @@ impl World {
         let links =
             Links::new(endpoint, identity, directory, self.test.cluster.id, config, pool.clone());
         let metrics = Arc::new(Metrics::new());
-        let (service, validator) = ServiceKind::Null.build();
+        let (service, validator) = ServiceKind::Null.build([0; 2]);
         let mut core = Config::new(ReplicaId(id), self.test.cluster.view());
         core.request_timeout = Duration::from_millis(500);
         core.clients_max = self.test.cluster.clients.len() as u32;
@@ -109,8 +112,10 @@ impl World {
         self.now = self.now + Duration::from_millis(1);
         for _ in 0..1000 {
             let mut progress = Progress::Idle;
-            for node in self.nodes.iter_mut().flatten() {
-                progress = progress.or(node.turn(self.now));
+            for (id, node) in self.nodes.iter_mut().enumerate() {
+                if let Some(node) = node.as_mut().filter(|_| self.paused != Some(id)) {
+                    progress = progress.or(node.turn(self.now));
+                }
             }
             for client in &mut self.clients {
                 progress = progress.or(client.turn(self.now));
@@ -147,10 +152,6 @@ impl World {
                 && world.clients.iter().all(peers)
         };
         assert!(self.run_until(2000, up), "links come up");
-    }
-
-    pub fn node(&self, id: usize) -> &Node {
-        self.nodes[id].as_ref().expect("alive")
     }
 
     pub fn alive(&self) -> impl Iterator<Item = &Node> {

@@ -1,0 +1,94 @@
+//! The `tetrarch` command.
+//!
+//! Owns the process: allocator, arguments, exit status. Always true: an error is one message that
+//! says what to do, and exit status 1. Must not: do any of the work itself.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use tetrarch_appliance::cli::{Cli, Command, GatewayCommand, InitArgs, StatusArgs};
+use tetrarch_appliance::cluster_command::{self, ClusterOptions};
+use tetrarch_appliance::config::PlacementFile;
+use tetrarch_appliance::init::{InitOptions, client_key_name, init};
+use tetrarch_appliance::status::Report;
+use tetrarch_appliance::{demo, gateway, replica_command};
+use tetrarch_dataplane::alloc_guard::FrozenAllocator;
+
+#[global_allocator]
+static ALLOCATOR: FrozenAllocator<mimalloc::MiMalloc> = FrozenAllocator::new(mimalloc::MiMalloc);
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("tetrarch: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Demo(args) => {
+            return Ok(if demo::run(&args)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Init(args) => make(args)?,
+        Command::Replica(args) => {
+            replica_command::run(&args.directory, args.id, args.fresh, args.with_parent)?;
+        }
+        Command::Cluster(args) => {
+            let options = ClusterOptions { kill_after: args.kill_after, restart: args.restart };
+            cluster_command::run(&args.directory, options)?;
+        }
+        Command::Status(args) => return status(&args),
+        Command::Gateway(GatewayCommand::Redis(args)) => gateway::run(&args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn make(args: InitArgs) -> Result<()> {
+    let options = InitOptions {
+        replicas: args.replicas,
+        f: args.f,
+        model: args.model.into(),
+        clients: args.clients,
+        base_port: args.base_port,
+        hosts: args.hosts,
+        service: args.service,
+        request_timeout_ms: args.request_timeout_ms,
+        placement: PlacementFile { layout: args.layout, idle: args.idle, cores: Vec::new() },
+        frames_mib: args.frames_mib,
+    };
+    let cluster = init(&args.directory, &options)?;
+    let directory = args.directory.display();
+    println!(
+        "Made cluster {:016x} in {directory}: {} replicas, f = {}, {} clients, service {}.\n",
+        cluster.id,
+        cluster.members.len(),
+        cluster.f,
+        cluster.clients.len(),
+        options.service.name(),
+    );
+    println!("The *.key files are secret, each for one owner. Give a machine cluster.toml and the");
+    println!(
+        "files of its own replica or client (such as {}), nothing else.\n",
+        client_key_name(0)
+    );
+    println!("  tetrarch cluster {directory}             run all replicas here");
+    println!("  tetrarch replica {directory} --id 0      run one replica");
+    println!("  tetrarch status {directory}              see how they are");
+    println!("  tetrarch gateway redis {directory}       let Redis clients use it");
+    Ok(())
+}
+
+fn status(args: &StatusArgs) -> Result<ExitCode> {
+    let report = Report::collect(&args.directory)?;
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print!("{}", report.table());
+    }
+    let enough = report.reachable() >= report.quorum;
+    Ok(if enough { ExitCode::SUCCESS } else { ExitCode::from(2) })
+}
