@@ -23,8 +23,9 @@ pub const REQUEST_PROOF_SIZE_MAX: usize = 2 + 16 * REPLICAS_MAX;
 pub const REQUEST_LIST_MAX: usize = 64;
 
 /// (epoch, digest) pairs of a write set: only epochs that failed while their proposals differed add
-/// pairs, and a pair whose digest is written again is replaced (rule SYNC.6).
-pub const WRITE_SET_MAX: usize = 16;
+/// pairs, a pair whose digest is written again is replaced, and what a certificate has overtaken is
+/// dropped (rules SYNC.6, SYNC.12). Bounds a signed state to about a kilobyte.
+pub const WRITE_SET_MAX: usize = 32;
 
 /// Unexecuted requests of one session at most: the client's window.
 pub const SESSION_WINDOW: usize = 64;

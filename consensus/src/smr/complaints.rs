@@ -6,7 +6,10 @@
 
 use alloc::vec::Vec;
 
+use crate::batch::Batch;
 use crate::config::Config;
+use crate::message::proof;
+use crate::payload::Payload;
 use crate::quorum::Quorums;
 use crate::spec;
 use crate::types::{ClientId, ReplicaSet};
@@ -65,6 +68,19 @@ impl Complaints {
     pub fn is_demoted(&self, identity: u32) -> bool {
         spec!("VAL.5");
         self.about(identity).count() >= self.quorums.one_correct()
+    }
+
+    /// May a leader propose `batch`: are the complainants about the clients of its MAC-vector requests
+    /// together too few for a correct replica to be among too many of them?
+    pub fn allow<P: Payload>(&self, batch: &Batch<P>) -> bool {
+        spec!("VAL.6");
+        let unsigned = batch.requests().filter(|view| view.auth != proof::SIGNATURE);
+        let mut complainants = Some(ReplicaSet::EMPTY);
+        for view in unsigned {
+            complainants =
+                complainants.and_then(|together| self.join(together, view.client.identity()));
+        }
+        complainants.is_some()
     }
 
     /// May a MAC-vector request of this client join a batch whose other MAC-vector requests have

@@ -355,28 +355,15 @@ impl<P: Payload> Replica<P> {
 
     /// Proposes, if this replica leads and there is something to propose.
     fn propose(&mut self, actions: &mut Actions<Action<P>>) -> bool {
-        spec!("SMR.5", "SMR.6", "SMR.7");
+        spec!("SMR.5", "SYNC.9");
         let free = self.open.at.cid >= self.resume.free();
         if !self.is_leader() || !self.may_vote() || !free || self.open.proposal.is_some() {
             return false;
         }
-        if self.open.decided.is_some() || !self.requests.has_orderable() {
+        if self.open.decided.is_some() {
             return false;
         }
-        let mut selected = core::mem::take(&mut self.selected);
-        self.requests.select(&self.complaints, &mut selected);
-        let timestamp_ns = self.now.0.max(self.timestamp_ns.saturating_add(1));
-        let batch = match selected.is_empty() {
-            true => None,
-            false => Batch::build(&mut *self.pool, timestamp_ns, &selected),
-        };
-        let starved = !selected.is_empty() && batch.is_none();
-        selected.clear();
-        self.selected = selected;
-        if starved {
-            self.timers.retry(self.now);
-        }
-        let Some(batch) = batch else {
+        let Some(batch) = self.written_before().or_else(|| self.next_batch()) else {
             return false;
         };
         let propose = Propose { at: self.open.at, batch: batch.clone() };
@@ -386,6 +373,38 @@ impl<P: Payload> Replica<P> {
         self.open.keep(batch);
         self.write(digest, actions);
         true
+    }
+
+    /// The value that this replica wrote last in the open instance, in an epoch that failed, if it may
+    /// be proposed again.
+    fn written_before(&mut self) -> Option<Batch<P>> {
+        spec!("SYNC.12");
+        let newest = self.open.write_set.as_slice().iter().max_by_key(|written| written.epoch)?;
+        let batch = self.open.batch(&newest.digest)?.clone();
+        let proposable = self.complaints.allow(&batch);
+        let convincing = proposable && self.gamma(batch.digest) == Gamma::Convincing;
+        convincing.then_some(batch)
+    }
+
+    /// A batch of what is pending. None when nothing is, or when there is no memory for it now.
+    fn next_batch(&mut self) -> Option<Batch<P>> {
+        spec!("SMR.6", "SMR.7");
+        if !self.requests.has_orderable() {
+            return None;
+        }
+        let mut selected = core::mem::take(&mut self.selected);
+        self.requests.select(&self.complaints, &mut selected);
+        let timestamp_ns = self.now.0.max(self.timestamp_ns.saturating_add(1));
+        let mut batch = None;
+        if !selected.is_empty() {
+            batch = Batch::build(&mut *self.pool, timestamp_ns, &selected);
+            if batch.is_none() {
+                self.timers.retry(self.now);
+            }
+        }
+        selected.clear();
+        self.selected = selected;
+        batch
     }
 
     /// Asks for the batch of a value that has to go on here, once; the status repeats it. When the

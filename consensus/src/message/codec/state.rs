@@ -14,8 +14,8 @@
 //! | 83 | 1 | pairs in the write set |
 //! | 84 | 4 | reserved, zero |
 //! | 88 | 36 | certified: epoch 4, digest 32; zero when nothing is |
-//! | 124 | 36 x 16 | write set: epoch 4, digest 32; zero after the last pair |
-//! | 700 | 64 | signature, of everything before with [`STATE_PREFIX`] in front |
+//! | 124 | 36 x 32 | write set: epoch 4, digest 32; zero after the last pair |
+//! | 1276 | 64 | signature, of everything before with [`STATE_PREFIX`] in front |
 
 use super::fields::{Reader, Writer};
 use crate::limits::WRITE_SET_MAX;
@@ -35,7 +35,7 @@ pub const STATE_PREFIX: [u8; 32] = *b"tetrarch v1 state of a replica\0\0";
 /// Bytes that [`encode_state`] writes.
 pub const STATE_TO_SIGN_SIZE: usize = STATE_PREFIX.len() + STATE_SIZE;
 
-const _: () = assert!(STATE_SIZE == 700, "the table above");
+const _: () = assert!(STATE_SIZE == 1276, "the table above");
 const _: () = assert!(WRITE_SET_MAX <= u8::MAX as usize, "its size is one byte");
 
 /// Writes the bytes that are signed to the start of `out` and says how many:
