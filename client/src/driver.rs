@@ -11,6 +11,7 @@ mod outbox;
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 use tetrarch_consensus::limits::{ACTIONS_MAX, RESULT_SIZE_MAX};
@@ -247,6 +248,18 @@ impl ClientDriver {
     pub fn next_deadline(&self) -> Option<Instant> {
         let core = self.core.next_deadline().map(|due| Instant(due.0));
         [core, self.links.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// A descriptor that becomes readable (edge triggered) when [`ClientDriver::park`] would end,
+    /// for a caller that waits for other things as well. It may wait, at most until
+    /// [`ClientDriver::next_deadline`], while [`ClientDriver::has_work`] is false.
+    pub fn poll_fd(&self) -> Option<RawFd> {
+        self.links.poll_fd()
+    }
+
+    /// Would [`ClientDriver::park`] return at once, or soon for want of memory?
+    pub fn has_work(&self) -> bool {
+        !self.ended.is_empty() || !self.outbox.is_empty() || self.links.has_work()
     }
 
     /// Wakes [`ClientDriver::park`] from another thread.

@@ -29,3 +29,5 @@ pub use payload::Bytes;
 pub use tetrarch_consensus::smr::client::{
     Busy, Comparator, Extractor, Heard, Matching, Mode, Outcome, Ticket,
 };
+// What a caller of [`ClientDriver`] needs to tell it the time.
+pub use tetrarch_dataplane::clock::{Clock, SystemClock};

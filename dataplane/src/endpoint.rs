@@ -7,6 +7,7 @@
 //! [`links`](crate::links).
 
 use std::fmt;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -232,6 +233,16 @@ pub trait Endpoint: Send {
     fn park(&mut self, limit: Duration);
     /// Wakes [`Endpoint::park`] from another thread.
     fn waker(&self) -> Waker;
+    /// A descriptor that becomes readable (edge triggered) when [`Endpoint::park`] would end, for an
+    /// owner that waits for other things as well; it may wait while [`Endpoint::has_work`] is false.
+    /// `None` when there is nothing of the kind.
+    fn poll_fd(&self) -> Option<RawFd> {
+        None
+    }
+    /// Would [`Endpoint::park`] return at once?
+    fn has_work(&self) -> bool {
+        false
+    }
     /// What was seen so far.
     fn counts(&self) -> EndpointCounts;
 }

@@ -20,6 +20,7 @@ pub use diagnosis::{Cause, Diagnosis};
 pub use replay::ReplayPolicy;
 
 use std::collections::VecDeque;
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 use crate::arena::FramePool;
@@ -317,6 +318,18 @@ impl Links {
         if self.raw.is_empty() && self.hellos.is_empty() && self.changed.is_empty() {
             self.endpoint.park(limit);
         }
+    }
+
+    /// A descriptor that becomes readable (edge triggered) when [`Links::park`] would end, for an
+    /// owner that waits for other things as well; it may wait while [`Links::has_work`] is false.
+    pub fn poll_fd(&self) -> Option<RawFd> {
+        self.endpoint.poll_fd()
+    }
+
+    /// Would [`Links::park`] return at once?
+    pub fn has_work(&self) -> bool {
+        let mine = self.raw.is_empty() && self.hellos.is_empty() && self.changed.is_empty();
+        !mine || self.endpoint.has_work()
     }
 
     /// Wakes [`Links::park`] from another thread.

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::TcpListener;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -303,7 +304,7 @@ impl TcpEndpoint {
     }
 
     /// Is there work that needs no event?
-    fn has_work(&self) -> bool {
+    fn work_waits(&self) -> bool {
         let read = !self.rx_queue.is_empty() && !self.stalled;
         read || !self.events.is_empty() || self.accept_possible()
     }
@@ -403,7 +404,7 @@ impl Endpoint for TcpEndpoint {
     }
 
     fn park(&mut self, limit: Duration) {
-        if self.has_work() {
+        if self.work_waits() {
             return;
         }
         self.wake.parked.store(true, Ordering::SeqCst);
@@ -413,6 +414,14 @@ impl Endpoint for TcpEndpoint {
         }
         self.wake.parked.store(false, Ordering::SeqCst);
         self.wake.pending.store(false, Ordering::SeqCst);
+    }
+
+    fn poll_fd(&self) -> Option<RawFd> {
+        Some(self.poll.as_raw_fd())
+    }
+
+    fn has_work(&self) -> bool {
+        self.work_waits()
     }
 
     fn waker(&self) -> Waker {
