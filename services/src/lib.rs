@@ -5,6 +5,13 @@
 //! ordered requests alone. Must not: order, authenticate or move requests; that is below.
 #![forbid(unsafe_code)]
 
+pub mod gateway;
 pub mod kv;
+pub mod maplist;
+pub mod null;
+pub mod resp;
 pub mod stream;
 pub mod wire;
+
+#[cfg(test)]
+mod testing;

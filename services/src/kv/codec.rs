@@ -236,19 +236,14 @@ pub(super) fn decode<'a>(r: &mut Reader<'a>) -> Result<Command<'a>, Malformed> {
     })
 }
 
-fn decode_hash_set_keyspace<'a>(
-    code: u8,
-    r: &mut Reader<'a>,
-) -> Result<Command<'a>, Malformed> {
+fn decode_hash_set_keyspace<'a>(code: u8, r: &mut Reader<'a>) -> Result<Command<'a>, Malformed> {
     use Command as C;
     Ok(match code {
         opcode::HSET => {
             let status = bits(r.u8()?, 1)? != 0;
             C::HSet { status, key: r.string()?, pairs: args(r, 2)? }
         }
-        opcode::HSETNX => {
-            C::HSetNx { key: r.string()?, field: r.string()?, value: r.string()? }
-        }
+        opcode::HSETNX => C::HSetNx { key: r.string()?, field: r.string()?, value: r.string()? },
         opcode::HGET => C::HGet { key: r.string()?, field: r.string()? },
         opcode::HMGET => C::HMGet { key: r.string()?, fields: args(r, 1)? },
         opcode::HDEL => C::HDel { key: r.string()?, fields: args(r, 1)? },

@@ -222,11 +222,22 @@ pub enum HashPart {
 #[derive(Clone, Copy, PartialEq, Debug)]
 #[allow(missing_docs, reason = "the fields are the arguments of the Redis command of that name")]
 pub enum Command<'a> {
-    Literal { kind: Literal, text: &'a [u8] },
-    Get { key: &'a [u8] },
-    GetDel { key: &'a [u8] },
-    MGet { keys: Args<'a> },
-    StrLen { key: &'a [u8] },
+    Literal {
+        kind: Literal,
+        text: &'a [u8],
+    },
+    Get {
+        key: &'a [u8],
+    },
+    GetDel {
+        key: &'a [u8],
+    },
+    MGet {
+        keys: Args<'a>,
+    },
+    StrLen {
+        key: &'a [u8],
+    },
     Set {
         key: &'a [u8],
         value: &'a [u8],
@@ -235,39 +246,136 @@ pub enum Command<'a> {
         expiry: SetExpiry,
         spelling: Spelling,
     },
-    MSet { pairs: Args<'a> },
-    Append { key: &'a [u8], value: &'a [u8] },
-    IncrBy { key: &'a [u8], delta: i64 },
-    Del { keys: Args<'a> },
-    Exists { keys: Args<'a> },
-    Type { key: &'a [u8] },
-    Expire { key: &'a [u8], deadline: Deadline, condition: ExpireIf, spelling: Spelling },
-    Ttl { key: &'a [u8], form: TtlForm },
-    Persist { key: &'a [u8] },
-    Push { key: &'a [u8], head: bool, existing: bool, items: Args<'a> },
-    Pop { key: &'a [u8], head: bool, count: Option<u32> },
-    LRange { key: &'a [u8], start: i64, stop: i64 },
-    LLen { key: &'a [u8] },
-    LIndex { key: &'a [u8], index: i64 },
-    HSet { key: &'a [u8], pairs: Args<'a>, status: bool },
-    HSetNx { key: &'a [u8], field: &'a [u8], value: &'a [u8] },
-    HGet { key: &'a [u8], field: &'a [u8] },
-    HMGet { key: &'a [u8], fields: Args<'a> },
-    HDel { key: &'a [u8], fields: Args<'a> },
-    HRead { key: &'a [u8], part: HashPart },
-    HLen { key: &'a [u8] },
-    HExists { key: &'a [u8], field: &'a [u8] },
-    HStrLen { key: &'a [u8], field: &'a [u8] },
-    HIncrBy { key: &'a [u8], field: &'a [u8], delta: i64 },
-    SAdd { key: &'a [u8], members: Args<'a> },
-    SRem { key: &'a [u8], members: Args<'a> },
-    SMembers { key: &'a [u8] },
-    SIsMember { key: &'a [u8], member: &'a [u8] },
-    SMIsMember { key: &'a [u8], members: Args<'a> },
-    SCard { key: &'a [u8] },
+    MSet {
+        pairs: Args<'a>,
+    },
+    Append {
+        key: &'a [u8],
+        value: &'a [u8],
+    },
+    IncrBy {
+        key: &'a [u8],
+        delta: i64,
+    },
+    Del {
+        keys: Args<'a>,
+    },
+    Exists {
+        keys: Args<'a>,
+    },
+    Type {
+        key: &'a [u8],
+    },
+    Expire {
+        key: &'a [u8],
+        deadline: Deadline,
+        condition: ExpireIf,
+        spelling: Spelling,
+    },
+    Ttl {
+        key: &'a [u8],
+        form: TtlForm,
+    },
+    Persist {
+        key: &'a [u8],
+    },
+    Push {
+        key: &'a [u8],
+        head: bool,
+        existing: bool,
+        items: Args<'a>,
+    },
+    Pop {
+        key: &'a [u8],
+        head: bool,
+        count: Option<u32>,
+    },
+    LRange {
+        key: &'a [u8],
+        start: i64,
+        stop: i64,
+    },
+    LLen {
+        key: &'a [u8],
+    },
+    LIndex {
+        key: &'a [u8],
+        index: i64,
+    },
+    HSet {
+        key: &'a [u8],
+        pairs: Args<'a>,
+        status: bool,
+    },
+    HSetNx {
+        key: &'a [u8],
+        field: &'a [u8],
+        value: &'a [u8],
+    },
+    HGet {
+        key: &'a [u8],
+        field: &'a [u8],
+    },
+    HMGet {
+        key: &'a [u8],
+        fields: Args<'a>,
+    },
+    HDel {
+        key: &'a [u8],
+        fields: Args<'a>,
+    },
+    HRead {
+        key: &'a [u8],
+        part: HashPart,
+    },
+    HLen {
+        key: &'a [u8],
+    },
+    HExists {
+        key: &'a [u8],
+        field: &'a [u8],
+    },
+    HStrLen {
+        key: &'a [u8],
+        field: &'a [u8],
+    },
+    HIncrBy {
+        key: &'a [u8],
+        field: &'a [u8],
+        delta: i64,
+    },
+    SAdd {
+        key: &'a [u8],
+        members: Args<'a>,
+    },
+    SRem {
+        key: &'a [u8],
+        members: Args<'a>,
+    },
+    SMembers {
+        key: &'a [u8],
+    },
+    SIsMember {
+        key: &'a [u8],
+        member: &'a [u8],
+    },
+    SMIsMember {
+        key: &'a [u8],
+        members: Args<'a>,
+    },
+    SCard {
+        key: &'a [u8],
+    },
     /// `kind`: `None` any type, `Some(None)` a type that no key has.
-    Scan { cursor: u64, pattern: Option<&'a [u8]>, count: u32, kind: Option<Option<Kind>> },
-    Keys { pattern: &'a [u8] },
+    Scan {
+        cursor: u64,
+        pattern: Option<&'a [u8]>,
+        count: u32,
+        kind: Option<Option<Kind>>,
+    },
+    Keys {
+        pattern: &'a [u8],
+    },
     DbSize,
     Flush,
 }

@@ -280,9 +280,10 @@ impl Keyspace {
 
     /// The keys of one shard, in order.
     pub(super) fn shard(&self, shard: usize) -> impl Iterator<Item = &Entry> {
-        self.shards[shard].entries.values().flat_map(|entry| {
-            std::iter::successors(Some(entry), |entry| entry.next.as_deref())
-        })
+        self.shards[shard]
+            .entries
+            .values()
+            .flat_map(|entry| std::iter::successors(Some(entry), |entry| entry.next.as_deref()))
     }
 
     /// Which shards changed since the last call.
@@ -336,7 +337,9 @@ impl Keyspace {
             return;
         };
         if entry.key < first.key {
-            std::mem::swap(first, &mut entry);
+            let second = std::mem::replace(first, entry);
+            first.next = Some(Box::new(second));
+            return;
         }
         let mut link = &mut first.next;
         while link.as_ref().is_some_and(|next| next.key < entry.key) {
@@ -419,11 +422,8 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         let key = 0..24u8;
-        let expiry = prop_oneof![
-            Just(Expiry::Keep),
-            Just(Expiry::Clear),
-            (0..40u64).prop_map(Expiry::At)
-        ];
+        let expiry =
+            prop_oneof![Just(Expiry::Keep), Just(Expiry::Clear), (0..40u64).prop_map(Expiry::At)];
         prop_oneof![
             (key.clone(), expiry).prop_map(|(k, e)| Step::Set(k, e)),
             key.clone().prop_map(Step::Push),

@@ -101,12 +101,7 @@ impl KvService {
 }
 
 impl StateMachine for KvService {
-    fn execute(
-        &mut self,
-        context: &Context,
-        request: &RequestView<'_>,
-        replies: &mut dyn Replies,
-    ) {
+    fn execute(&mut self, context: &Context, request: &RequestView<'_>, replies: &mut dyn Replies) {
         self.state.now_ns = context.timestamp_ns;
         let scratch = self.scratch.get_mut();
         scratch.clear();

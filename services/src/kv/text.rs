@@ -15,6 +15,8 @@ pub enum TextError<'a> {
     Unknown,
     /// Too few or too many words.
     Arity(&'static str),
+    /// As many words as the arity allows, but not a number that makes sense. Reads the same.
+    Count(&'static str),
     /// Options that do not belong there.
     Syntax,
     /// A word that should be an integer.
@@ -61,7 +63,7 @@ impl TextError<'_> {
                 }
                 return;
             }
-            TextError::Arity(name) => {
+            TextError::Arity(name) | TextError::Count(name) => {
                 let text = format!("ERR wrong number of arguments for '{name}' command");
                 out.extend_from_slice(text.as_bytes());
                 return;
@@ -186,7 +188,7 @@ fn integer<'a>(word: &[u8]) -> Result<i64, TextError<'a>> {
 }
 
 fn pairs<'a>(spec: &Spec, args: Args<'a>) -> Result<Args<'a>, TextError<'a>> {
-    if args.len() % 2 == 0 { Ok(args) } else { Err(TextError::Arity(spec.name)) }
+    if args.len() % 2 == 0 { Ok(args) } else { Err(TextError::Count(spec.name)) }
 }
 
 fn pop_count<'a>(spec: &Spec, words: &[&[u8]]) -> Result<Option<u32>, TextError<'a>> {
@@ -198,7 +200,7 @@ fn pop_count<'a>(spec: &Spec, words: &[&[u8]]) -> Result<Option<u32>, TextError<
             // More than any list has.
             Ok(Some(u32::try_from(count).unwrap_or(u32::MAX)))
         }
-        _ => Err(TextError::Arity(spec.name)),
+        _ => Err(TextError::Count(spec.name)),
     }
 }
 
@@ -220,11 +222,7 @@ fn set_until<'a>(
     Ok(Command::Set { key, value, condition, reply, expiry, spelling })
 }
 
-fn positive_millis<'a>(
-    value: i64,
-    unit: i64,
-    spelling: Spelling,
-) -> Result<i64, TextError<'a>> {
+fn positive_millis<'a>(value: i64, unit: i64, spelling: Spelling) -> Result<i64, TextError<'a>> {
     value.checked_mul(unit).filter(|&millis| millis > 0).ok_or(TextError::ExpireTime(spelling))
 }
 

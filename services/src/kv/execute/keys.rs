@@ -59,8 +59,7 @@ pub(super) fn read(
 
 fn remaining(now_ms: u64, entry: &Entry, form: TtlForm) -> i64 {
     let Some(expires_ms) = entry.expires_ms() else { return -1 };
-    let millis =
-        if form.absolute { expires_ms } else { expires_ms.saturating_sub(now_ms) };
+    let millis = if form.absolute { expires_ms } else { expires_ms.saturating_sub(now_ms) };
     let value = if form.millis { millis } else { millis.saturating_add(500) / 1000 };
     i64::try_from(value).unwrap_or(i64::MAX)
 }

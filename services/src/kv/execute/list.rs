@@ -33,9 +33,8 @@ pub(super) fn read(
             let Some(list) = view.value(key, list)? else { return out.array(0) };
             let len = list.items().len();
             let start = usize::try_from(from_start(start, len)).unwrap_or(0);
-            let end = usize::try_from(from_start(stop, len)).map_or(0, |stop| {
-                stop.saturating_add(1).min(len)
-            });
+            let end = usize::try_from(from_start(stop, len))
+                .map_or(0, |stop| stop.saturating_add(1).min(len));
             out.array(end.saturating_sub(start))?;
             if start < end {
                 list.items().range(start..end).try_for_each(|item| out.bulk(item))?;
@@ -70,12 +69,7 @@ pub(super) fn write(
     }
 }
 
-fn push(
-    store: &mut Store<'_>,
-    key: &[u8],
-    head: bool,
-    items: Args<'_>,
-) -> Result<usize, Failure> {
+fn push(store: &mut Store<'_>, key: &[u8], head: bool, items: Args<'_>) -> Result<usize, Failure> {
     store.check_growth(key)?;
     items.iter().try_for_each(|item| store.check_value(item))?;
     let max = store.limits.elements_max;

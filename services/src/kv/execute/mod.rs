@@ -97,11 +97,9 @@ pub(super) fn execute(
 ) -> Result<(), Stop> {
     use Command as C;
     match *command {
-        C::GetDel { .. }
-        | C::Set { .. }
-        | C::MSet { .. }
-        | C::Append { .. }
-        | C::IncrBy { .. } => string::write(store, command, out),
+        C::GetDel { .. } | C::Set { .. } | C::MSet { .. } | C::Append { .. } | C::IncrBy { .. } => {
+            string::write(store, command, out)
+        }
         C::Del { .. } | C::Expire { .. } | C::Persist { .. } | C::Flush => {
             keys::write(store, command, out)
         }

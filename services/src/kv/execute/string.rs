@@ -19,11 +19,7 @@ pub(super) fn get(view: &View<'_>, key: &[u8], out: &mut ReplyWriter<'_>) -> Res
     Ok(())
 }
 
-pub(super) fn mget(
-    view: &View<'_>,
-    keys: Args<'_>,
-    out: &mut ReplyWriter<'_>,
-) -> Result<(), Stop> {
+pub(super) fn mget(view: &View<'_>, keys: Args<'_>, out: &mut ReplyWriter<'_>) -> Result<(), Stop> {
     out.array(keys.len())?;
     for key in keys.iter() {
         // A key of another type counts as absent here.
