@@ -30,7 +30,8 @@ pub struct TcpConfig {
     /// Where to accept connections. Port 0 takes any; see [`TcpTransport::local_address`].
     pub listen: Option<SocketAddr>,
     /// Whom to dial, again and again until there is a connection. Only the first endpoint that is
-    /// opened dials.
+    /// opened dials. Of each pair of peers exactly one dials (the replica with the higher index, the
+    /// client): two connections of a pair would keep replacing each other.
     pub dial: Vec<(PeerId, SocketAddr)>,
     /// Connections at a time, dialled ones included. Further ones are closed at once.
     pub connections_max: usize,
