@@ -313,7 +313,7 @@ impl Links {
     }
 
     /// Sleep until something arrives or the waker is used, at most `limit`. Returns at once when
-    /// there is work already.
+    /// there is work already; events that nobody takes with [`Links::event`] are work, too.
     pub fn park(&mut self, limit: Duration) {
         if self.raw.is_empty() && self.hellos.is_empty() && self.changed.is_empty() {
             self.endpoint.park(limit);

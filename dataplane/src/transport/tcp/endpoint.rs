@@ -52,6 +52,8 @@ struct WakeState {
     /// Somebody called `wake` since the last `park` returned.
     pending: AtomicBool,
     parked: AtomicBool,
+    /// The owner waits for our descriptor itself, so we cannot know when it sleeps.
+    watched: AtomicBool,
 }
 
 /// The TCP endpoint of one core.
@@ -104,7 +106,7 @@ impl TcpEndpoint {
             poll.registry().register(listener, LISTENER, Interest::READABLE).map_err(failed)?;
         }
         let waker = mio::Waker::new(poll.registry(), WAKER).map_err(failed)?;
-        let (pending, parked) = (AtomicBool::new(false), AtomicBool::new(false));
+        let [pending, parked, watched] = [(); 3].map(|()| AtomicBool::new(false));
         let places = config.places();
         let salt = u64::from(std::process::id());
         let dial = |&(peer, address)| {
@@ -138,7 +140,7 @@ impl TcpEndpoint {
                 .map(|_| vec![0; config.receive_buffer_size].into_boxed_slice())
                 .collect(),
             scratch: vec![0; SCRATCH_SIZE].into_boxed_slice(),
-            wake: Arc::new(WakeState { waker, pending, parked }),
+            wake: Arc::new(WakeState { waker, pending, parked, watched }),
             counts: EndpointCounts::default(),
             now: Instant(0),
             bursts: 0,
@@ -417,6 +419,7 @@ impl Endpoint for TcpEndpoint {
     }
 
     fn poll_fd(&self) -> Option<RawFd> {
+        self.wake.watched.store(true, Ordering::SeqCst);
         Some(self.poll.as_raw_fd())
     }
 
@@ -428,8 +431,8 @@ impl Endpoint for TcpEndpoint {
         let wake = Arc::clone(&self.wake);
         Waker::new(move || {
             wake.pending.store(true, Ordering::SeqCst);
-            // A system call only if somebody sleeps. If it fails, the sleep ends at its limit.
-            if wake.parked.load(Ordering::SeqCst) {
+            // A system call only if somebody may sleep. If it fails, the sleep ends at its limit.
+            if wake.parked.load(Ordering::SeqCst) || wake.watched.load(Ordering::SeqCst) {
                 let _ = wake.waker.wake();
             }
         })
@@ -437,5 +440,46 @@ impl Endpoint for TcpEndpoint {
 
     fn counts(&self) -> EndpointCounts {
         self.counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::{Arena, ArenaSpec, SlotClass};
+    use crate::endpoint::Transport;
+    use crate::transport::tcp::TcpTransport;
+
+    /// An owner that waits for the descriptor learns of connections and of wakes.
+    #[test]
+    fn the_descriptor_is_readable_when_park_would_end() {
+        let classes = vec![SlotClass { slot_size: 512, count: 8 }];
+        let arena = Arena::heap(&ArenaSpec { classes }).unwrap();
+        let listen = Some(([127, 0, 0, 1], 0).into());
+        let mut transport =
+            TcpTransport::new(TcpConfig { listen, ..TcpConfig::default() }).unwrap();
+        let mut endpoint = transport.open(0, arena.pool()).unwrap();
+        let mut outer = Poll::new().unwrap();
+        let fd = endpoint.poll_fd().unwrap();
+        let mut source = mio::unix::SourceFd(&fd);
+        outer.registry().register(&mut source, Token(0), Interest::READABLE).unwrap();
+        let mut events = Events::with_capacity(4);
+        let mut into = Burst::with_capacity(8);
+        let mut settle = |endpoint: &mut Box<dyn Endpoint>| {
+            endpoint.flush(Instant(1));
+            while endpoint.rx_burst(&mut into) > 0 || endpoint.has_work() {
+                while endpoint.events().is_some() {}
+            }
+        };
+        settle(&mut endpoint);
+        endpoint.waker().wake();
+        outer.poll(&mut events, Some(Duration::from_secs(60))).unwrap();
+        assert!(!events.is_empty(), "a wake is seen");
+        settle(&mut endpoint);
+        let _knock = std::net::TcpStream::connect(transport.local_address().unwrap()).unwrap();
+        outer.poll(&mut events, Some(Duration::from_secs(60))).unwrap();
+        assert!(!events.is_empty(), "a connection is seen");
+        settle(&mut endpoint);
+        assert_eq!(endpoint.counts().accepted, 1);
     }
 }
