@@ -15,7 +15,7 @@ use std::time::Duration;
 use tetrarch_consensus::limits::{OPERATION_SIZE_MAX, SESSION_WINDOW};
 use tetrarch_consensus::smr::client::{Busy, Mode};
 use tetrarch_dataplane::endpoint::Waker;
-use tetrarch_dataplane::types::OpenError;
+use tetrarch_dataplane::types::{Instant, OpenError};
 
 use crate::config::ClientConfig;
 use crate::driver::ClientDriver;
@@ -26,7 +26,7 @@ use pump::Pump;
 pub type OperationResult = Result<Vec<u8>, ClientError>;
 
 /// What is done with the result of an operation.
-pub(crate) enum Sink {
+enum Sink {
     Channel(SyncSender<OperationResult>),
     Callback(Box<dyn FnOnce(OperationResult) + Send>),
 }
@@ -41,25 +41,40 @@ impl Sink {
     }
 }
 
-/// An operation on its way to the thread.
-pub(crate) struct Command {
-    session: u32,
+/// A session's number and how much it has in flight. The number is used again when the session and
+/// its last operation are gone.
+struct Place {
+    shared: Arc<Shared>,
+    number: u32,
+    in_flight: AtomicUsize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shared.lock().free.push(self.number);
+    }
+}
+
+/// An operation on its way to the thread, and there.
+struct Command {
+    place: Arc<Place>,
     mode: Mode,
     operation: Vec<u8>,
     sink: Sink,
-    in_flight: Arc<AtomicUsize>,
+    /// When its caller gives up; set by the thread.
+    due: Instant,
 }
 
 impl Command {
     /// Ends the operation: makes its place in the window free, then tells the result.
     fn end(self, result: OperationResult) {
-        self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.place.in_flight.fetch_sub(1, Ordering::AcqRel);
         self.sink.put(result);
     }
 }
 
 /// What callers and the thread share.
-pub(crate) struct Shared {
+struct Shared {
     queue: Mutex<Queue>,
     waker: Waker,
     sessions_max: u32,
@@ -161,8 +176,8 @@ impl Client {
             None => return Err(ClientError::Sessions { max }),
         };
         drop(queue);
-        let in_flight = Arc::new(AtomicUsize::new(0));
-        Ok(Session { shared: self.shared.clone(), number, in_flight })
+        let (shared, in_flight) = (self.shared.clone(), AtomicUsize::new(0));
+        Ok(Session { place: Arc::new(Place { shared, number, in_flight }) })
     }
 }
 
@@ -179,9 +194,7 @@ impl Drop for Client {
 
 /// One stream of operations. May be used from several threads at a time.
 pub struct Session {
-    shared: Arc<Shared>,
-    number: u32,
-    in_flight: Arc<AtomicUsize>,
+    place: Arc<Place>,
 }
 
 impl Session {
@@ -229,37 +242,29 @@ impl Session {
 
     /// Operations that this session has in flight.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Acquire)
+        self.place.in_flight.load(Ordering::Acquire)
     }
 
     fn push(&self, operation: &[u8], mode: Mode, sink: Sink) -> Result<(), ClientError> {
         if operation.len() > OPERATION_SIZE_MAX {
             return Err(ClientError::OperationSize { size: operation.len() });
         }
-        let window = self.shared.window;
-        let place = |used: usize| (used < window).then_some(used + 1);
-        if self.in_flight.fetch_update(Ordering::AcqRel, Ordering::Acquire, place).is_err() {
+        let Place { shared, in_flight, .. } = &*self.place;
+        let next = |used: usize| (used < shared.window).then_some(used + 1);
+        if in_flight.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).is_err() {
             return Err(ClientError::Busy(Busy::Window));
         }
-        let in_flight = self.in_flight.clone();
-        let operation = operation.to_vec();
-        let command = Command { session: self.number, mode, operation, sink, in_flight };
-        let mut queue = self.shared.lock();
+        let (place, operation) = (self.place.clone(), operation.to_vec());
+        let command = Command { place, mode, operation, sink, due: Instant(0) };
+        let mut queue = shared.lock();
         if queue.closed {
-            self.in_flight.fetch_sub(1, Ordering::AcqRel);
+            in_flight.fetch_sub(1, Ordering::AcqRel);
             return Err(ClientError::Closed);
         }
         queue.commands.push(command);
         drop(queue);
-        self.shared.waker.wake();
+        shared.waker.wake();
         Ok(())
-    }
-}
-
-impl Drop for Session {
-    /// The number is used again; the next owner's operations follow this one's.
-    fn drop(&mut self) {
-        self.shared.lock().free.push(self.number);
     }
 }
 

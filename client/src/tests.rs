@@ -270,8 +270,12 @@ fn a_threaded_client_over_tcp() {
 fn a_caller_learns_what_was_missing_and_the_window_stays_taken() {
     let manners = [Manner::Honest, Manner::Silent, Manner::Honest, Manner::Silent];
     let (_replicas, config) = TcpReplicas::start(&manners);
-    let config =
-        ClientConfig { window: 2, operation_timeout: Duration::from_millis(300), ..config };
+    let config = ClientConfig {
+        window: 2,
+        sessions_max: 4,
+        operation_timeout: Duration::from_millis(300),
+        ..config
+    };
     let client = Client::connect(config).unwrap();
     let session = client.session().unwrap();
     let text = session.invoke(b"a").unwrap_err().to_string();
@@ -281,8 +285,30 @@ fn a_caller_learns_what_was_missing_and_the_window_stays_taken() {
     let error = session.submit(b"c", Mode::Ordered).err().unwrap();
     assert_eq!(error, ClientError::Busy(Busy::Window));
     assert_eq!(session.in_flight(), 2);
+    // The number of a session is not given out again while it has anything in flight.
+    drop(session);
+    let sessions: Vec<_> = (0..3).map(|_| client.session().unwrap()).collect();
+    assert!(matches!(client.session(), Err(ClientError::Sessions { max: 4 })));
+    drop(sessions);
+    assert!((0..3).map(|_| client.session().unwrap()).count() == 3);
     drop(client);
     assert!(matches!(second.wait(), Err(ClientError::Closed | ClientError::Timeout { .. })));
+}
+
+#[test]
+fn without_memory_a_caller_waits_no_longer_than_its_time() {
+    let (_replicas, config) = TcpReplicas::start(&[Manner::Silent; 4]);
+    let operation_timeout = Duration::from_millis(300);
+    // Eight slots hold an operation of the largest size.
+    let config = ClientConfig { request_memory: 1, operation_timeout, ..config };
+    let client = Client::connect(config).unwrap();
+    let session = client.session().unwrap();
+    let operation = vec![0; 256 * 1024];
+    let submit = || session.submit(&operation, Mode::Ordered).unwrap();
+    let pending: Vec<_> = (0..10).map(|_| submit()).collect();
+    let mut errors = pending.into_iter().map(|pending| pending.wait().unwrap_err());
+    assert!(matches!(errors.next(), Some(ClientError::Timeout { .. })));
+    assert_eq!(errors.last(), Some(ClientError::Busy(Busy::Memory)));
 }
 
 #[test]

@@ -66,7 +66,7 @@ impl Pump {
         let started = self.clock.now();
         loop {
             let now = self.clock.now();
-            if !self.take_commands() {
+            if !self.take_commands(now) {
                 break;
             }
             self.start_waiting(now);
@@ -85,12 +85,15 @@ impl Pump {
     }
 
     /// `false` when the client was closed.
-    fn take_commands(&mut self) -> bool {
+    fn take_commands(&mut self, now: Instant) -> bool {
         let mut queue = self.shared.lock();
         std::mem::swap(&mut queue.commands, &mut self.commands);
         let closed = queue.closed;
         drop(queue);
-        self.waiting.extend(self.commands.drain(..));
+        for mut command in self.commands.drain(..) {
+            command.due = now + self.operation_timeout;
+            self.waiting.push_back(command);
+        }
         !closed
     }
 
@@ -98,14 +101,18 @@ impl Pump {
     /// windows, and room for one is soon room for all.
     fn start_waiting(&mut self, now: Instant) {
         while let Some(command) = self.waiting.pop_front() {
-            let (session, mode) = (command.session, command.mode);
+            let (session, mode) = (command.place.number, command.mode);
             match self.driver.submit(now, session, mode, &command.operation) {
                 Ok(ticket) => {
                     if self.in_flight.len() <= ticket.index() {
                         self.in_flight.resize_with(ticket.index() + 1, || None);
                     }
-                    self.deadlines.push_back((now + self.operation_timeout, ticket));
+                    self.deadlines.push_back((command.due, ticket));
                     self.in_flight[ticket.index()] = Some((ticket, command));
+                }
+                Err(busy @ (Busy::Window | Busy::Memory)) if command.due <= now => {
+                    // It was never sent, and its caller has waited long enough.
+                    command.end(Err(ClientError::Busy(busy)));
                 }
                 Err(Busy::Window | Busy::Memory) => {
                     self.waiting.push_front(command);
