@@ -16,10 +16,6 @@ pub enum Recipients {
 
 /// One duty of the driver, to be carried out in order.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a state is large and rare; boxing it would allocate"
-)]
 pub enum Action<P> {
     /// Transmit once everything up to `after` is durable.
     ///

@@ -6,10 +6,6 @@ use crate::verified::Verified;
 
 /// One event. The core sees nothing else.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a state is large and rare; boxing it would allocate"
-)]
 pub enum Input<P> {
     /// An ordered request, from the client that made it.
     Request(Verified<Request<P>>),

@@ -169,7 +169,7 @@ fn hostile_message(state: &mut u64, digests: &[Digest]) -> Message<Bytes> {
             reason: RefuseReason::Proof(ClientId(number(state))),
         }),
         5 => Message::Stop(Stop { view, regency, requests: batch }),
-        6 => Message::StopData(signed(state)),
+        6 => Message::StopData(Box::new(signed(state))),
         7 => {
             let states = (0..random(state) % 6).map(|_| signed(state)).collect();
             Message::Sync(Sync { view, regency, states })

@@ -34,6 +34,8 @@ pub(crate) mod tests;
 
 pub use state::{SIGNED_STATE_SIZE, STATE_PREFIX, STATE_TO_SIGN_SIZE, encode_state, visit_states};
 
+use alloc::boxed::Box;
+
 use crate::batch::{Batch, RequestHeader};
 use crate::limits::{REPLICAS_MAX, REQUEST_LIST_MAX};
 use crate::message::{
@@ -150,7 +152,7 @@ pub fn decode<P: Payload>(kind: u8, payload: P) -> Result<Message<P>, Malformed>
             let requests = list_from(&payload, reader.position())?;
             return Ok(Message::Stop(Stop { view, regency, requests }));
         }
-        kind::STOPDATA => Message::StopData(state::read_signed(&mut reader)?),
+        kind::STOPDATA => Message::StopData(Box::new(state::read_signed(&mut reader)?)),
         kind::SYNC => Message::Sync(read_sync(&mut reader)?),
         kind::STATUS => Message::Status(read_status(&mut reader)?),
         kind::FETCH => Message::Fetch(read_fetch(&mut reader)?),

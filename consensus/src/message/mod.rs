@@ -3,7 +3,9 @@
 pub mod codec;
 pub mod reply;
 
-use crate::batch::{Batch, RequestView, REQUEST_HEADER_SIZE};
+use alloc::boxed::Box;
+
+use crate::batch::{Batch, REQUEST_HEADER_SIZE, RequestView};
 use crate::limits::WRITE_SET_MAX;
 use crate::payload::Payload;
 use crate::types::{
@@ -341,7 +343,6 @@ pub struct BatchBody<P> {
 
 /// What one replica says to another.
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "a state is large and rare; boxing it would allocate")]
 pub enum Message<P> {
     /// Requests that timed out once at the sender.
     Forwarded(Batch<P>),
@@ -355,8 +356,8 @@ pub enum Message<P> {
     Refuse(Refuse),
     /// Next regency, please.
     Stop(Stop<P>),
-    /// State for the new leader.
-    StopData(SignedState),
+    /// State for the new leader. Boxed: a state is large and rare, and every message is moved often.
+    StopData(Box<SignedState>),
     /// The new leader's collection.
     Sync(Sync),
     /// How far the sender is.

@@ -4,6 +4,7 @@
 //! Always true: a regency is installed only when enough members want it, and synchronised at most
 //! once. Must not: choose values (`vp::safe_value` does) or verify signatures (ingress has).
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::action::{Action, Evidence, Recipients};
@@ -183,7 +184,7 @@ impl<P: Payload> Replica<P> {
     /// Sends the state of this replica to the leader, itself included: it is signed on the way.
     pub(super) fn send_state(&self, actions: &mut Actions<Action<P>>) {
         if let Some(state) = self.synchronization.own {
-            let message = Message::StopData(SignedState { state, signature: [0; 64] });
+            let message = Message::StopData(Box::new(SignedState { state, signature: [0; 64] }));
             self.send(Recipients::One(self.leader()), message, actions);
         }
     }
@@ -199,7 +200,7 @@ impl<P: Payload> Replica<P> {
     pub(super) fn on_stop_data(
         &mut self,
         index: usize,
-        signed: SignedState,
+        signed: Box<SignedState>,
         actions: &mut Actions<Action<P>>,
     ) {
         spec!("SYNC.7", "SYNC.11");
@@ -219,7 +220,7 @@ impl<P: Payload> Replica<P> {
         if kept.as_ref().is_some_and(|kept| kept.state.regency >= state.regency) {
             return self.ignored.add(Ignored::NotNeeded);
         }
-        *kept = Some(signed);
+        *kept = Some(*signed);
         self.try_synchronize(actions);
     }
 

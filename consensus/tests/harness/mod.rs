@@ -125,7 +125,7 @@ impl Cluster {
             Action::Send { to, message, .. } => {
                 let message = sign(message);
                 if let Message::StopData(signed) = &message {
-                    self.states.push(*signed);
+                    self.states.push(**signed);
                 }
                 let members = self.view.members().iter().map(|member| member.0);
                 let to: Vec<u16> = match to {

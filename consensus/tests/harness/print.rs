@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tetrarch_consensus::message::{ReplicaState, SignedState, Vote, Written};
+use tetrarch_consensus::message::{ReplicaState, Vote, Written};
 use tetrarch_consensus::*;
 
 use super::Bytes;
@@ -90,8 +90,8 @@ impl Names {
             Message::Stop(stop) => {
                 format!("STOP regency={} {}", stop.regency, self.list(&stop.requests))
             }
-            Message::StopData(SignedState { state, .. }) => {
-                format!("STOPDATA regency={} {}", state.regency, self.state(state))
+            Message::StopData(signed) => {
+                format!("STOPDATA regency={} {}", signed.state.regency, self.state(&signed.state))
             }
             Message::Sync(sync) => {
                 let states: Vec<_> =

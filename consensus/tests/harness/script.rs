@@ -213,7 +213,7 @@ impl Script {
         let from = words.needed("from");
         let message = self.say(words, from);
         if let Message::StopData(signed) = &message {
-            self.cluster.states.push(*signed);
+            self.cluster.states.push(**signed);
         }
         for to in words.list("to").unwrap_or_else(|| words.fail("to whom")) {
             self.cluster.deliver(Envelope { from, to, message: message.clone() });
@@ -262,7 +262,7 @@ impl Script {
                 requests: self.batch(words).clone(),
             }),
             "FORWARDED" => Message::Forwarded(self.batch(words).clone()),
-            "STOPDATA" => Message::StopData(self.state(words, from)),
+            "STOPDATA" => Message::StopData(Box::new(self.state(words, from))),
             "SYNC" => Message::Sync(Sync {
                 view: at.view,
                 regency: Regency(words.needed("regency")),

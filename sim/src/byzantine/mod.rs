@@ -68,7 +68,7 @@ impl Dossier {
             }
             Message::StopData(signed) => {
                 self.regency = self.regency.max(signed.state.regency);
-                keep(&mut self.states, 96, *signed);
+                keep(&mut self.states, 96, SignedState::clone(signed));
             }
             Message::Sync(sync) => {
                 for signed in &sync.states {

@@ -16,7 +16,8 @@ impl Behaviour for StaleProof {
     fn speak(&mut self, scene: &mut Scene<'_>, to: usize, mut message: Msg, out: &mut Outbox) {
         match &mut message {
             Message::StopData(signed) => {
-                scene.dossier.hear(&Message::<SharedBytes>::StopData(*signed));
+                let signed: &mut SignedState = signed;
+                scene.dossier.hear(&Message::<SharedBytes>::StopData((*signed).into()));
                 if scene.rng.chance(600)
                     && let Some(old) = scene.dossier.state(scene.rng)
                 {
@@ -136,7 +137,7 @@ impl Behaviour for LyingState {
         match &mut message {
             Message::StopData(signed) => {
                 if let Some(lie) = false_state(scene, &signed.state.clone()) {
-                    *signed = lie;
+                    **signed = lie;
                 }
             }
             Message::Sync(sync) => lie_in(scene, &mut sync.states),
@@ -197,7 +198,7 @@ impl Behaviour for SplitSync {
     fn speak(&mut self, scene: &mut Scene<'_>, to: usize, mut message: Msg, out: &mut Outbox) {
         if let Message::Sync(sync) = &mut message {
             for signed in &sync.states {
-                scene.dossier.hear(&Message::<SharedBytes>::StopData(*signed));
+                scene.dossier.hear(&Message::<SharedBytes>::StopData((*signed).into()));
             }
             if scene.rng.chance(700) {
                 sync.states = Self::collection(scene, sync.regency);

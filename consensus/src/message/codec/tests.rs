@@ -140,7 +140,7 @@ fn golden() -> Vec<(&'static str, Message<Bytes>, &'static str)> {
         vector!("refuse_clock", refuse(RefuseReason::Clock)),
         vector!("refuse_proof", refuse(RefuseReason::Proof(ClientId::new(3, 4)))),
         vector!("stop", Message::Stop(stop)),
-        vector!("stopdata", Message::StopData(sample_state())),
+        vector!("stopdata", Message::StopData(Box::new(sample_state()))),
         vector!("sync", Message::Sync(sync)),
         vector!("status", Message::Status(sample_status())),
         vector!("fetch", Message::Fetch(fetch)),
@@ -419,7 +419,7 @@ fn any_small_message() -> impl Strategy<Value = Message<Bytes>> {
         vote().prop_map(|Vote { at, digest }| {
             Message::FetchBatch(FetchBatch { view: at.view, cid: at.cid, digest })
         }),
-        any_state().prop_map(Message::StopData),
+        any_state().prop_map(|signed| Message::StopData(Box::new(signed))),
     ]
 }
 
@@ -481,7 +481,7 @@ proptest! {
 
     #[test]
     fn a_signed_state_is_the_same_bytes_after_the_wire(signed in any_state()) {
-        let message = Message::<Bytes>::StopData(signed);
+        let message = Message::<Bytes>::StopData(Box::new(signed));
         let again = decoded(message.kind(), &encoded(&message)).expect("well formed");
         let (mut before, mut after) = ([0; STATE_TO_SIGN_SIZE], [0xff; STATE_TO_SIGN_SIZE]);
         encode_state(&signed.state, &mut before);
