@@ -81,6 +81,8 @@ pub(crate) enum Manner {
     Lying,
     /// Checks, and does not answer.
     Silent,
+    /// Answers with bytes that are no reply.
+    Garbled,
     /// Refuses what begins with `!`, answers the rest.
     Strict,
 }
@@ -193,6 +195,9 @@ impl FakeReplica {
         let body = &mut frame.bytes_mut()[..REPLY_HEADER_SIZE + result.len()];
         header.write(body);
         body[REPLY_HEADER_SIZE..].copy_from_slice(&result);
+        if self.manner == Manner::Garbled {
+            body[23..].fill(0xff);
+        }
         let body_digest = body_digest(body);
         let size = body.len() as u32;
         self.links.tx(Outgoing {
