@@ -144,7 +144,8 @@ impl Egress {
     }
 
     fn transmit(&mut self, links: &mut Links, out: Outgoing) {
-        if links.tx(out) {
+        // A peer that is away is no reject: it learns what it missed when it is back.
+        if links.is_up(out.to) && links.tx(out) {
             self.sent.messages += 1;
         } else {
             self.sent.dropped += 1;

@@ -1,4 +1,5 @@
 //! Four nodes and a client in one thread, over the memory transport, in time that the test moves.
+#![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tetrarch_appliance::testing::{TestCluster, request_bytes};
 use tetrarch_consensus::message::reply::{ReplyHeader, Status};
 use tetrarch_consensus::message::{kind, proof};
 use tetrarch_consensus::{ClientId, Config, ReplicaId};
+use tetrarch_dataplane::alloc_guard;
 use tetrarch_dataplane::arena::{Arena, ArenaSpec, SlotClass};
 use tetrarch_dataplane::burst::Burst;
 use tetrarch_dataplane::crypto::authenticator::{PairKey, vector_size, write_vector};
@@ -105,6 +107,27 @@ impl World {
         self.events.push(events);
         self.metrics.push(metrics);
         self.arenas.push(arena);
+    }
+
+    /// As [`World::tick`], and says how often the nodes allocated. What clients and the switch do on
+    /// the clients' side is not counted.
+    pub fn tick_counted(&mut self) -> u64 {
+        self.now = self.now + Duration::from_millis(1);
+        let mut allocations = 0;
+        for _ in 0..1000 {
+            let (nodes, now) = (&mut self.nodes, self.now);
+            let (mut progress, count) = alloc_guard::count_allocations(|| {
+                nodes.iter_mut().flatten().fold(Progress::Idle, |all, node| all.or(node.turn(now)))
+            });
+            allocations += count;
+            for client in &mut self.clients {
+                progress = progress.or(client.turn(now));
+            }
+            if progress == Progress::Idle {
+                return allocations;
+            }
+        }
+        panic!("the nodes work for ever without time passing");
     }
 
     /// Moves time by a millisecond and lets everybody work until nobody has anything to do.
