@@ -105,9 +105,13 @@ impl Connection {
             self.take_commands(shared);
         }
         self.busy = self.pipeline.submit(cluster, number, tag);
-        self.pipeline.drain(&mut self.output, OUTPUT_SIZE_MAX);
+        let more = self.pipeline.drain(&mut self.output, OUTPUT_SIZE_MAX);
         if self.send().is_err() {
             return Turn::Gone;
+        }
+        if more && self.writable {
+            // The socket took what was written; no event will ask for the rest.
+            return Turn::Again;
         }
         if self.closing && self.output.is_empty() && self.pipeline.is_idle() {
             return Turn::Gone;

@@ -253,11 +253,12 @@ impl Pipeline {
         }
     }
 
-    /// Writes the replies that are there, in order, until `out` has `limit` bytes.
-    pub fn drain(&mut self, out: &mut Vec<u8>, limit: usize) {
-        while out.len() < limit
-            && let Some(owed) = self.owed.front_mut()
-        {
+    /// Writes the replies that are there, in order, until `out` has `limit` bytes: then true.
+    pub fn drain(&mut self, out: &mut Vec<u8>, limit: usize) -> bool {
+        while let Some(owed) = self.owed.front_mut() {
+            if out.len() >= limit {
+                return true;
+            }
             match owed {
                 Owed::Local(bytes) => {
                     self.held_size -= bytes.len();
@@ -268,7 +269,7 @@ impl Pipeline {
                 Owed::Replies { count, protocol } => {
                     let protocol = *protocol;
                     if !Self::write_reply(&mut self.groups, protocol, out) {
-                        return;
+                        return false;
                     }
                     *count -= 1;
                     self.owed_count -= 1;
@@ -279,7 +280,7 @@ impl Pipeline {
                 Owed::Transaction { count, protocol } => {
                     let (count, protocol) = (*count, *protocol);
                     if !Self::write_transaction(&mut self.groups, count, protocol, out) {
-                        return;
+                        return false;
                     }
                     self.owed_count -= count;
                     self.owed.pop_front();
@@ -287,6 +288,7 @@ impl Pipeline {
             }
             self.retire();
         }
+        false
     }
 
     /// Writes the next reply; false when it is not there yet.

@@ -188,7 +188,7 @@ fn integer<'a>(word: &[u8]) -> Result<i64, TextError<'a>> {
 }
 
 fn pairs<'a>(spec: &Spec, args: Args<'a>) -> Result<Args<'a>, TextError<'a>> {
-    if args.len() % 2 == 0 { Ok(args) } else { Err(TextError::Count(spec.name)) }
+    if args.len().is_multiple_of(2) { Ok(args) } else { Err(TextError::Count(spec.name)) }
 }
 
 fn pop_count<'a>(spec: &Spec, words: &[&[u8]]) -> Result<Option<u32>, TextError<'a>> {

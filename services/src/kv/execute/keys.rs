@@ -98,16 +98,14 @@ fn scan(view: &View<'_>, scan: &Scan<'_>, out: &mut ReplyWriter<'_>) -> Result<(
     const OVERHEAD: usize = 2 + 2 + 20 + 5;
     let visits = (scan.count as usize).clamp(1, SCAN_VISITED_MAX);
     let mut page = Page::default();
-    let mut visited = 0;
     let mut last = None;
     let mut next = 0;
-    for (position, entry) in view.keys.walk(scan.cursor) {
+    for (visited, (position, entry)) in view.keys.walk(scan.cursor).enumerate() {
         let new = last != Some(position);
         if new && visited >= visits {
             next = position;
             break;
         }
-        visited += 1;
         last = Some(position);
         let wanted = entry.is_live(view.now_ms)
             && scan.kind.is_none_or(|kind| kind == Some(entry.value().kind()))

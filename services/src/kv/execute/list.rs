@@ -93,12 +93,11 @@ fn pop(
     let popped = store.keys.edit(key, store.now_ms, |value| -> Result<(), Stop> {
         let Value::List(list) = value else { return Err(Failure::WrongType.into()) };
         let wanted = count.map_or(1, |count| count as usize).min(list.items().len());
-        let size = |item: &Box<[u8]>| bulk_size(item.len());
-        let items = list.items().iter();
+        let sizes = list.items().iter().map(|item| bulk_size(item.len()));
         let size = if head {
-            items.take(wanted).map(size).sum::<usize>()
+            sizes.take(wanted).sum::<usize>()
         } else {
-            items.rev().take(wanted).map(size).sum::<usize>()
+            sizes.rev().take(wanted).sum::<usize>()
         };
         // Checked before the first is taken: a pop that cannot be answered must not happen.
         out.fits(size + bulk_size(0) + 5)?;
