@@ -12,6 +12,7 @@ use tetrarch_consensus::limits::{
     OPERATION_SIZE_MAX, REQUEST_PROOF_SIZE_MAX, RESULT_SIZE_MAX, SESSION_WINDOW,
 };
 use tetrarch_consensus::message::reply::REPLY_HEADER_SIZE;
+use tetrarch_consensus::smr::client::HELD_LARGE_MAX;
 use tetrarch_dataplane::arena::{ArenaSpec, SlotClass};
 
 use crate::cluster::{Cluster, ClusterError, PrivateKeys, parse_toml};
@@ -23,6 +24,9 @@ const INCARNATION_EPOCH_S: u64 = 1_704_067_200;
 
 /// Incarnations a second: 2^32 of them last for 34 years.
 const INCARNATIONS_PER_S: u32 = 4;
+
+/// Slots of a class for large messages at least.
+const LARGE_SLOTS_MIN: usize = 8;
 
 /// `client-N.toml`: every field has a default.
 #[derive(Deserialize)]
@@ -155,17 +159,23 @@ impl ClientConfig {
 
     /// Slots for replies.
     pub(crate) fn reply_arena(&self) -> ArenaSpec {
-        arena(self.reply_memory, REPLY_HEADER_SIZE + RESULT_SIZE_MAX)
+        // Each replica may leave one half sent, and some results wait for others.
+        let large_slots = self.cluster.members.len() + HELD_LARGE_MAX + LARGE_SLOTS_MIN;
+        arena(self.reply_memory, REPLY_HEADER_SIZE + RESULT_SIZE_MAX, large_slots)
     }
 }
 
 /// Size classes for `memory` bytes. Most requests and replies are small; a few slots hold the
 /// largest, however little memory was given.
-fn arena(memory: usize, size_max: usize) -> ArenaSpec {
+fn arena(memory: usize, size_max: usize, large_slots_min: usize) -> ArenaSpec {
     // Size, and share of the memory in percent.
     let shares = [(256, 30), (1280, 30), (8 * 1024, 15), (64 * 1024, 10), (size_max, 15)];
     let class = |(size, percent): (usize, usize)| {
-        let least = if size > 8 * 1024 { 8 } else { 64 };
+        let least = match size {
+            size if size == size_max => large_slots_min,
+            size if size > 8 * 1024 => LARGE_SLOTS_MIN,
+            _ => 64,
+        };
         let count = (memory / 100 * percent / size).clamp(least, 1 << 20);
         SlotClass { slot_size: size as u32, count: count as u32 }
     };

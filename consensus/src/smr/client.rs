@@ -40,6 +40,14 @@ use slots::Slots;
 /// Oldest unanswered requests of a session that are sent again together.
 pub const RESEND_MAX: usize = 8;
 
+/// Results larger than [`HELD_RESULT_SIZE`] that wait for those before them in their sessions, at
+/// most. Replies that would add to them are ignored and asked for again when their turn comes: held
+/// results must not use up the memory that the reply they wait for has to be received into.
+pub const HELD_LARGE_MAX: usize = 4;
+
+/// Bytes of a result that may wait in any number.
+pub const HELD_RESULT_SIZE: usize = 4096;
+
 /// The longest pause between retransmissions, as a power of two of the first one.
 pub const PAUSE_GROWTH_MAX: u32 = 5;
 
@@ -215,6 +223,8 @@ pub struct ClientCore<P> {
     /// For each member: the latest membership it showed.
     views: Vec<ViewId>,
     outdated: ViewId,
+    /// Large results that wait for those before them.
+    held_large: usize,
     now: Instant,
 }
 
@@ -240,6 +250,7 @@ impl<P: Payload> ClientCore<P> {
             connected: alloc::vec![None; n],
             views: alloc::vec![view; n],
             outdated: view,
+            held_large: 0,
             now: Instant(0),
         }
     }
@@ -315,6 +326,9 @@ impl<P: Payload> ClientCore<P> {
         if header.status == Status::Busy || self.slots.get(slot).ended.is_some() {
             return;
         }
+        if self.held_large >= HELD_LARGE_MAX && is_large(reply.result()) && !self.is_next(slot) {
+            return;
+        }
         let needed = self.config.view.quorums().reply();
         let members = self.config.view.members();
         let voices = self.slots.voices_mut(slot);
@@ -360,6 +374,12 @@ impl<P: Payload> ClientCore<P> {
         if reads { session.reads.get(number) } else { session.ordered.get(number) }
     }
 
+    /// Would the operation in `slot` be completed as soon as it ends?
+    fn is_next(&self, slot: SlotIndex) -> bool {
+        let entry = self.slots.get(slot);
+        entry.read_only || self.sessions[entry.session as usize].ordered.front() == Some(slot)
+    }
+
     /// Members of a later membership do not answer requests of this one.
     fn on_other_view(
         &mut self,
@@ -387,6 +407,7 @@ impl<P: Payload> ClientCore<P> {
     ) {
         let entry = self.slots.get_mut(slot);
         assert!(entry.ended.is_none(), "an operation ends once");
+        self.held_large += usize::from(is_large(result.bytes()));
         entry.ended = Some((status, result));
         entry.body = None;
         let (session, read_only) = (entry.session, entry.read_only);
@@ -424,6 +445,7 @@ impl<P: Payload> ClientCore<P> {
         while let Some(slot) = self.sessions[session as usize].ordered.front() {
             let entry = self.slots.get_mut(slot);
             if let Some(body) = entry.body.take() {
+                self.held_large += usize::from(is_large(body.bytes()));
                 entry.ended = Some((Status::Refused, body));
             }
             self.complete(slot, actions);
@@ -436,6 +458,7 @@ impl<P: Payload> ClientCore<P> {
         let entry = self.slots.get_mut(slot);
         let (status, result) = entry.ended.take().expect("only what ended is completed");
         let (session, sequence, read_only) = (entry.session, entry.sequence, entry.read_only);
+        self.held_large -= usize::from(is_large(result.bytes()));
         let state = &mut self.sessions[session as usize];
         if read_only {
             state.reads.end(sequence);
@@ -450,6 +473,10 @@ impl<P: Payload> ClientCore<P> {
         };
         actions.push(ClientAction::Completed { ticket, session, outcome });
     }
+}
+
+fn is_large(result: &[u8]) -> bool {
+    result.len() > HELD_RESULT_SIZE
 }
 
 impl<P: Payload> Protocol for ClientCore<P> {

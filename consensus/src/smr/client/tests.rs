@@ -117,6 +117,28 @@ fn ordered_operations_of_a_session_complete_in_order() {
 }
 
 #[test]
+fn large_results_do_not_pile_up_behind_one_that_is_missing() {
+    let mut harness = Harness::plain();
+    let tickets: Vec<_> = (0..8).map(|_| harness.ordered(b"get")).collect();
+    let sent = harness.take_sent();
+    let large = alloc::vec![7; HELD_RESULT_SIZE + 1];
+    for later in &sent[1..] {
+        harness.all_reply(&later.header, &large);
+    }
+    assert_eq!(harness.core.held_large, HELD_LARGE_MAX);
+    harness.all_reply(&sent[0].header, &large);
+    assert_eq!(harness.completed.len(), 1 + HELD_LARGE_MAX);
+    assert_eq!(harness.core.held_large, 0);
+    // What was not kept is asked for again.
+    harness.pass(PAUSE);
+    let again = harness.take_sent();
+    assert_eq!(again.len(), 3);
+    again.iter().for_each(|sent| harness.all_reply(&sent.header, &large));
+    let order: Vec<_> = harness.completed.iter().map(|(ticket, _)| *ticket).collect();
+    assert_eq!(order, tickets);
+}
+
+#[test]
 fn a_window_bounds_what_is_in_flight() {
     // rule: CLI.5
     let mut harness = Harness::new(config(1000), Matching::Equal);
