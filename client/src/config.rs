@@ -151,10 +151,8 @@ impl ClientConfig {
 
     /// Slots for requests in flight: the encoded operation, and the message on its way.
     pub(crate) fn request_arena(&self) -> ArenaSpec {
-        arena(
-            self.request_memory,
-            REQUEST_HEADER_SIZE + OPERATION_SIZE_MAX + REQUEST_PROOF_SIZE_MAX,
-        )
+        let largest = REQUEST_HEADER_SIZE + OPERATION_SIZE_MAX + REQUEST_PROOF_SIZE_MAX;
+        arena(self.request_memory, largest, LARGE_SLOTS_MIN)
     }
 
     /// Slots for replies.
