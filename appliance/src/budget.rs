@@ -62,9 +62,9 @@ impl Budget {
             Line {
                 size: arena.size(),
                 what: format!(
-                    "frames: {} MiB in flight and the last {DECISION_LOG_MAX} decisions (or {} MiB)",
+                    "frames: {} MiB in flight, {} MiB for the last {DECISION_LOG_MAX} decisions",
                     sizes.frames_size / MIB,
-                    DECISION_LOG_SIZE_MAX / MIB,
+                    LOG_FRAMES_SIZE / MIB,
                 ),
             },
             Line {
@@ -94,41 +94,37 @@ impl fmt::Display for Budget {
     }
 }
 
-/// Slots for `in_flight` bytes of messages and the decision log. Slot sizes grow by four, so a frame
-/// wastes at most three quarters of its slot; the counts give each class the share of memory in the
-/// table, which adds up to 64.
+/// Bytes for the decision log: its batches lie in slots of the next larger size, and where a class is
+/// used up, in those of larger ones.
+const LOG_FRAMES_SIZE: usize = 3 * DECISION_LOG_SIZE_MAX;
+
+/// Slots for `in_flight` bytes of messages and the decision log. Slot sizes about double, so that a
+/// frame wastes half of its slot at most, as long as its class lasts.
 fn arena(in_flight: usize) -> ArenaSpec {
-    /// Slot size, share of the messages in flight in 64ths.
-    const SHARES: [(usize, usize); 6] = [
-        // WRITE, ACCEPT, STATUS, requests and replies of a few words.
-        (256, 16),
-        // Requests and replies of about 1 KiB, small proposals.
-        (KIB + 512, 10),
-        // Requests and replies of about 4 KiB, proposals of tens of small requests.
-        (6 * KIB, 8),
-        // Proposals of hundreds of small requests.
-        (32 * KIB, 6),
-        (192 * KIB, 8),
-        // Full batches, the largest operations and results.
-        (BATCH_SIZE_MAX + 16 * KIB, 16),
+    /// Slot size, share of the memory in 64ths.
+    const SHARES: [(usize, usize); 12] = [
+        // WRITE, ACCEPT, STATUS, requests and replies of up to 100 bytes.
+        (256, 6),
+        (512, 4),
+        // Requests and replies of 1 KiB, and so on: room for headers and proofs beside round sizes.
+        (KIB + 256, 6),
+        (2 * KIB + 512, 4),
+        (5 * KIB, 5),
+        (10 * KIB, 4),
+        (20 * KIB, 4),
+        (40 * KIB, 4),
+        (80 * KIB, 4),
+        (160 * KIB, 4),
+        (320 * KIB, 4),
+        // Full batches, the largest results.
+        (BATCH_SIZE_MAX + 16 * KIB, 15),
     ];
-    let largest = SHARES.len() - 1;
-    let mut classes: Vec<SlotClass> = SHARES
-        .iter()
-        .map(|(size, share)| {
-            let share = in_flight / 64 * share;
-            SlotClass { slot_size: *size as u32, count: (share / size).max(4) as u32 }
-        })
-        .collect();
-    // The log holds as many batches of any one size as fit its bytes; most are small.
-    for (at, class) in classes.iter_mut().enumerate().skip(1) {
-        let below = SHARES[at - 1].0;
-        let batches = DECISION_LOG_MAX.min(DECISION_LOG_SIZE_MAX / below);
-        // The largest batches are few: half as many as could be, as they share the log's bytes.
-        let batches = if at == largest { batches / 4 } else { batches / 2 };
-        class.count += batches as u32;
-    }
-    ArenaSpec { classes }
+    let memory = in_flight + LOG_FRAMES_SIZE;
+    let class = |(size, share): (usize, usize)| SlotClass {
+        slot_size: size as u32,
+        count: (memory / 64 * share / size).max(4) as u32,
+    };
+    ArenaSpec { classes: SHARES.map(class).to_vec() }
 }
 
 const _: () = assert!(BATCH_SIZE_MAX + 16 * KIB <= BODY_SIZE_MAX);
@@ -144,17 +140,20 @@ mod tests {
         assert_eq!(budget.lines[0].size, budget.arena.size());
         let text = budget.to_string();
         assert!(text.starts_with("memory ") && text.contains("frames: 128 MiB"), "{text}");
-        assert!(budget.size() < 512 * MIB, "{} MiB", budget.size() / MIB);
+        assert!(budget.size() < 320 * MIB, "{} MiB", budget.size() / MIB);
     }
 
     #[test]
-    fn the_largest_messages_have_a_quarter_of_the_memory() {
-        // That is the reserve which clients cannot use: see `stage::network`.
+    fn the_largest_messages_have_the_memory_that_clients_cannot_use() {
+        // Messages fill classes from the small ones up, and clients are held back when less than a
+        // quarter is free (`stage::network`): by then the two largest classes are all there is.
         for frames_size in [16 * MIB, 128 * MIB, 1024 * MIB] {
             let arena = arena(frames_size);
-            let largest = arena.classes.last().expect("not empty");
-            assert!(largest.slot_size as usize * largest.count as usize * 4 >= arena.size());
-            assert!(largest.slot_size as usize > BATCH_SIZE_MAX);
+            let large = arena.classes.iter().rev().take(2);
+            let large: usize = large.map(|c| c.slot_size as usize * c.count as usize).sum();
+            assert!(large * 4 >= arena.size(), "{frames_size}");
+            let largest = arena.classes.last().expect("not empty").slot_size;
+            assert!(largest as usize > BATCH_SIZE_MAX);
         }
     }
 }

@@ -1,0 +1,234 @@
+//! Real processes on loopback: a cluster that loses a replica to SIGKILL, and clean ends.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tetrarch_client::{Client, ClientConfig};
+use tetrarch_services::null::write_operation;
+
+const TETRARCH: &str = env!("CARGO_BIN_EXE_tetrarch");
+
+/// No test takes longer; a process that hangs fails it.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A cluster directory and its processes. Both are gone when the test ends, also when it fails.
+struct Processes {
+    directory: PathBuf,
+    replicas: Vec<Option<Child>>,
+}
+
+impl Processes {
+    fn init(name: &str) -> Self {
+        let directory =
+            std::env::temp_dir().join(format!("tetrarch-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&directory);
+        let port = free_ports(8).to_string();
+        let made = run(
+            &[
+                "init",
+                text(&directory),
+                "--service",
+                "null",
+                "--base-port",
+                &port,
+                "--frames-mib",
+                "16",
+            ],
+            &["--request-timeout-ms", "1000", "--clients", "2"],
+        );
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Self { directory, replicas: Vec::new() }
+    }
+
+    fn spawn(&self, id: usize) -> Child {
+        let log = fs::File::create(self.log_path(id)).expect("a writable directory");
+        let mut command = Command::new(TETRARCH);
+        command.args(["replica", text(&self.directory), "--id", &id.to_string()]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command.spawn().expect("the binary was built")
+    }
+
+    fn log_path(&self, id: usize) -> PathBuf {
+        self.directory.join(format!("replica-{id}.log"))
+    }
+
+    fn log(&self, id: usize) -> String {
+        fs::read_to_string(self.log_path(id)).unwrap_or_default()
+    }
+
+    fn status(&self) -> (serde_json::Value, Output) {
+        let output = run(&["status", text(&self.directory)], &["--json"]);
+        let json = serde_json::from_slice(&output.stdout).expect("status --json prints JSON");
+        (json, output)
+    }
+
+    /// Until `id` says that it has links with `peers` others.
+    fn wait_for_links(&self, id: usize, peers: u64) {
+        wait(&format!("replica {id} has {peers} links"), || {
+            self.status().0["replicas"][id]["peers_up"].as_u64() == Some(peers)
+        });
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        for (id, child) in self.replicas.iter_mut().enumerate() {
+            if let Some(mut child) = child.take() {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            if std::thread::panicking() {
+                let log = fs::read_to_string(self.directory.join(format!("replica-{id}.log")));
+                eprintln!("--- replica {id}\n{}", log.unwrap_or_default());
+            }
+        }
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a plain temporary directory")
+}
+
+fn run(first: &[&str], second: &[&str]) -> Output {
+    let mut command = Command::new(TETRARCH);
+    command.args(first).args(second).stdin(Stdio::null()).output().expect("the binary was built")
+}
+
+/// The first of `count` consecutive loopback ports that were free a moment ago.
+fn free_ports(count: u16) -> u16 {
+    let start = 20_000 + (std::process::id() % 20_000) as u16;
+    (start..60_000)
+        .step_by(usize::from(count))
+        .find(|base| {
+            (*base..base + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+        })
+        .expect("a machine with free ports")
+}
+
+fn wait(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + LIMIT;
+    while !done() {
+        assert!(Instant::now() < end, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Sends a signal by name and waits for the exit code.
+fn signal(child: &mut Child, name: &str) -> Option<i32> {
+    let sent = Command::new("kill").args([name, &child.id().to_string()]).status();
+    assert!(sent.expect("kill exists").success());
+    let mut code = None;
+    wait("the process ends", || match child.try_wait().expect("our child") {
+        Some(status) => {
+            code = status.code();
+            true
+        }
+        None => false,
+    });
+    code
+}
+
+fn operation() -> [u8; 8] {
+    let mut operation = [0; 8];
+    assert!(write_operation(&mut operation, 3));
+    operation
+}
+
+#[test]
+fn four_processes_order_requests_and_survive_a_sigkill() {
+    let mut cluster = Processes::init("cluster");
+    cluster.replicas = (0..4).map(|id| Some(cluster.spawn(id))).collect();
+    (0..4).for_each(|id| cluster.wait_for_links(id, 3));
+    let mut config = ClientConfig::load(&cluster.directory, 0).expect("made by init");
+    config.request_timeout = Duration::from_millis(1000);
+    config.connect_timeout = LIMIT;
+    config.operation_timeout = LIMIT;
+    let client = Client::connect(config).expect("four replicas run");
+    let session = client.session().expect("the first one");
+    for _ in 0..20 {
+        assert_eq!(session.invoke(&operation()).expect("ordered"), [0; 3]);
+    }
+
+    let mut leader = cluster.replicas[0].take().expect("it runs");
+    leader.kill().expect("our child");
+    leader.wait().expect("our child");
+    for _ in 0..20 {
+        assert_eq!(session.invoke(&operation()).expect("ordered without the leader"), [0; 3]);
+    }
+
+    let (status, output) = cluster.status();
+    assert!(output.status.success(), "three of four are enough");
+    assert_eq!(status["replicas"][0]["reachable"], false);
+    for id in 1..4 {
+        let replica = &status["replicas"][id];
+        assert_eq!(replica["reachable"], true);
+        assert!(replica["regency"].as_u64() >= Some(1), "{replica}");
+        assert!(replica["leader"] != 0, "{replica}");
+    }
+    let table = run(&["status", text(&cluster.directory)], &[]);
+    let table = String::from_utf8_lossy(&table.stdout).into_owned();
+    assert!(table.contains("unreachable") && table.contains("3 of 4 answer"), "{table}");
+
+    // The same replica comes back without its memory. It says so, and disturbs nobody.
+    cluster.replicas[0] = Some(cluster.spawn(0));
+    cluster.wait_for_links(0, 3);
+    for _ in 0..20 {
+        session.invoke(&operation()).expect("ordered beside a learner");
+    }
+    assert!(cluster.log(0).contains("restarted"), "{}", cluster.log(0));
+    wait("the learner catches up", || cluster.log(0).contains("caught up"));
+
+    drop(client);
+    for id in 0..4 {
+        let child = cluster.replicas[id].as_mut().expect("it runs");
+        assert_eq!(signal(child, "-TERM"), Some(0), "{}", cluster.log(id));
+        assert!(cluster.log(id).contains("stopped: decided"), "{}", cluster.log(id));
+    }
+}
+
+#[test]
+fn the_cluster_command_runs_all_and_stops_all() {
+    let cluster = Processes::init("command");
+    let mut command = Command::new(TETRARCH);
+    command.args(["cluster", text(&cluster.directory)]).stdin(Stdio::null());
+    let mut parent = command.stderr(Stdio::piped()).spawn().expect("the binary was built");
+    let stderr = parent.stderr.take().expect("piped");
+    let log = std::thread::spawn(move || {
+        BufReader::new(stderr).lines().map_while(Result::ok).collect::<Vec<_>>().join("\n")
+    });
+    (0..4).for_each(|id| cluster.wait_for_links(id, 3));
+    let code = signal(&mut parent, "-TERM");
+    // The children hold the other end of the pipe: the log ends when all of them have.
+    let log = log.join().expect("no panic");
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(log.matches("stopped: decided").count(), 4, "{log}");
+    let (status, output) = cluster.status();
+    assert_eq!(output.status.code(), Some(2), "nobody answers any more");
+    for id in 0..4 {
+        assert_eq!(status["replicas"][id]["reachable"], false);
+    }
+}
+
+#[test]
+fn a_replica_that_cannot_start_says_why_and_fails() {
+    let cluster = Processes::init("start");
+    let fails = |arguments: &[&str]| {
+        let output = run(arguments, &[]);
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let directory = text(&cluster.directory);
+    let error = fails(&["replica", directory, "--id", "8"]);
+    assert!(error.contains("replica-8.toml") && error.contains("--id"), "{error}");
+    let key = cluster.directory.join("replica-1.key");
+    fs::copy(cluster.directory.join("replica-2.key"), &key).expect("ours");
+    let error = fails(&["replica", directory, "--id", "1"]);
+    assert!(error.contains("does not fit") && error.contains("replica-1.key"), "{error}");
+    let error = fails(&["init", directory]);
+    assert!(error.contains("not empty"), "{error}");
+}
