@@ -481,3 +481,6 @@ fn unanswered(reply: &[u8], count: usize) -> Result<bool, Malformed> {
     }
     if reader.is_empty() { Ok(unanswered) } else { Err(Malformed) }
 }
+
+#[cfg(test)]
+mod tests;
