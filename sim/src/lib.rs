@@ -12,6 +12,7 @@ pub mod ingress;
 pub mod keys;
 pub mod mischief;
 pub mod net;
+pub mod nodes;
 pub mod rng;
 pub mod service;
 pub mod swarm;

@@ -12,7 +12,7 @@ use clap::{Parser, ValueEnum};
 use tetrarch_consensus::FaultModel;
 use tetrarch_consensus::config::Check;
 use tetrarch_sim::trace::Log;
-use tetrarch_sim::{Coverage, Options, Outcome, Strategy, Wishes, run};
+use tetrarch_sim::{Coverage, Options, Outcome, Strategy, Wishes, nodes, run};
 
 /// Simulates clusters with faults of every kind, one per seed, and checks what must always hold.
 #[derive(Parser, Clone, Debug)]
@@ -27,8 +27,8 @@ struct Args {
     /// Stop after this many seconds
     #[arg(long)]
     time: Option<u64>,
-    /// What is real: 1 the protocol core
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=1))]
+    /// What is real: 1 the protocol core, 2 whole nodes and clients
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     level: u8,
     /// Members; drawn from the seed when not given
     #[arg(long)]
@@ -186,6 +186,7 @@ fn work(args: &Args, high: u64, start: Instant, shared: &Shared) {
         }
         SEED.set(seed);
         let options = Options::draw(seed, &wishes);
+        let run = if args.level == 1 { run } else { nodes::run };
         let outcome = run(&options, args.log);
         let mut failed = report(args, &outcome);
         if args.twice {

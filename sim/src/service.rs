@@ -58,7 +58,8 @@ impl Operation {
         match bytes[0] {
             1 => Some(Self::Put(key, value)),
             2 => Some(Self::Add(key, value)),
-            3 if value == 0 => Some(Self::Get(key)),
+            // A read may carry a number of its own, so that no two requests are equal bytes.
+            3 => Some(Self::Get(key)),
             _ => None,
         }
     }
@@ -102,6 +103,16 @@ impl Service {
     pub fn query(&self, operation: Operation) -> Answer {
         let (version, value) = self.registers[usize::from(operation.key())];
         Answer { version, value }
+    }
+
+    /// All registers: version and value.
+    pub fn registers(&self) -> &[(u64, u64); KEYS] {
+        &self.registers
+    }
+
+    /// A service with these registers.
+    pub fn from_registers(registers: [(u64, u64); KEYS]) -> Self {
+        Self { registers }
     }
 
     /// A digest of the whole state.

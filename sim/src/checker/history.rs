@@ -94,6 +94,14 @@ impl History {
                     wrong.push(format!("{client} op {token} read {seen:?}, which never was"));
                 }
             }
+            let written = match (record.operation, record.answer) {
+                (Operation::Put(_, value), Some(_)) => Some(value),
+                (Operation::Add(..), Some(answer)) => Some(answer.value),
+                _ => None,
+            };
+            if written.is_some() && self.values.get(&(key, answer.version)).copied() != written {
+                wrong.push(format!("{client} op {token} was told {answer:?}, which never was"));
+            }
             let place = answer.version * 2 + u64::from(!record.operation.writes());
             let moments = moments.entry(key).or_default();
             moments.push((record.start, false, place));

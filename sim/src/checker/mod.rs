@@ -49,6 +49,17 @@ pub enum Property {
     Resources,
 }
 
+/// What a member decided in one instance.
+#[derive(Clone, Debug)]
+pub struct Decided {
+    /// Instance and time.
+    pub context: Context,
+    /// Digest of the batch.
+    pub digest: Digest,
+    /// Client, number and digest of each request executed, in order.
+    pub executed: Vec<(ClientId, Sequence, Digest)>,
+}
+
 #[derive(Clone, Debug)]
 struct Decision {
     digest: Digest,
@@ -156,20 +167,31 @@ impl Checker {
         (batch, selection): (&Batch<SharedBytes>, &Selection),
         (clock_ns, skew_ns): (u64, u64),
     ) {
-        let log = &mut self.members[member];
-        let expected = log.decided + 1;
-        log.decided = context.cid.0;
-        if context.cid.0 != expected || context.timestamp_ns != batch.timestamp_ns {
-            let text = format!("member {member} executes {context:?} instead of cid {expected}");
-            return self.fail(Property::Order, text);
-        }
-        let executed: Vec<_> = batch
+        let executed = batch
             .requests()
             .enumerate()
             .filter(|(index, _)| selection.contains(*index))
             .map(|(_, view)| (view.client, view.sequence, view.digest))
             .collect();
-        let (digest, timestamp_ns) = (batch.digest, batch.timestamp_ns);
+        if context.timestamp_ns != batch.timestamp_ns {
+            let text = format!("member {member} gives a batch another time: {context:?}");
+            return self.fail(Property::Order, text);
+        }
+        let decided = Decided { context: *context, digest: batch.digest, executed };
+        self.judge(member, decided, (clock_ns, skew_ns));
+    }
+
+    /// As [`Checker::decided`], when only what was executed is known.
+    pub fn judge(&mut self, member: usize, decided: Decided, (clock_ns, skew_ns): (u64, u64)) {
+        let Decided { context, digest, executed } = decided;
+        let log = &mut self.members[member];
+        let expected = log.decided + 1;
+        log.decided = context.cid.0;
+        if context.cid.0 != expected {
+            let text = format!("member {member} executes {context:?} instead of cid {expected}");
+            return self.fail(Property::Order, text);
+        }
+        let timestamp_ns = context.timestamp_ns;
         let decision = Decision { digest, timestamp_ns, executed, state: None };
         match self.canonical.get(expected as usize - 1) {
             Some(first) => {

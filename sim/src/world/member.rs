@@ -58,6 +58,8 @@ pub struct Host {
     replies: BTreeMap<ClientId, VecDeque<(Sequence, Answer)>>,
     pub(super) executed: ConsensusId,
     pub(super) behind: bool,
+    /// Reads are answered once this was executed.
+    reads_from: Option<ConsensusId>,
     wake: Option<Instant>,
     /// Deadline steps in a row without time passing.
     spins: (Instant, u32),
@@ -65,6 +67,7 @@ pub struct Host {
 
 impl Host {
     pub(super) fn new(config: Config, pool: Pool, now: Instant) -> Self {
+        let restarted = config.restarted;
         Self {
             core: Replica::new(config, Box::new(pool), now),
             actions: Actions::with_capacity(ACTIONS_MAX),
@@ -73,6 +76,7 @@ impl Host {
             replies: BTreeMap::new(),
             executed: ConsensusId(0),
             behind: false,
+            reads_from: (!restarted).then_some(ConsensusId(0)),
             wake: None,
             spins: (Instant(0), 0),
         }
@@ -417,7 +421,17 @@ impl World {
     }
 
     fn query(&mut self, member: usize, request: &Request<SharedBytes>) {
-        let Some(host) = self.nodes[member].hosts.first() else { return };
+        let Some(host) = self.nodes[member].hosts.first_mut() else { return };
+        // Who lost its memory answers no reads before it has executed again what it may have
+        // answered from before.
+        if host.core.is_mute() {
+            host.reads_from = None;
+            return;
+        }
+        let from = *host.reads_from.get_or_insert(host.core.decided());
+        if host.executed < from {
+            return;
+        }
         let Some(operation) = Operation::decode(request.view().operation) else { return };
         let answer = host.service.query(operation);
         let (client, sequence) = (request.client, request.sequence);

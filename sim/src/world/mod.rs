@@ -393,19 +393,22 @@ impl World {
         nodes.filter(|(_, node)| node.is_correct() && node.healed)
     }
 
-    /// Has everybody what they wanted, and are the healed members equally far? A faulty leader may
-    /// withhold a SYNC from one member for as long as the others get on, so that is not asked.
+    /// Has everybody what they wanted, and are the healed members equally far? Some may be stopped
+    /// while the others get on: a faulty leader withholds its SYNC from one, or one is alone in a
+    /// regency that the others do not want any more. Together with the faulty ones they are at most f.
     fn is_done(&self) -> bool {
         let decided = self.checker.decisions() as u64;
-        let honest = self.options.villains.is_empty();
         let level = |(_, node): (usize, &Node)| {
-            node.hosts.iter().all(|host| {
-                !(honest && host.core.is_stopped())
-                    && host.core.decided().0 == decided
-                    && host.executed.0 == decided
-            })
+            node.hosts
+                .iter()
+                .all(|host| host.core.decided().0 == decided && host.executed.0 == decided)
         };
-        self.clients.iter().all(Client::is_done) && self.judged().all(level)
+        let votes =
+            |(_, node): &(usize, &Node)| node.hosts.iter().all(|host| !host.core.is_stopped());
+        let voting = self.judged().filter(votes).count();
+        self.clients.iter().all(Client::is_done)
+            && self.judged().all(level)
+            && voting + self.options.f >= self.view.n()
     }
 
     /// Without work a replica may stay one instance behind, or alone in a regency: the next request
@@ -447,8 +450,13 @@ impl World {
         if !self.options.villains.is_empty() {
             return;
         }
+        // Requests that their clients gave up may still wait for a leader with a grown timeout.
         let settle = self.options.timeout * 4;
         self.run_until(self.now + settle, |_| false);
+        let waits = |node: &Node| node.hosts.iter().any(|host| host.core.pending() > 0);
+        if self.nodes.iter().any(waits) {
+            self.run_until(self.now + settle * 64, |_| false);
+        }
         let newest = |world: &World| {
             let regencies = world.judged().flat_map(|(_, node)| &node.hosts);
             regencies.map(|host| host.core.regency()).max()
