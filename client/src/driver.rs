@@ -45,6 +45,9 @@ const BURSTS_PER_POLL: usize = 16;
 /// Messages queued to one replica at most; further ones are dropped and sent again later.
 const TX_MESSAGES_MAX: usize = 16 * 1024;
 
+/// The longest wait before a replica that was not there is dialled again: a user waits meanwhile.
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
+
 /// An operation that ended.
 #[derive(Clone, Debug)]
 pub struct Completion {
@@ -141,6 +144,7 @@ impl ClientDriver {
             tx_messages_max: TX_MESSAGES_MAX,
             // A replica that does not read holds no more than a share of the memory.
             tx_bytes_max: (config.request_memory / 4).max(1024 * 1024),
+            backoff_max: BACKOFF_MAX,
             ..TcpConfig::default()
         };
         let mut transport = TcpTransport::new(tcp)?;
