@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
-use crate::limits::{BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, REPLICAS_MAX};
+use crate::limits::{BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, DECISION_LOG_SIZE_MAX, REPLICAS_MAX};
 use crate::quorum::Quorums;
 use crate::{ReplicaId, ViewId};
 
@@ -133,6 +133,9 @@ pub struct Config {
     pub clients_max: u32,
     /// How far ahead of the local clock a proposed timestamp may be.
     pub clock_skew_max: Duration,
+    /// Encoded bytes of decisions kept to help members that are behind; two of the largest batches
+    /// at least. Reserved at the start.
+    pub decision_log_size: usize,
     /// The replica ran before and lost its memory: it must not vote in any instance it may have
     /// voted in already (rule LAG.5).
     pub restarted: bool,
@@ -152,6 +155,7 @@ impl Config {
             sessions_per_client_max: 4096,
             clients_max: 64,
             clock_skew_max: Duration::from_secs(1),
+            decision_log_size: DECISION_LOG_SIZE_MAX,
             restarted: false,
             checks: Checks::ALL,
         }

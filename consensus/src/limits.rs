@@ -34,23 +34,33 @@ pub const SESSION_WINDOW: usize = 64;
 /// floods can make a replica hold.
 pub const PENDING_SIZE_PER_CLIENT_MAX: usize = 16 * 1024 * 1024;
 
-/// Decisions that are kept to help others, unless their bytes reach `DECISION_LOG_SIZE_MAX` first.
-pub const DECISION_LOG_MAX: usize = 1024;
+/// Decisions that are kept to help others, unless their bytes reach the configured size first: half a
+/// minute of the fastest cluster measured, as an index of about five megabytes.
+pub const DECISION_LOG_MAX: usize = 65_536;
 
-/// Encoded bytes of the kept decisions.
-pub const DECISION_LOG_SIZE_MAX: usize = 32 * 1024 * 1024;
+/// Encoded bytes of the kept decisions, by default.
+pub const DECISION_LOG_SIZE_MAX: usize = 64 * 1024 * 1024;
 
-/// Decisions one FETCH asks for at most: answering must not starve ordering.
-pub const FETCH_MAX: u64 = 16;
+/// Decisions one FETCH asks for at most: enough that one that is behind learns faster than the others
+/// decide, few enough that answering does not starve ordering.
+pub const FETCH_MAX: u64 = 64;
 
 /// Encoded bytes of decisions that one FETCH is answered with, about: later ones are only claimed.
-pub const FETCH_SIZE_MAX: usize = 4 * 1024 * 1024;
+pub const FETCH_SIZE_MAX: usize = 1024 * 1024;
 
-/// Messages kept for the next instance or a later regency, for each peer.
-pub const OUT_OF_CONTEXT_MAX: usize = 64;
+/// Instances ahead of the open one for which claims are counted: several FETCHes, so that the next
+/// ones are answered while the first is used up.
+pub const CLAIMS_MAX: u64 = 4 * FETCH_MAX;
 
-/// How many of them may be proposals, which are large.
-pub const OUT_OF_CONTEXT_PROPOSALS_MAX: usize = 2;
+/// Instances ahead of the open one whose proposals and refusals are kept, for each member.
+pub const OUT_OF_CONTEXT_MAX: u64 = 256;
+
+/// Encoded bytes of the proposals that are kept for each member.
+pub const OUT_OF_CONTEXT_SIZE_MAX: usize = 8 * 1024 * 1024;
+
+/// Instances ahead of the open one whose votes are kept, for each member: connections are read one
+/// after the other, so many votes of one may come before a proposal of another.
+pub const OUT_OF_CONTEXT_VOTES_MAX: u64 = 1024;
 
 /// Decided instances that may wait for execution before no new one is started.
 pub const EXECUTION_LAG_MAX: u64 = 8;

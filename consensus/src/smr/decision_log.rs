@@ -1,61 +1,69 @@
 //! The latest decisions, kept to help members that are behind.
 //!
-//! Owns the batches of a contiguous run of instances that ends with the last decided one. Always
+//! Owns copies of the batches of a contiguous run of instances that ends with the last decided one, in
+//! one ring of bytes that is reserved at the start: network memory is not held for them. Always
 //! true: it stays within its limits in number and bytes (rule LAG.4). Must not: decide anything.
 
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 use crate::batch::Batch;
-use crate::limits::{DECISION_LOG_MAX, DECISION_LOG_SIZE_MAX};
-use crate::message::{Decided, Position};
+use crate::limits::{BATCH_SIZE_MAX, DECISION_LOG_MAX};
+use crate::message::Position;
 use crate::payload::Payload;
 use crate::spec;
-use crate::types::ConsensusId;
+use crate::types::{ConsensusId, Digest};
 
 /// One decision.
-pub(crate) struct Entry<P> {
+#[derive(Clone, Copy)]
+pub(crate) struct Entry {
     /// Instance and the epoch that decided it.
     pub(crate) at: Position,
-    pub(crate) batch: Batch<P>,
-}
-
-impl<P: Payload> Entry<P> {
-    /// The claim that this was decided, with or without its bytes.
-    pub(crate) fn claim(&self, with_batch: bool) -> Decided<P> {
-        Decided {
-            at: self.at,
-            digest: self.batch.digest,
-            batch: with_batch.then(|| self.batch.clone()),
-        }
-    }
-}
-
-/// See the module.
-pub(crate) struct DecisionLog<P> {
-    entries: VecDeque<Entry<P>>,
+    pub(crate) digest: Digest,
+    pub(crate) timestamp_ns: u64,
+    start: usize,
     size: usize,
 }
 
-impl<P: Payload> DecisionLog<P> {
-    pub(crate) fn new() -> Self {
-        Self { entries: VecDeque::with_capacity(DECISION_LOG_MAX + 1), size: 0 }
+/// See the module.
+pub(crate) struct DecisionLog {
+    ring: Vec<u8>,
+    /// Where the next batch goes, if it fits before the end of the ring.
+    end: usize,
+    entries: VecDeque<Entry>,
+}
+
+impl DecisionLog {
+    /// Room for `size` bytes of batches, and at least for two of the largest.
+    pub(crate) fn new(size: usize) -> Self {
+        let size = size.max(2 * BATCH_SIZE_MAX);
+        let entries = VecDeque::with_capacity(DECISION_LOG_MAX + 1);
+        Self { ring: alloc::vec![0; size], end: 0, entries }
     }
 
-    /// Appends the decision of the next instance, and drops the oldest ones beyond the limits.
-    pub(crate) fn push(&mut self, at: Position, batch: Batch<P>) {
+    /// Appends the decision of the next instance over the oldest ones.
+    pub(crate) fn push<P: Payload>(&mut self, at: Position, batch: &Batch<P>) {
         spec!("LAG.4");
         let last = self.entries.back().map(|entry| entry.at.cid.next());
         assert!(last.is_none_or(|next| next == at.cid), "decisions come without gaps");
-        self.size += batch.payload().bytes().len();
-        self.entries.push_back(Entry { at, batch });
-        // The last one stays whatever its size: it is the instance that must be kept alive (VP.9).
-        while self.entries.len() > 1
-            && (self.entries.len() > DECISION_LOG_MAX || self.size > DECISION_LOG_SIZE_MAX)
-        {
-            let dropped = self.entries.pop_front().expect("more than one entry");
-            self.size -= dropped.batch.payload().bytes().len();
+        let bytes = batch.payload().bytes();
+        let size = bytes.len();
+        let mut start = self.end;
+        if start + size > self.ring.len() {
+            // What lies between here and the end of the ring is the oldest.
+            while self.entries.front().is_some_and(|entry| entry.start >= self.end) {
+                self.entries.pop_front();
+            }
+            start = 0;
         }
-        assert!(self.entries.len() <= DECISION_LOG_MAX);
+        let over = |entry: &Entry| entry.start < start + size && start < entry.start + entry.size;
+        while self.entries.len() >= DECISION_LOG_MAX || self.entries.front().is_some_and(over) {
+            self.entries.pop_front();
+        }
+        self.ring[start..start + size].copy_from_slice(bytes);
+        self.end = start + size;
+        let (digest, timestamp_ns) = (batch.digest, batch.timestamp_ns);
+        self.entries.push_back(Entry { at, digest, timestamp_ns, start, size });
     }
 
     /// The oldest instance that is kept.
@@ -64,8 +72,70 @@ impl<P: Payload> DecisionLog<P> {
     }
 
     /// The decision of instance `cid`.
-    pub(crate) fn get(&self, cid: ConsensusId) -> Option<&Entry<P>> {
+    pub(crate) fn get(&self, cid: ConsensusId) -> Option<&Entry> {
         let index = cid.0.checked_sub(self.start()?.0)?;
         self.entries.get(usize::try_from(index).ok()?)
+    }
+
+    /// The encoded batch of a decision that is kept.
+    pub(crate) fn bytes(&self, entry: &Entry) -> &[u8] {
+        &self.ring[entry.start..entry.start + entry.size]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::REQUEST_HEADER_SIZE;
+    use crate::message::Request;
+    use crate::payload::{HeapPool, SharedBytes};
+    use crate::types::{ClientId, Epoch, Sequence, ViewId};
+
+    fn batch(number: u64, size: usize) -> Batch<SharedBytes> {
+        let mut body = alloc::vec![0; REQUEST_HEADER_SIZE + size];
+        crate::batch::RequestHeader {
+            client: ClientId(1),
+            sequence: Sequence(number),
+            view: 0,
+            read_only: false,
+            operation_size: size as u32,
+        }
+        .write(&mut body);
+        let request = Request {
+            client: ClientId(1),
+            sequence: Sequence(number),
+            digest: Digest::ZERO,
+            read_only: false,
+            auth: 0,
+            body_size: body.len() as u32,
+            payload: SharedBytes::from(&body[..]),
+        };
+        Batch::build(&mut HeapPool, number, &[request]).expect("heap")
+    }
+
+    // rule: LAG.4
+    #[test]
+    fn what_is_kept_is_whole_contiguous_and_as_much_as_fits() {
+        let mut log = DecisionLog::new(0);
+        let mut state = 7u64;
+        let mut pushed = Vec::new();
+        for number in 1..=400 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let batch = batch(number, (state >> 40) as usize % 200_000);
+            let at = Position { view: ViewId(0), cid: ConsensusId(number), epoch: Epoch(0) };
+            log.push(at, &batch);
+            pushed.push(batch);
+            let start = log.start().expect("just pushed").0;
+            let mut kept = 0;
+            for cid in start..=number {
+                let entry = log.get(ConsensusId(cid)).expect("contiguous");
+                let batch = &pushed[cid as usize - 1];
+                assert_eq!(entry.digest, batch.digest);
+                assert!(log.bytes(entry) == batch.payload().bytes(), "cid {cid}");
+                kept += entry.size;
+            }
+            assert!(start == 1 || kept + 2 * 201_000 > 2 * BATCH_SIZE_MAX, "keeps only {kept}");
+            assert!(log.get(ConsensusId(number + 1)).is_none());
+        }
     }
 }

@@ -17,8 +17,8 @@ impl<P: Payload> Replica<P> {
         assert!(self.decided.0 - self.executed.0 <= EXECUTION_LAG_MAX, "execution lags (SMR.11)");
         if self.decided.0 > 0 {
             let last = self.log.get(self.decided).expect("the last decision is kept (VP.9)");
-            assert!(last.batch.digest == self.decisions[0], "the log ends with the decision");
-            assert!(last.batch.timestamp_ns <= self.timestamp_ns, "time does not go back");
+            assert!(last.digest == self.decisions[0], "the log ends with the decision");
+            assert!(last.timestamp_ns <= self.timestamp_ns, "time does not go back");
         }
         if self.stopped || self.lag.is_mute() {
             assert!(open.wrote.is_none() && open.accepted.is_none(), "votes while it must not");

@@ -6,17 +6,19 @@
 use alloc::vec::Vec;
 
 use crate::action::{Action, Recipients};
-use crate::limits::{FETCH_MAX, FETCH_SIZE_MAX, REPLICAS_MAX};
+use crate::batch::Batch;
+use crate::limits::{CLAIMS_MAX, FETCH_MAX, FETCH_SIZE_MAX, REPLICAS_MAX};
 use crate::message::{
     BatchBody, Decided, Fetch, FetchBatch, Message, Propose, Refuse, Status, Vote,
 };
 use crate::payload::Payload;
 use crate::protocol::Actions;
 use crate::quorum::Quorums;
+use crate::smr::decision_log::Entry;
 use crate::smr::ignored::Ignored;
 use crate::smr::replica::Replica;
 use crate::spec;
-use crate::types::{ConsensusId, Regency, ReplicaId};
+use crate::types::{ConsensusId, Instant, Regency, ReplicaId, ReplicaSet};
 use crate::vp::claims::Claims;
 use crate::vp::instance::Verdict;
 
@@ -35,16 +37,28 @@ pub(super) struct Lag<P> {
     pub(super) claims: Claims<P>,
     /// An instance that a correct member has decided, as far as known.
     target: ConsensusId,
-    /// The last instance asked for.
-    fetching_to: ConsensusId,
-    /// Who was asked for bytes, as a place to go on from.
+    /// The last instance asked for; below the open one when nothing is on its way.
+    asked_to: ConsensusId,
+    /// The instances for which bytes were asked for and may still come.
+    bytes_from: ConsensusId,
+    bytes_to: ConsensusId,
+    /// Who was asked for bytes last, and everybody who was since this replica fell behind.
     source: usize,
-    /// Decided at the last status: no progress since then is a reason to ask again.
+    sources: ReplicaSet,
+    /// When to ask (again) if nothing moves until then, and what was decided when that was set.
+    pub(super) ask_at: Option<Instant>,
+    decided_at_ask: ConsensusId,
+    /// How often in a row asking brought nothing.
+    failures: u32,
+    /// Decided at the last status: no progress since then is a reason to ask.
     decided_at_status: ConsensusId,
     /// The instance that nobody can send any more, once that was said.
     behind: Option<ConsensusId>,
     mute: bool,
 }
+
+/// The wait for an answer grows at most this many times twofold.
+const FAILURES_MAX: u32 = 5;
 
 impl<P> Lag<P> {
     pub(super) fn new(n: usize, restarted: bool) -> Self {
@@ -54,12 +68,37 @@ impl<P> Lag<P> {
             members: alloc::vec![progress; n],
             claims: Claims::new(),
             target: none,
-            fetching_to: none,
+            asked_to: none,
+            bytes_from: none,
+            bytes_to: none,
             source: 0,
+            sources: ReplicaSet::EMPTY,
+            ask_at: None,
+            decided_at_ask: none,
+            failures: 0,
             decided_at_status: none,
             behind: None,
             mute: restarted,
         }
+    }
+
+    /// The member at `index` takes part in instance `cid`, so it has decided the one before. Returns
+    /// whether more is known now of what correct members decided.
+    pub(super) fn takes_part_in(
+        &mut self,
+        index: usize,
+        cid: ConsensusId,
+        one_correct: usize,
+    ) -> bool {
+        spec!("LAG.2", "SMR.1");
+        let decided = ConsensusId(cid.0.saturating_sub(1));
+        if decided <= self.members[index].decided {
+            return false;
+        }
+        self.members[index].decided = decided;
+        let before = self.target;
+        self.update_target(one_correct);
+        self.target > before
     }
 
     /// Does this replica only learn?
@@ -79,7 +118,7 @@ impl<P> Lag<P> {
 
     /// Was the decision of `cid` asked for?
     pub(super) fn is_fetching(&self, cid: ConsensusId) -> bool {
-        cid <= self.fetching_to
+        cid <= self.asked_to
     }
 
     /// What one-correct members say they decided.
@@ -146,12 +185,9 @@ impl<P: Payload> Replica<P> {
             let refuse = Refuse { at: self.open.at, digest, reason };
             self.send(Recipients::Others, Message::Refuse(refuse), actions);
         }
-        if self.lag.decided_at_status == self.decided {
-            // Nothing came of what was asked for: ask another member.
-            self.lag.fetching_to = self.decided;
-            if self.lag.target > self.decided {
-                self.fetch(actions);
-            }
+        let moved = self.lag.decided_at_status != self.decided;
+        if !moved && self.lag.target > self.decided && self.lag.ask_at.is_none() {
+            self.fetch(self.open.at.cid, actions);
         }
         self.lag.decided_at_status = self.decided;
         if let Some(digest) = self.open.missing() {
@@ -191,9 +227,10 @@ impl<P: Payload> Replica<P> {
         if status.decided >= self.decided {
             return;
         }
-        if let Some(entry) = self.log.get(status.decided.next()) {
+        if let Some(&entry) = self.log.get(status.decided.next()) {
+            let claim = Decided { at: entry.at, digest: entry.digest, batch: None };
             let to = Recipients::One(self.config.view.members()[index]);
-            self.send(to, Message::Decided(entry.claim(false)), actions);
+            self.send(to, Message::Decided(claim), actions);
         }
     }
 
@@ -235,39 +272,91 @@ impl<P: Payload> Replica<P> {
         }
     }
 
-    /// Asks for decisions if this replica is behind and has not asked yet.
+    /// Asks for decisions if this replica is behind: soon, because what it lacks may be on its way;
+    /// at once if it is far behind, or while what it asked for before is being used up.
     pub(super) fn pursue(&mut self, actions: &mut Actions<Action<P>>) {
         spec!("LAG.2");
-        let behind_sync = self.open.at.cid < self.resume.start;
-        if (self.lag.is_lagging(self.decided) || behind_sync)
-            && !self.lag.is_fetching(self.open.at.cid)
-        {
-            self.fetch(actions);
+        let open = self.open.at.cid;
+        if self.lag.asked_to >= open {
+            if open > self.lag.bytes_to {
+                self.fetch(open, actions);
+            } else if self.lag.target > self.lag.asked_to
+                && self.lag.asked_to.0 - self.decided.0 <= CLAIMS_MAX - FETCH_MAX
+            {
+                self.fetch(self.lag.asked_to.next(), actions);
+            }
+        } else if self.needs_decisions() {
+            if self.lag.target.0.saturating_sub(self.decided.0) > FETCH_MAX {
+                self.fetch(open, actions);
+            } else if self.lag.ask_at.is_none() {
+                self.wait_for_progress();
+            }
         }
         self.report_behind(actions);
     }
 
-    /// Asks all for claims, and the next member that has them for bytes.
-    fn fetch(&mut self, actions: &mut Actions<Action<P>>) {
+    fn needs_decisions(&self) -> bool {
+        self.lag.is_lagging(self.decided) || self.open.at.cid < self.resume.start
+    }
+
+    fn wait_for_progress(&mut self) {
+        let patience = self.patience().saturating_mul(1 << self.lag.failures);
+        self.lag.ask_at = Some(self.now + patience);
+        self.lag.decided_at_ask = self.decided;
+    }
+
+    /// What was asked for, or hoped for, had time to come.
+    pub(super) fn on_fetch_deadline(&mut self, actions: &mut Actions<Action<P>>) {
         spec!("LAG.2");
-        let from = self.open.at.cid;
-        let to = ConsensusId(self.lag.target.0.min(self.decided.0 + FETCH_MAX)).max(from);
-        self.lag.fetching_to = to;
+        let asked = self.lag.asked_to >= self.open.at.cid;
+        if !asked && !self.needs_decisions() {
+            self.lag.ask_at = None;
+            self.lag.failures = 0;
+            self.lag.sources = ReplicaSet::EMPTY;
+        } else if self.lag.decided_at_ask != self.decided {
+            self.lag.failures = 0;
+            self.wait_for_progress();
+        } else {
+            self.lag.failures = (self.lag.failures + 1).min(FAILURES_MAX);
+            self.fetch(self.open.at.cid, actions);
+        }
+    }
+
+    /// Asks for the decisions from `from` on: one member for bytes, the others for claims.
+    fn fetch(&mut self, from: ConsensusId, actions: &mut Actions<Action<P>>) {
+        spec!("LAG.2");
+        let last = (from.0 + FETCH_MAX - 1).min(self.decided.0 + CLAIMS_MAX);
+        let to = ConsensusId(self.lag.target.0.min(last)).max(from);
+        if from == self.open.at.cid {
+            self.choose_source(from);
+            self.lag.bytes_from = from;
+            self.lag.bytes_to = to;
+        } else if self.lag.bytes_to.next() == from {
+            self.lag.bytes_to = to;
+        }
+        self.lag.asked_to = to;
         let view = self.config.view.id();
+        // Bytes first: a claim of the same member without bytes then shows that it sends no more.
         let claims = Fetch { view, from, to, with_batches: false };
+        let bytes = Fetch { with_batches: true, ..claims };
+        let source = Recipients::One(self.config.view.members()[self.lag.source]);
+        self.send(source, Message::Fetch(bytes), actions);
         self.send(Recipients::Others, Message::Fetch(claims), actions);
+        self.wait_for_progress();
+    }
+
+    /// The next member that has `from`, as far as known; else the next one.
+    fn choose_source(&mut self, from: ConsensusId) {
         let n = self.config.view.n();
+        let others = || (1..=n).map(|step| (self.lag.source + step) % n);
         let able = |index: &usize| {
             let member = &self.lag.members[*index];
             *index != self.index && member.decided >= from && member.log_start <= from
         };
-        let source = (1..=n).map(|step| (self.lag.source + step) % n).find(able);
-        if let Some(source) = source {
-            self.lag.source = source;
-            let bytes = Fetch { with_batches: true, ..claims };
-            let member = self.config.view.members()[source];
-            self.send(Recipients::One(member), Message::Fetch(bytes), actions);
-        }
+        let fallback = others().find(|index| *index != self.index);
+        let source = others().find(able).or(fallback).unwrap_or(self.lag.source);
+        self.lag.source = source;
+        self.lag.sources.insert(source);
     }
 
     /// Says so, once, when too few others still have the next decision.
@@ -275,21 +364,26 @@ impl<P: Payload> Replica<P> {
         spec!("LAG.4");
         let one_correct = self.quorums.one_correct();
         let next = self.open.at.cid;
-        let mut starts = [ConsensusId(u64::MAX); REPLICAS_MAX];
-        let mut ahead = 0;
-        for member in self.lag.members.iter().filter(|member| member.decided >= next) {
-            starts[ahead] = member.log_start;
-            ahead += 1;
-        }
-        if ahead < one_correct || self.lag.behind == Some(next) {
+        if self.lag.target < next || self.lag.behind == Some(next) {
             return;
         }
-        starts[..ahead].sort_unstable();
-        let available = starts[one_correct - 1];
-        if available > next {
-            self.lag.behind = Some(next);
-            actions.push(Action::Behind { decided: self.decided, available });
+        let mut starts = [ConsensusId(u64::MAX); REPLICAS_MAX];
+        let (mut able, mut unable) = (0, 0);
+        for member in self.lag.members.iter().filter(|member| member.decided >= next) {
+            if member.log_start <= next {
+                able += 1;
+            } else {
+                starts[unable] = member.log_start;
+                unable += 1;
+            }
         }
+        if able >= one_correct || unable < one_correct {
+            return;
+        }
+        starts[..unable].sort_unstable();
+        self.lag.behind = Some(next);
+        let available = starts[one_correct - 1];
+        actions.push(Action::Behind { decided: self.decided, available });
     }
 
     /// After a delivery: goes on fetching, and speaks again if it may.
@@ -323,16 +417,34 @@ impl<P: Payload> Replica<P> {
         let mut size = 0;
         for step in 0..FETCH_MAX {
             let cid = ConsensusId(fetch.from.0.saturating_add(step));
-            let Some(entry) = self.log.get(cid).filter(|_| cid <= fetch.to) else {
+            let Some(&entry) = self.log.get(cid).filter(|_| cid <= fetch.to) else {
                 return;
             };
-            let with_batch = fetch.with_batches && size < FETCH_SIZE_MAX;
-            size += entry.batch.payload().bytes().len();
-            self.send(to, Message::Decided(entry.claim(with_batch)), actions);
+            let batch = match fetch.with_batches && size < FETCH_SIZE_MAX {
+                true => self.logged_batch(&entry),
+                false => None,
+            };
+            size += batch.as_ref().map_or(0, |batch| batch.payload().bytes().len());
+            let claim = Decided { at: entry.at, digest: entry.digest, batch };
+            self.send(to, Message::Decided(claim), actions);
         }
     }
 
-    pub(super) fn on_decided(&mut self, index: usize, decided: Decided<P>) {
+    /// A decided batch, in memory from the pool; `None` when that is empty.
+    fn logged_batch(&mut self, entry: &Entry) -> Option<Batch<P>> {
+        let bytes = self.log.bytes(entry);
+        let payload = self.pool.build(bytes.len(), &mut |out| out.copy_from_slice(bytes))?;
+        let batch = Batch::parse(payload).expect("a batch that was decided parses");
+        assert!(batch.digest == entry.digest, "the log keeps what was decided");
+        Some(batch)
+    }
+
+    pub(super) fn on_decided(
+        &mut self,
+        index: usize,
+        decided: Decided<P>,
+        actions: &mut Actions<Action<P>>,
+    ) {
         spec!("LAG.2", "VP.8");
         if decided.at.view != self.config.view.id() {
             return self.ignored.add(Ignored::OtherView);
@@ -341,8 +453,14 @@ impl<P: Payload> Replica<P> {
             true => decided.at.cid,
             false => self.open.at.cid,
         };
-        // Bytes are kept from the member that was asked for them only: nobody else can replace them.
-        let batch = decided.batch.filter(|_| index == self.lag.source);
+        // Bytes are kept from members that were asked for them only: nobody else can fill the place.
+        let batch = decided.batch.filter(|_| self.lag.sources.contains(index));
+        let ends = index == self.lag.source && batch.is_none() && !self.lag.claims.has_batch(cid);
+        if ends && cid > self.decided.max(self.lag.bytes_from) && cid <= self.lag.bytes_to {
+            // It sent as many bytes as it sends at once: the rest has to be asked for again.
+            self.lag.bytes_to = ConsensusId(cid.0 - 1);
+            self.pursue(actions);
+        }
         if !self.lag.claims.claim(self.decided, cid, index, decided.digest, batch) {
             self.ignored.add(Ignored::Stale);
         }
@@ -355,11 +473,9 @@ impl<P: Payload> Replica<P> {
         actions: &mut Actions<Action<P>>,
     ) {
         spec!("LAG.3");
-        let logged = self.log.get(fetch.cid).map(|entry| &entry.batch);
-        let found = logged
-            .filter(|batch| batch.digest == fetch.digest)
-            .or_else(|| self.open.batch(&fetch.digest));
-        let Some(batch) = found.cloned() else {
+        let entry = self.log.get(fetch.cid).filter(|entry| entry.digest == fetch.digest).copied();
+        let logged = entry.and_then(|entry| self.logged_batch(&entry));
+        let Some(batch) = logged.or_else(|| self.open.batch(&fetch.digest).cloned()) else {
             return;
         };
         let body = BatchBody { view: self.config.view.id(), cid: fetch.cid, batch };

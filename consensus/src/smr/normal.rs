@@ -95,7 +95,7 @@ impl<P: Payload> Replica<P> {
         }
         match self.time_of(propose.at) {
             Time::Past => self.ignored.add(Ignored::Stale),
-            Time::Early => self.later.store(index, Early::Propose(propose)),
+            Time::Early => self.keep_early(index, propose.at, Early::Propose(propose), actions),
             Time::Now => self.take_proposal(index, propose.batch, actions),
         }
     }
@@ -121,7 +121,7 @@ impl<P: Payload> Replica<P> {
     pub(super) fn on_write(&mut self, index: usize, vote: Vote, actions: &mut Actions<Action<P>>) {
         match self.time_of_vote(vote.at) {
             Time::Past => self.ignored.add(Ignored::Stale),
-            Time::Early => self.later.store(index, Early::Write(vote)),
+            Time::Early => self.keep_early(index, vote.at, Early::Write(vote), actions),
             Time::Now => {
                 let counted = self.open.writes.vote(index, vote.digest);
                 self.check_counted(index, vote, counted, actions);
@@ -132,11 +132,28 @@ impl<P: Payload> Replica<P> {
     pub(super) fn on_accept(&mut self, index: usize, vote: Vote, actions: &mut Actions<Action<P>>) {
         match self.time_of_vote(vote.at) {
             Time::Past => self.ignored.add(Ignored::Stale),
-            Time::Early => self.later.store(index, Early::Accept(vote)),
+            Time::Early => self.keep_early(index, vote.at, Early::Accept(vote), actions),
             Time::Now => {
                 let counted = self.open.accepts.vote(index, vote.digest);
                 self.check_counted(index, vote, counted, actions);
             }
+        }
+    }
+
+    /// Keeps a message until its time comes, and notes what it says about its sender's progress.
+    pub(super) fn keep_early(
+        &mut self,
+        index: usize,
+        at: Position,
+        message: Early<P>,
+        actions: &mut Actions<Action<P>>,
+    ) {
+        spec!("SMR.12");
+        if !self.later.store(index, message, self.open.at.cid) {
+            self.ignored.add(Ignored::NotNeeded);
+        }
+        if self.lag.takes_part_in(index, at.cid, self.quorums.one_correct()) {
+            self.pursue(actions);
         }
     }
 
@@ -321,7 +338,7 @@ impl<P: Payload> Replica<P> {
         let suppress = self.config.checks.duplicate_suppression;
         let selection = self.requests.execute(self.now, &batch, suppress);
         let context = Context { cid, timestamp_ns: batch.timestamp_ns, seed: seed(&batch.digest) };
-        self.log.push(Position { epoch: decided.epoch, ..self.open.at }, batch.clone());
+        self.log.push(Position { epoch: decided.epoch, ..self.open.at }, &batch);
         self.timestamp_ns = self.timestamp_ns.max(batch.timestamp_ns);
         self.decisions = [decided.digest, self.decisions[0]];
         self.decided = cid;
@@ -337,7 +354,7 @@ impl<P: Payload> Replica<P> {
         self.wrote_in_decided = self.open.wrote.map(|digest| Written { epoch, digest });
         self.open.open_next();
         self.bind_open();
-        self.later.forget_before(self.open.at);
+        self.later.forget(self.decided);
         self.timers.decided();
     }
 

@@ -1,15 +1,18 @@
 //! Messages that came too early: for a later instance, or for a regency that is not synchronised.
 //!
-//! Owns, for each member, a queue of `OUT_OF_CONTEXT_MAX` messages. Always true: what one member
-//! sends pushes out only its own messages. Must not: judge them; they are read again when their
-//! time comes, as if they had just arrived (rule SMR.12).
+//! Owns, for each member, the votes of the next `OUT_OF_CONTEXT_VOTES_MAX` instances and the proposals
+//! and refusals of the next `OUT_OF_CONTEXT_MAX`. Always true: what one member sends pushes out only
+//! its own messages, and never a nearer one for a farther one; finding what is due takes no search.
+//! Must not: judge them; they are read again when their time comes, as if they had just arrived
+//! (rule SMR.12).
 
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use crate::limits::{OUT_OF_CONTEXT_MAX, OUT_OF_CONTEXT_PROPOSALS_MAX};
+use crate::limits::{OUT_OF_CONTEXT_MAX, OUT_OF_CONTEXT_SIZE_MAX, OUT_OF_CONTEXT_VOTES_MAX};
 use crate::message::{Position, Propose, Refuse, Vote};
+use crate::payload::Payload;
 use crate::spec;
+use crate::types::{ConsensusId, Digest};
 
 /// A consensus message.
 #[derive(Clone, Debug)]
@@ -20,73 +23,159 @@ pub(crate) enum Early<P> {
     Refuse(Refuse),
 }
 
-impl<P> Early<P> {
-    pub(crate) fn at(&self) -> Position {
-        match self {
-            Self::Propose(propose) => propose.at,
-            Self::Write(vote) | Self::Accept(vote) => vote.at,
-            Self::Refuse(refuse) => refuse.at,
-        }
-    }
+/// What one member voted in one position.
+#[derive(Clone, Copy)]
+struct Votes {
+    at: Option<Position>,
+    write: Option<Digest>,
+    accept: Option<Digest>,
+}
 
-    fn is_proposal(&self) -> bool {
-        matches!(self, Self::Propose(_))
-    }
+const NO_VOTES: Votes = Votes { at: None, write: None, accept: None };
+
+/// Of each kind one message an instance, at the instance's number modulo the size.
+struct Member<P> {
+    votes: Vec<Votes>,
+    proposals: Vec<Option<Propose<P>>>,
+    /// Encoded bytes of `proposals`.
+    size: usize,
+    refusals: Vec<Option<Refuse>>,
 }
 
 /// See the module.
 pub(crate) struct OutOfContext<P> {
-    members: Vec<VecDeque<Early<P>>>,
-    count: usize,
+    members: Vec<Member<P>>,
+    /// The position that is being read, and the member whose messages come next.
+    reading: Option<Position>,
+    next: usize,
 }
 
-impl<P> OutOfContext<P> {
+fn vote_slot(cid: ConsensusId) -> usize {
+    (cid.0 % OUT_OF_CONTEXT_VOTES_MAX) as usize
+}
+
+fn slot(cid: ConsensusId) -> usize {
+    (cid.0 % OUT_OF_CONTEXT_MAX) as usize
+}
+
+/// May a message for `new` take the place of one for `old`? Within the window two different instances
+/// never share a place, so the older one of two is over.
+fn replaces(new: Position, old: Option<Position>) -> bool {
+    old.is_none_or(|old| (new.cid, new.epoch) > (old.cid, old.epoch))
+}
+
+impl<P: Payload> OutOfContext<P> {
     pub(crate) fn new(n: usize) -> Self {
-        let queue = |_| VecDeque::with_capacity(OUT_OF_CONTEXT_MAX);
-        Self { members: (0..n).map(queue).collect(), count: 0 }
+        let member = |_| Member {
+            votes: alloc::vec![NO_VOTES; OUT_OF_CONTEXT_VOTES_MAX as usize],
+            proposals: (0..OUT_OF_CONTEXT_MAX).map(|_| None).collect(),
+            size: 0,
+            refusals: alloc::vec![None; OUT_OF_CONTEXT_MAX as usize],
+        };
+        Self { members: (0..n).map(member).collect(), reading: None, next: 0 }
     }
 
-    /// Keeps a message of the member at `index`; its oldest one goes if there is no room.
-    pub(crate) fn store(&mut self, index: usize, message: Early<P>) {
+    /// Keeps a message of the member at `index`, if it is for an instance near enough to `open`.
+    /// False when not: LAG.1 repairs it.
+    pub(crate) fn store(&mut self, index: usize, message: Early<P>, open: ConsensusId) -> bool {
         spec!("SMR.12");
-        let queue = &mut self.members[index];
-        let proposals = queue.iter().filter(|kept| kept.is_proposal()).count();
-        if message.is_proposal() && proposals >= OUT_OF_CONTEXT_PROPOSALS_MAX {
-            let oldest = queue.iter().position(Early::is_proposal);
-            if oldest.and_then(|at| queue.remove(at)).is_some() {
-                self.count -= 1;
+        let member = &mut self.members[index];
+        let ahead = |at: &Position| at.cid.0.saturating_sub(open.0);
+        match message {
+            Early::Write(vote) | Early::Accept(vote)
+                if ahead(&vote.at) < OUT_OF_CONTEXT_VOTES_MAX =>
+            {
+                let kept = &mut member.votes[vote_slot(vote.at.cid)];
+                if replaces(vote.at, kept.at) {
+                    *kept = Votes { at: Some(vote.at), ..NO_VOTES };
+                }
+                if kept.at == Some(vote.at) {
+                    let first = match message {
+                        Early::Write(_) => &mut kept.write,
+                        _ => &mut kept.accept,
+                    };
+                    first.get_or_insert(vote.digest);
+                }
             }
+            Early::Propose(propose) if ahead(&propose.at) < OUT_OF_CONTEXT_MAX => {
+                let (place, size) = (slot(propose.at.cid), size_of(&propose));
+                if replaces(propose.at, member.proposals[place].as_ref().map(|kept| kept.at)) {
+                    member.take_proposal(propose.at.cid);
+                    if member.size + size > OUT_OF_CONTEXT_SIZE_MAX {
+                        return false;
+                    }
+                    member.size += size;
+                    member.proposals[place] = Some(propose);
+                }
+            }
+            Early::Refuse(refuse) if ahead(&refuse.at) < OUT_OF_CONTEXT_MAX => {
+                let kept = &mut member.refusals[slot(refuse.at.cid)];
+                if replaces(refuse.at, kept.map(|kept| kept.at)) {
+                    *kept = Some(refuse);
+                }
+            }
+            _ => return false,
         }
-        if queue.len() == OUT_OF_CONTEXT_MAX && queue.pop_front().is_some() {
-            self.count -= 1;
-        }
-        queue.push_back(message);
-        self.count += 1;
-        assert!(queue.len() <= OUT_OF_CONTEXT_MAX);
+        true
     }
 
-    /// Takes one message for exactly this position, with the index of its sender.
+    /// Takes the next message for exactly this position, with the index of its sender. When there is
+    /// none left it costs nothing to ask again.
     pub(crate) fn take(&mut self, at: Position) -> Option<(usize, Early<P>)> {
-        if self.count == 0 {
-            return None;
+        if self.reading != Some(at) {
+            self.reading = Some(at);
+            self.next = 0;
         }
-        for (index, queue) in self.members.iter_mut().enumerate() {
-            if let Some(found) = queue.iter().position(|message| message.at() == at) {
-                self.count -= 1;
-                return queue.remove(found).map(|message| (index, message));
+        while let Some(member) = self.members.get_mut(self.next) {
+            if let Some(message) = member.take(at) {
+                return Some((self.next, message));
             }
+            self.next += 1;
         }
         None
     }
 
-    /// Drops what is for an instance or an epoch before `at`.
-    pub(crate) fn forget_before(&mut self, at: Position) {
-        if self.count == 0 {
-            return;
+    /// Instance `cid` is over: lets go of the memory of proposals for it.
+    pub(crate) fn forget(&mut self, cid: ConsensusId) {
+        for member in &mut self.members {
+            let kept = &member.proposals[slot(cid)];
+            if kept.as_ref().is_some_and(|kept| kept.at.cid <= cid) {
+                member.take_proposal(cid);
+            }
         }
-        for queue in &mut self.members {
-            queue.retain(|message| message.at().cid >= at.cid && message.at().epoch >= at.epoch);
+    }
+}
+
+fn size_of<P: Payload>(propose: &Propose<P>) -> usize {
+    propose.batch.payload().bytes().len()
+}
+
+impl<P: Payload> Member<P> {
+    /// Takes what is in the place of instance `cid`.
+    fn take_proposal(&mut self, cid: ConsensusId) -> Option<Propose<P>> {
+        let taken = self.proposals[slot(cid)].take();
+        self.size -= taken.as_ref().map_or(0, size_of);
+        taken
+    }
+
+    fn take(&mut self, at: Position) -> Option<Early<P>> {
+        let proposal = &self.proposals[slot(at.cid)];
+        if proposal.as_ref().is_some_and(|kept| kept.at == at) {
+            return self.take_proposal(at.cid).map(Early::Propose);
         }
-        self.count = self.members.iter().map(VecDeque::len).sum();
+        let votes = &mut self.votes[vote_slot(at.cid)];
+        if votes.at == Some(at) {
+            if let Some(digest) = votes.write.take() {
+                return Some(Early::Write(Vote { at, digest }));
+            }
+            if let Some(digest) = votes.accept.take() {
+                return Some(Early::Accept(Vote { at, digest }));
+            }
+        }
+        let refusal = &mut self.refusals[slot(at.cid)];
+        if refusal.is_some_and(|kept| kept.at == at) {
+            return refusal.take().map(Early::Refuse);
+        }
+        None
     }
 }

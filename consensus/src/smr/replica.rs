@@ -56,7 +56,7 @@ pub struct Replica<P> {
     pub(super) timestamp_ns: u64,
     /// The last instance that the application has executed.
     pub(super) executed: ConsensusId,
-    pub(super) log: DecisionLog<P>,
+    pub(super) log: DecisionLog,
     /// Instance `decided + 1`.
     pub(super) open: Instance<P>,
     pub(super) later: OutOfContext<P>,
@@ -102,7 +102,7 @@ impl<P: Payload> Replica<P> {
             wrote_in_decided: None,
             timestamp_ns: 0,
             executed: ConsensusId(0),
-            log: DecisionLog::new(),
+            log: DecisionLog::new(config.decision_log_size),
             open: Instance::new(view.id(), first, Regency(0).epoch(), per_digest),
             later: OutOfContext::new(n),
             requests: Requests::new(&config),
@@ -164,7 +164,7 @@ impl<P: Payload> Replica<P> {
 
     /// Digest of the batch that instance `cid` decided, while the decision is kept.
     pub fn decision(&self, cid: ConsensusId) -> Option<Digest> {
-        self.log.get(cid).map(|entry| entry.batch.digest)
+        self.log.get(cid).map(|entry| entry.digest)
     }
 
     /// Messages of members that had no effect, by reason.
@@ -232,7 +232,7 @@ impl<P: Payload> Replica<P> {
             Message::Sync(sync) => self.on_sync(index, sync, actions),
             Message::Status(status) => self.on_status(index, &status, actions),
             Message::Fetch(fetch) => self.on_fetch(index, &fetch, actions),
-            Message::Decided(decided) => self.on_decided(index, decided),
+            Message::Decided(decided) => self.on_decided(index, decided, actions),
             Message::FetchBatch(fetch) => self.on_fetch_batch(index, &fetch, actions),
             Message::BatchBody(body) => self.on_batch_body(body),
         }

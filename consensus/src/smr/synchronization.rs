@@ -156,7 +156,6 @@ impl<P: Payload> Replica<P> {
         // The state is taken before the epoch's own record is cleared; both name the same values.
         let state = self.state();
         self.open.enter_epoch(regency.epoch());
-        self.later.forget_before(self.open.at);
         let leader = self.leader();
         actions.push(Action::Installed { regency, leader });
         self.synchronization.own = None;

@@ -64,11 +64,20 @@ impl<P: Payload> Replica<P> {
         configured.saturating_mul(1 << self.timers.growth)
     }
 
+    /// How long to wait for what was asked for, or for what may still be on its way.
+    pub(super) fn patience(&self) -> Duration {
+        spec!("TIME.6");
+        (self.config.request_timeout / 32).max(PERIOD_MIN)
+    }
+
     /// When the next thing is due.
     pub(super) fn deadline(&self) -> Instant {
         let mut deadline = self.timers.status_at;
         if let Some(retry_at) = self.timers.retry_at {
             deadline = deadline.min(retry_at);
+        }
+        if let Some(ask_at) = self.lag.ask_at {
+            deadline = deadline.min(ask_at);
         }
         if self.stopped {
             deadline = deadline.min(self.synchronization.give_up_at);
@@ -91,6 +100,9 @@ impl<P: Payload> Replica<P> {
         if self.timers.retry_at.is_some_and(|at| now >= at) {
             // `advance` tries again after every step.
             self.timers.retry_at = None;
+        }
+        if self.lag.ask_at.is_some_and(|at| now >= at) {
+            self.on_fetch_deadline(actions);
         }
         if self.stopped && now >= self.synchronization.give_up_at {
             spec!("TIME.4");

@@ -74,7 +74,7 @@ impl<P: Payload> Replica<P> {
         }
         match self.time_of(refuse.at) {
             Time::Past => self.ignored.add(Ignored::Stale),
-            Time::Early => self.later.store(index, Early::Refuse(refuse)),
+            Time::Early => self.keep_early(index, refuse.at, Early::Refuse(refuse), actions),
             Time::Now => {
                 let counted = self.open.refusals.vote(index, refuse.digest);
                 let refused = self.open.refusals.reached(self.quorums.one_correct());

@@ -7,7 +7,7 @@
 use alloc::vec::Vec;
 
 use crate::batch::Batch;
-use crate::limits::FETCH_MAX;
+use crate::limits::CLAIMS_MAX;
 use crate::spec;
 use crate::types::{ConsensusId, Digest};
 use crate::vp::votes::Tally;
@@ -18,7 +18,7 @@ struct Slot<P> {
     batch: Option<Batch<P>>,
 }
 
-/// Claims about the instances `decided + 1 ..= decided + FETCH_MAX`.
+/// Claims about the instances `decided + 1 ..= decided + CLAIMS_MAX`.
 pub(crate) struct Claims<P> {
     slots: Vec<Slot<P>>,
 }
@@ -26,7 +26,7 @@ pub(crate) struct Claims<P> {
 impl<P> Claims<P> {
     pub(crate) fn new() -> Self {
         let slot = |_| Slot { cid: ConsensusId(0), claims: Tally::new(true), batch: None };
-        Self { slots: (0..FETCH_MAX).map(slot).collect() }
+        Self { slots: (0..CLAIMS_MAX).map(slot).collect() }
     }
 
     /// Counts the claim of the member at `index`, and keeps `batch`. Returns false when the
@@ -40,18 +40,18 @@ impl<P> Claims<P> {
         batch: Option<Batch<P>>,
     ) -> bool {
         spec!("LAG.2", "VP.8");
-        if cid <= decided || cid.0 - decided.0 > FETCH_MAX {
+        if cid <= decided || cid.0 - decided.0 > CLAIMS_MAX {
             return false;
         }
-        let slot = &mut self.slots[(cid.0 % FETCH_MAX) as usize];
+        let slot = &mut self.slots[(cid.0 % CLAIMS_MAX) as usize];
         if slot.cid != cid {
             slot.cid = cid;
             slot.claims.clear();
             slot.batch = None;
         }
         slot.claims.vote(index, digest);
-        if let Some(batch) = batch {
-            slot.batch = Some(batch);
+        if slot.batch.is_none() {
+            slot.batch = batch;
         }
         true
     }
@@ -61,10 +61,15 @@ impl<P> Claims<P> {
         self.slot(cid).and_then(|slot| slot.claims.reached(threshold))
     }
 
+    /// Have bytes come for `cid`?
+    pub(crate) fn has_batch(&self, cid: ConsensusId) -> bool {
+        self.slot(cid).is_some_and(|slot| slot.batch.is_some())
+    }
+
     /// Takes the batch that came with a claim for `cid`, if it has this digest. Another one is
     /// dropped: its sender lied or is behind.
     pub(crate) fn take_batch(&mut self, cid: ConsensusId, digest: &Digest) -> Option<Batch<P>> {
-        let slot = &mut self.slots[(cid.0 % FETCH_MAX) as usize];
+        let slot = &mut self.slots[(cid.0 % CLAIMS_MAX) as usize];
         if slot.cid != cid {
             return None;
         }
@@ -72,6 +77,6 @@ impl<P> Claims<P> {
     }
 
     fn slot(&self, cid: ConsensusId) -> Option<&Slot<P>> {
-        self.slots.get((cid.0 % FETCH_MAX) as usize).filter(|slot| slot.cid == cid)
+        self.slots.get((cid.0 % CLAIMS_MAX) as usize).filter(|slot| slot.cid == cid)
     }
 }

@@ -93,6 +93,7 @@ impl Cluster {
         let mut config = Config::new(ReplicaId(id), self.view.clone());
         config.request_timeout = self.timeout;
         config.batch_requests_max = self.batch_requests_max;
+        config.decision_log_size = 0;
         config.restarted = restarted;
         let replica = Replica::new(config, Box::new(HeapPool), self.now);
         self.replicas.insert(id, replica);
@@ -113,8 +114,16 @@ impl Cluster {
         let mut actions = Actions::with_capacity(limits::ACTIONS_MAX);
         replica.step(self.now, input, &mut actions);
         assert!(actions.as_slice().len() <= limits::ACTIONS_MAX, "rule CORE.2");
+        let mut executed = None;
         for action in actions.drain().collect::<Vec<_>>() {
+            if let Action::Execute { context, .. } = &action {
+                executed = Some(context.cid);
+            }
             self.act(id, action);
+        }
+        // Only when everything was taken in: the application comes after the core.
+        if let Some(cid) = executed.filter(|_| !self.stalled.contains(&id)) {
+            self.step(id, Input::Executed(cid));
         }
     }
 
@@ -151,9 +160,6 @@ impl Cluster {
                 let list = self.executed.entry(id).or_default();
                 assert_eq!(executed.cid, list.len() as u64 + 1, "in order, without gaps");
                 list.push(executed);
-                if !self.stalled.contains(&id) {
-                    self.step(id, Input::Executed(context.cid));
-                }
             }
             _ => {}
         }
