@@ -24,6 +24,10 @@ const IN_FLIGHT_MAX: usize = 32;
 const _: () = assert!(GROUP_COMMANDS_MAX <= COMMANDS_MAX);
 const _: () = assert!(IN_FLIGHT_MAX <= tetrarch_consensus::limits::SESSION_WINDOW);
 
+/// Bytes of replies in flight, as far as one can tell from the last ones. Replicas keep about as much
+/// for a session: a reply that is lost on the way and not kept any more is lost for good.
+const REPLIES_SIZE_MAX: usize = 256 * 1024;
+
 /// Bytes of operations and replies that a connection holds before it reads no further.
 const HELD_SIZE_MAX: usize = 1024 * 1024;
 /// Replies owed before a connection reads no further.
@@ -96,6 +100,8 @@ pub(super) struct Pipeline {
     next_number: u32,
     attempt: u16,
     in_flight: usize,
+    /// Bytes of a large reply lately.
+    reply_size: usize,
     /// Something came back unanswered: nothing is sent until all in flight is back.
     stalled: bool,
     /// Emptied operations, to be used again.
@@ -203,12 +209,13 @@ impl Pipeline {
             _ => None,
         });
         let mut flying = flying;
+        let in_flight_max = (REPLIES_SIZE_MAX / self.reply_size.max(1)).clamp(1, IN_FLIGHT_MAX);
         for group in &mut self.groups {
             if !matches!(group.state, State::Waiting) {
                 continue;
             }
             let mode = if group.read_only { Mode::ReadOnly } else { Mode::Ordered };
-            if flying.is_some_and(|flying| flying != mode) || self.in_flight >= IN_FLIGHT_MAX {
+            if flying.is_some_and(|flying| flying != mode) || self.in_flight >= in_flight_max {
                 return false;
             }
             group.operation.set_attempt(self.attempt);
@@ -240,6 +247,7 @@ impl Pipeline {
             Ok(reply) => match unanswered(&reply, group.owed) {
                 Ok(unanswered) => {
                     self.stalled |= unanswered;
+                    self.reply_size = reply.len().max(self.reply_size - self.reply_size / 8);
                     self.held_size += reply.len();
                     State::Done(reply, 0)
                 }
