@@ -365,8 +365,15 @@ impl PrivateKeys {
                 format!("run `chmod 600 {}`", file.display()),
             ));
         }
-        let text = read(file, hint)?;
-        let raw: KeyFile = parse_toml(&text, file)?;
+        Self::parse(&read(file, hint)?, file)
+    }
+
+    /// Reads the text of a key file; `file` is its name in errors, which show nothing of the text.
+    ///
+    /// # Errors
+    /// The text holds no keys.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ClusterError> {
+        let raw: KeyFile = parse_toml(text, file)?;
         let bad = |field: &str, error: KeyError| {
             ClusterError::new(file, field, "", error.to_string(), "restore the file from a backup")
         };

@@ -1,2 +1,2 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| tetrarch_fuzz_targets::link_header(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tetrarch_fuzz_targets::run("link_header", data));
