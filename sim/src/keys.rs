@@ -4,8 +4,11 @@
 //! adversary gets a [`Keyring`] of its own identities and can copy what it saw, never make more. Must
 //! not: be mistaken for cryptography.
 
+use tetrarch_appliance::proofs::sign_state;
 use tetrarch_consensus::message::{ReplicaState, Request, SignedState, proof};
 use tetrarch_consensus::{Digest, Payload, ReplicaId, RequestView};
+
+use tetrarch_dataplane::crypto::signature::SigningKey;
 
 use crate::rng::mix;
 
@@ -122,14 +125,32 @@ impl Keys {
 /// The keys of the adversary: those of all faulty members together.
 #[derive(Clone, Debug)]
 pub struct Keyring {
-    keys: Keys,
+    signer: Signer,
     members: Vec<ReplicaId>,
+}
+
+#[derive(Clone)]
+enum Signer {
+    Symbolic(Keys),
+    Real(Vec<SigningKey>),
+}
+
+impl std::fmt::Debug for Signer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Signer")
+    }
 }
 
 impl Keyring {
     /// Keys of `members`.
     pub fn new(keys: Keys, members: Vec<ReplicaId>) -> Self {
-        Self { keys, members }
+        Self { signer: Signer::Symbolic(keys), members }
+    }
+
+    /// Real keys of `members`, in the same order.
+    pub fn real(members: Vec<ReplicaId>, keys: Vec<SigningKey>) -> Self {
+        assert_eq!(members.len(), keys.len(), "one key a member");
+        Self { signer: Signer::Real(keys), members }
     }
 
     /// The faulty members.
@@ -139,15 +160,20 @@ impl Keyring {
 
     /// Signs a state of a faulty member; `None` for anybody else's.
     pub fn sign_state(&self, state: ReplicaState) -> Option<SignedState> {
-        let own = self.members.contains(&state.replica);
-        own.then(|| SignedState { state, signature: self.keys.sign_state(&state) })
+        let own = self.members.iter().position(|member| *member == state.replica)?;
+        let mut signed = SignedState { state, signature: [0; 64] };
+        match &self.signer {
+            Signer::Symbolic(keys) => signed.signature = keys.sign_state(&state),
+            Signer::Real(keys) => sign_state(&mut signed, &keys[own]),
+        }
+        Some(signed)
     }
 
     /// A proof for a request of a client whose key the adversary does not have. Convinces nobody.
     pub fn forge(&self, signed: bool) -> (u8, Vec<u8>) {
         match signed {
             true => (proof::SIGNATURE, vec![0xee; TAG_SIZE]),
-            false => (proof::MAC_VECTOR, vec![0xee; TAG_SIZE * self.keys.members]),
+            false => (proof::MAC_VECTOR, vec![0xee; TAG_SIZE * self.members.len()]),
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tetrarch_appliance::metrics::Metrics;
 use tetrarch_appliance::node::{Node, Parts};
+use tetrarch_appliance::proofs::Proofs;
 use tetrarch_appliance::testing::TestCluster;
 use tetrarch_client::cluster::PrivateKeys;
 use tetrarch_client::{ClientConfig, ClientDriver, Matching, Mode, Outcome, Ticket};
@@ -21,10 +22,13 @@ use tetrarch_dataplane::transport::memory::{MemoryTransport, Port, Switch};
 use tetrarch_dataplane::types::{Instant, PeerId};
 
 use super::machine::{Journal, Registers, Validator, decode};
+use super::puppet::{Puppet, Strings};
+use crate::byzantine::Adversary;
 use crate::coverage::Coverage;
+use crate::keys::Keyring;
 use crate::rng::Rng;
 use crate::service::{Answer, Operation};
-use crate::swarm::{ClientPlan, Options};
+use crate::swarm::{ClientPlan, Options, Villain};
 
 /// Turns of one node without time passing, at most.
 const TURNS_MAX: usize = 1000;
@@ -36,6 +40,13 @@ fn arena() -> Arena {
         SlotClass { slot_size: 64 * 1024, count: 24 },
     ];
     Arena::heap(&ArenaSpec { classes }).expect("a few MiB of memory")
+}
+
+/// The keys of all members that misbehave.
+fn keyring(options: &Options, test: &TestCluster) -> Keyring {
+    let members: Vec<_> = options.villains.iter().map(|villain| villain.member).collect();
+    let keys = members.iter().map(|&at| test.replica_keys[at].signing_key.clone()).collect();
+    Keyring::real(members.iter().map(|&at| ReplicaId(at as u16)).collect(), keys)
 }
 
 /// A place for a node: the node may crash and come back.
@@ -55,6 +66,8 @@ pub struct Seat {
     dial: Vec<(u16, Port)>,
     offset_ns: i64,
     node: Option<Node>,
+    puppet: Option<Puppet>,
+    villain: Option<(Villain, Rng)>,
     metrics: Arc<Metrics>,
     /// Memory of all its lives: frames can outlive a node in the network.
     arenas: Vec<Arena>,
@@ -81,11 +94,20 @@ impl Seat {
             dial,
             offset_ns,
             node: None,
+            puppet: None,
+            villain: None,
             metrics: Arc::new(Metrics::new()),
             arenas: Vec::new(),
             next_turn: None,
             last_turn: Instant(0),
         }
+    }
+
+    /// A place for a member that misbehaves.
+    pub fn for_villain(mut self, villain: Villain, rng: Rng) -> Self {
+        self.villain = Some((villain, rng));
+        self.honest = false;
+        self
     }
 
     /// Its clock.
@@ -135,6 +157,21 @@ impl Seat {
         config.clients_max = test.cluster.clients.len() as u32;
         config.sessions_per_client_max = 2;
         config.restarted = restarted;
+        self.next_turn = None;
+        self.arenas.push(arena);
+        if let Some((villain, rng)) = &mut self.villain {
+            let strings = Strings {
+                config,
+                links,
+                pool,
+                proofs: Proofs::new(&test.cluster, ReplicaId(self.member), keys)
+                    .expect("generated keys are good"),
+                keyring: keyring(options, test),
+                adversary: Adversary::new(&villain.strategies, villain.activity, rng.fork(1)),
+            };
+            self.puppet = Some(Puppet::new(strings, self.local(now)));
+            return;
+        }
         let parts = Parts {
             config,
             cluster: &test.cluster,
@@ -149,18 +186,23 @@ impl Seat {
         };
         let (node, _events) = Node::new(parts, self.local(now)).expect("generated keys are good");
         self.node = Some(node);
-        self.arenas.push(arena);
-        self.next_turn = None;
     }
 
     /// Ends the node.
     pub fn stop(&mut self) {
-        self.node = None;
+        (self.node, self.puppet) = (None, None);
+    }
+
+    /// If it is faulty: becomes honest.
+    pub fn retire(&mut self) {
+        if let Some(puppet) = &mut self.puppet {
+            puppet.retire();
+        }
     }
 
     /// May it have a turn now?
     pub fn is_awake(&self, now: Instant) -> bool {
-        self.node.is_some()
+        (self.node.is_some() || self.puppet.is_some())
             && !self.paused
             && (self.period.is_zero() || now >= self.last_turn + self.period)
     }
@@ -169,6 +211,9 @@ impl Seat {
     pub fn turn(&mut self, now: Instant) -> bool {
         self.last_turn = now;
         let local = self.local(now);
+        if let Some(puppet) = &mut self.puppet {
+            puppet.turn(local);
+        }
         let Some(node) = &mut self.node else { return true };
         if !self.period.is_zero() {
             node.turn(local);
@@ -179,7 +224,12 @@ impl Seat {
 
     /// When it wants a turn, if that is sooner than what it already asked for.
     pub fn next_turn(&mut self, now: Instant) -> Option<Instant> {
-        let due = self.global(self.node.as_ref()?.next_deadline()?);
+        let due = match (&self.node, &self.puppet) {
+            (Some(node), _) => node.next_deadline(),
+            (None, Some(puppet)) => puppet.next_deadline(),
+            (None, None) => None,
+        };
+        let due = self.global(due?);
         let due = due.max(now + Duration::from_micros(1));
         let asked = self.next_turn.filter(|asked| *asked > now);
         if asked.is_some_and(|asked| asked <= due) {

@@ -7,6 +7,7 @@
 
 pub mod actors;
 pub mod machine;
+pub mod puppet;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -20,7 +21,7 @@ use tetrarch_dataplane::types::Instant;
 use crate::checker::{Checker, Decided, Property};
 use crate::coverage::Coverage;
 use crate::rng::{Rng, mix};
-use crate::swarm::Options;
+use crate::swarm::{Options, Strategy};
 use crate::trace::{Log, Trace};
 use crate::world::Outcome;
 use actors::{Person, Seat};
@@ -105,7 +106,7 @@ pub fn run(options: &Options, log: Log) -> Outcome {
 }
 
 impl Cluster {
-    /// A cluster that starts now. Byzantine members are twins; others crash.
+    /// A cluster that starts now. Byzantine members are twins or puppets; others crash.
     pub fn new(options: Options, log: Log) -> Self {
         let mut rng = Rng::new(options.seed ^ 0x006e_6f64_6573);
         let n = options.n() as u16;
@@ -156,8 +157,12 @@ impl Cluster {
         let n = self.options.n() as u16;
         // Each member talks to one of two twins.
         let sides = self.rng.next();
+        let twins = |options: &Options, member: u16| {
+            let villain = options.villains.iter().find(|it| it.member == usize::from(member));
+            villain.is_some_and(|villain| villain.strategies.contains(&Strategy::Twins))
+        };
         let port_of = |options: &Options, member: u16, other: u16| {
-            let twin = options.is_villain(usize::from(member)) && sides >> (other % 64) & 1 == 1;
+            let twin = twins(options, member) && sides >> (other % 64) & 1 == 1;
             Port(if twin { TWIN_PORT + member } else { member })
         };
         for id in 0..n {
@@ -165,13 +170,18 @@ impl Cluster {
             let offset = self.rng.range(0, 2 * skew) as i64 - skew as i64;
             let lower = (0..id).map(|to| (to, port_of(&self.options, to, id)));
             let lower: Vec<_> = lower.collect();
-            if self.options.is_villain(usize::from(id)) {
+            let villain = self.options.villains.iter().find(|it| it.member == usize::from(id));
+            if twins(&self.options, id) {
                 let (first, second) =
                     lower.iter().copied().partition(|(to, _)| sides >> (to % 64) & 1 == 0);
                 self.seats.push(Seat::new(id, Port(id), first, offset, false));
                 self.seats.push(Seat::new(id, Port(TWIN_PORT + id), second, offset, false));
             } else {
-                self.seats.push(Seat::new(id, Port(id), lower, offset, true));
+                let seat = Seat::new(id, Port(id), lower, offset, true);
+                self.seats.push(match villain {
+                    Some(villain) => seat.for_villain(villain.clone(), self.rng.fork(3)),
+                    None => seat,
+                });
             }
         }
         for at in 0..self.seats.len() {
@@ -550,6 +560,9 @@ impl Cluster {
             self.events.remove(&order);
             self.on_fault(fault);
         }
+        if !self.options.villains_persist {
+            self.seats.iter_mut().for_each(Seat::retire);
+        }
         self.people.iter_mut().for_each(Person::hurry);
     }
 
@@ -605,8 +618,10 @@ impl Cluster {
         coverage.add("instances decided", self.checker.decisions() as u64);
         coverage.add("requests executed", self.checker.executions() as u64);
         coverage.add("operations checked", self.checker.history.completed() as u64);
-        let twins = self.options.villains.len() as u64;
-        coverage.add("twins", twins);
+        for villain in &self.options.villains {
+            let twins = villain.strategies.contains(&Strategy::Twins);
+            coverage.count(if twins { "twins" } else { "puppets" });
+        }
         coverage.add("crash-only runs", u64::from(self.options.model == FaultModel::Crash));
         Outcome {
             seed: self.options.seed,

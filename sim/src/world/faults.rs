@@ -245,6 +245,18 @@ impl World {
         }
     }
 
+    /// Faulty members are cut off.
+    pub(super) fn silence_villains(&mut self) {
+        self.trace.line(self.now, Log::Short, || "faulty members fall silent".into());
+        for member in 0..self.view.n() {
+            if self.nodes[member].adversary.is_some() {
+                for peer in (0..self.view.n()).filter(|&peer| peer != member) {
+                    self.net.hold(member, peer);
+                }
+            }
+        }
+    }
+
     /// Ends every fault that has begun: its end is in the queue.
     fn mend_now(&mut self) {
         let queue = std::mem::take(&mut self.queue);

@@ -264,6 +264,23 @@ impl World {
             return;
         }
         self.heal();
+        if !self.catch_up() {
+            return;
+        }
+        if !self.options.villains.is_empty() {
+            // So far faulty members may have helped. Now they say nothing, and nobody may need them.
+            self.silence_villains();
+            self.poke();
+            if !self.catch_up() {
+                return;
+            }
+        }
+        self.quiet();
+        self.checker.finish();
+    }
+
+    /// Runs until everything that was wanted is done; a violation if that takes too long.
+    fn catch_up(&mut self) -> bool {
         let end = self.now + self.options.bound;
         let mut finished = false;
         while !finished && !self.failed() && self.now < end {
@@ -276,16 +293,11 @@ impl World {
                 }
             }
         }
-        if self.failed() {
-            return;
-        }
-        if !finished {
+        if !finished && !self.failed() {
             let text = self.what_is_missing();
             self.checker.fail(Property::Liveness, text);
-            return;
         }
-        self.quiet();
-        self.checker.finish();
+        !self.failed()
     }
 
     /// Runs until `end`, a violation or `done`, which is asked now and then; true when it was.
@@ -395,20 +407,12 @@ impl World {
 
     /// Has everybody what they wanted, and are the healed members equally far? Some may be stopped
     /// while the others get on: a faulty leader withholds its SYNC from one, or one is alone in a
-    /// regency that the others do not want any more. Together with the faulty ones they are at most f.
+    /// regency that the others do not want any more.
     fn is_done(&self) -> bool {
         let decided = self.checker.decisions() as u64;
-        let level = |(_, node): (usize, &Node)| {
-            node.hosts
-                .iter()
-                .all(|host| host.core.decided().0 == decided && host.executed.0 == decided)
-        };
-        let votes =
-            |(_, node): &(usize, &Node)| node.hosts.iter().all(|host| !host.core.is_stopped());
-        let voting = self.judged().filter(votes).count();
+        let level = |host: &Host| host.core.decided().0 == decided && host.executed.0 == decided;
         self.clients.iter().all(Client::is_done)
-            && self.judged().all(level)
-            && voting + self.options.f >= self.view.n()
+            && self.judged().all(|(_, node)| node.hosts.iter().all(level))
     }
 
     /// Without work a replica may stay one instance behind, or alone in a regency: the next request
