@@ -89,7 +89,8 @@ pub enum Evidence {
         /// Where.
         at: Position,
     },
-    /// A client's proof convinces some replicas only.
+    /// A client's proof convinces some replicas only. Either the client is faulty, or a leader that
+    /// spoiled the proof on its way into a proposal: the client's requests count only signed from now.
     HalfValidProof {
         /// Whose.
         client: ClientId,

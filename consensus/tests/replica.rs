@@ -67,6 +67,28 @@ fn the_same_inputs_give_the_same_actions() {
     assert_eq!(first, play());
 }
 
+// rule: LAG.5
+#[test]
+fn a_replica_without_memory_answers_reads_only_when_it_has_executed_what_it_missed() {
+    let mut cluster = Cluster::four();
+    order(&mut cluster, 1, 1);
+    assert!(cluster.replica(3).may_answer_reads());
+    cluster.crash(3);
+    cluster.start(3, true);
+    cluster.stalled.insert(3);
+    for other in 0..3 {
+        cluster.connect(3, other);
+    }
+    cluster.run(Duration::from_millis(500));
+    assert!(cluster.replica(3).is_mute() && !cluster.replica(3).may_answer_reads());
+    order(&mut cluster, 1, 2);
+    order(&mut cluster, 1, 3);
+    assert!(!cluster.replica(3).is_mute(), "two instances beyond what the others had decided");
+    assert!(!cluster.replica(3).may_answer_reads(), "decided is not executed");
+    cluster.unstall(3);
+    assert!(cluster.replica(3).may_answer_reads());
+}
+
 // rule: LAG.4
 #[test]
 fn a_replica_whose_decisions_are_gone_everywhere_says_so_once_and_stays_out_of_the_way() {

@@ -55,6 +55,8 @@ pub(super) struct Lag<P> {
     /// The instance that nobody can send any more, once that was said.
     behind: Option<ConsensusId>,
     mute: bool,
+    /// What has to be executed before this replica's state is fit for reading.
+    read_from: ConsensusId,
 }
 
 /// The wait for an answer grows at most this many times twofold.
@@ -79,6 +81,7 @@ impl<P> Lag<P> {
             decided_at_status: none,
             behind: None,
             mute: restarted,
+            read_from: none,
         }
     }
 
@@ -99,6 +102,11 @@ impl<P> Lag<P> {
         let before = self.target;
         self.update_target(one_correct);
         self.target > before
+    }
+
+    /// The instance to be executed before reads are answered; `None` while this replica only learns.
+    pub(super) fn read_from(&self) -> Option<ConsensusId> {
+        (!self.mute).then_some(self.read_from)
     }
 
     /// Does this replica only learn?
@@ -400,6 +408,7 @@ impl<P: Payload> Replica<P> {
         let mark = self.lag.mark(self.index, self.quorums);
         if mark.is_some_and(|mark| self.decided.0 >= mark.0.saturating_add(2)) {
             self.lag.mute = false;
+            self.lag.read_from = self.decided;
         }
     }
 

@@ -157,6 +157,13 @@ impl<P: Payload> Replica<P> {
         self.lag.is_mute()
     }
 
+    /// May read-only requests be answered from the state of this replica? Not before one that lost
+    /// its memory has executed what it may have helped to decide before (rule LAG.5).
+    pub fn may_answer_reads(&self) -> bool {
+        spec!("LAG.5");
+        self.lag.read_from().is_some_and(|from| self.executed >= from)
+    }
+
     /// Oldest decision this replica can still send to others; `decided + 1` when it keeps none.
     pub fn log_start(&self) -> ConsensusId {
         self.log.start().unwrap_or(self.decided.next())
