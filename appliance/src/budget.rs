@@ -10,9 +10,7 @@
 
 use std::fmt;
 
-use tetrarch_consensus::limits::{
-    BATCH_SIZE_MAX, DECISION_LOG_MAX, DECISION_LOG_SIZE_MAX, RESULT_SIZE_MAX,
-};
+use tetrarch_consensus::limits::{BATCH_SIZE_MAX, DECISION_LOG_SIZE_MAX, RESULT_SIZE_MAX};
 use tetrarch_dataplane::arena::{ArenaSpec, SlotClass};
 use tetrarch_dataplane::limits::BODY_SIZE_MAX;
 
@@ -26,13 +24,19 @@ const MIB: usize = 1024 * KIB;
 pub struct Sizes {
     /// Bytes of frames for messages in flight, besides the decision log.
     pub frames_size: usize,
+    /// Encoded bytes of decisions that are kept to help others.
+    pub decision_log_size: usize,
     /// Bytes of kept replies.
     pub reply_cache_size: usize,
 }
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { frames_size: 128 * MIB, reply_cache_size: 64 * MIB }
+        Self {
+            frames_size: 64 * MIB,
+            decision_log_size: DECISION_LOG_SIZE_MAX,
+            reply_cache_size: 64 * MIB,
+        }
     }
 }
 
@@ -57,14 +61,14 @@ pub struct Budget {
 impl Budget {
     /// The sum for these sizes.
     pub fn new(sizes: Sizes) -> Self {
-        let arena = arena(sizes.frames_size);
+        let arena = arena(sizes);
         let lines = vec![
             Line {
                 size: arena.size(),
                 what: format!(
-                    "frames: {} MiB in flight, {} MiB for the last {DECISION_LOG_MAX} decisions",
+                    "frames: {} MiB in flight, twice {} MiB for the last decisions",
                     sizes.frames_size / MIB,
-                    LOG_FRAMES_SIZE / MIB,
+                    sizes.decision_log_size / MIB,
                 ),
             },
             Line {
@@ -94,13 +98,9 @@ impl fmt::Display for Budget {
     }
 }
 
-/// Bytes for the decision log: its batches lie in slots of the next larger size, and where a class is
-/// used up, in those of larger ones.
-const LOG_FRAMES_SIZE: usize = 3 * DECISION_LOG_SIZE_MAX;
-
-/// Slots for `in_flight` bytes of messages and the decision log. Slot sizes about double, so that a
-/// frame wastes half of its slot at most, as long as its class lasts.
-fn arena(in_flight: usize) -> ArenaSpec {
+/// Slots for messages in flight and the decision log. Slot sizes about double, so that a frame wastes
+/// half of its slot at most: hence twice the log. A class that is used up borrows from larger ones.
+fn arena(sizes: Sizes) -> ArenaSpec {
     /// Slot size, share of the memory in 64ths.
     const SHARES: [(usize, usize); 12] = [
         // WRITE, ACCEPT, STATUS, requests and replies of up to 100 bytes.
@@ -119,7 +119,7 @@ fn arena(in_flight: usize) -> ArenaSpec {
         // Full batches, the largest results.
         (BATCH_SIZE_MAX + 16 * KIB, 15),
     ];
-    let memory = in_flight + LOG_FRAMES_SIZE;
+    let memory = sizes.frames_size + 2 * sizes.decision_log_size;
     let class = |(size, share): (usize, usize)| SlotClass {
         slot_size: size as u32,
         count: (memory / 64 * share / size).max(4) as u32,
@@ -139,8 +139,10 @@ mod tests {
         let budget = Budget::new(Sizes::default());
         assert_eq!(budget.lines[0].size, budget.arena.size());
         let text = budget.to_string();
-        assert!(text.starts_with("memory ") && text.contains("frames: 128 MiB"), "{text}");
-        assert!(budget.size() < 320 * MIB, "{} MiB", budget.size() / MIB);
+        assert!(text.starts_with("memory ") && text.contains("64 MiB in flight"), "{text}");
+        let Sizes { frames_size, decision_log_size, reply_cache_size } = Sizes::default();
+        let most = frames_size + 2 * decision_log_size + reply_cache_size + 16 * MIB;
+        assert!(budget.size() < most, "{} MiB", budget.size() / MIB);
     }
 
     #[test]
@@ -148,7 +150,7 @@ mod tests {
         // Messages fill classes from the small ones up, and clients are held back when less than a
         // quarter is free (`stage::network`): by then the two largest classes are all there is.
         for frames_size in [16 * MIB, 128 * MIB, 1024 * MIB] {
-            let arena = arena(frames_size);
+            let arena = arena(Sizes { frames_size, ..Sizes::default() });
             let large = arena.classes.iter().rev().take(2);
             let large: usize = large.map(|c| c.slot_size as usize * c.count as usize).sum();
             assert!(large * 4 >= arena.size(), "{frames_size}");

@@ -102,6 +102,8 @@ pub struct LimitsFile {
     pub sessions_per_client_max: u32,
     /// Memory for messages in flight, MiB.
     pub frames_mib: usize,
+    /// Decisions kept to help replicas that are behind, MiB. Takes twice as much memory.
+    pub decision_log_mib: usize,
     /// Memory for kept replies, MiB.
     pub reply_cache_mib: usize,
     /// How far ahead of this clock a proposed time may be, ms.
@@ -118,6 +120,7 @@ impl Default for LimitsFile {
             batch_size_max: BATCH_SIZE_MAX,
             sessions_per_client_max: 4096,
             frames_mib: sizes.frames_size / MIB,
+            decision_log_mib: sizes.decision_log_size / MIB,
             reply_cache_mib: sizes.reply_cache_size / MIB,
             clock_skew_max_ms: 1000,
             unauthenticated_connections_max: 128,
@@ -423,15 +426,18 @@ impl Check<'_> {
         config.batch_size_max = limits.batch_size_max;
         config.sessions_per_client_max = limits.sessions_per_client_max;
         config.clients_max = cluster.clients.len() as u32;
+        config.decision_log_size = limits.decision_log_mib * MIB;
         config.clock_skew_max = Duration::from_millis(limits.clock_skew_max_ms);
         Ok(config)
     }
 
     fn sizes(&self, limits: &LimitsFile) -> Result<Sizes, ConfigError> {
         self.range("limits.frames_mib", limits.frames_mib, 16, 65_536)?;
+        self.range("limits.decision_log_mib", limits.decision_log_mib, 1, 65_536)?;
         self.range("limits.reply_cache_mib", limits.reply_cache_mib, 1, 65_536)?;
         Ok(Sizes {
             frames_size: limits.frames_mib * MIB,
+            decision_log_size: limits.decision_log_mib * MIB,
             reply_cache_size: limits.reply_cache_mib * MIB,
         })
     }

@@ -32,6 +32,10 @@ const REPLICAS: usize = 4;
 const FAULTS: usize = 1;
 const MIB: usize = 1024 * 1024;
 
+/// Little memory, so that it starts at once on a small machine.
+const SIZES: Sizes =
+    Sizes { frames_size: 16 * MIB, decision_log_size: 16 * MIB, reply_cache_size: 8 * MIB };
+
 /// How often the progress line changes.
 const PROGRESS: Duration = Duration::from_millis(500);
 
@@ -115,6 +119,7 @@ fn replica(
     let mut core = Config::new(id, cluster.view());
     core.request_timeout = Duration::from_millis(args.request_timeout_ms);
     core.clients_max = 1;
+    core.decision_log_size = SIZES.decision_log_size;
     Start {
         id,
         cluster: cluster.clone(),
@@ -124,7 +129,7 @@ fn replica(
         listen,
         metrics: None,
         placement: Placement { layout: Layout::Fused, idle: IdlePolicy::Park, cores: Vec::new() },
-        sizes: Sizes { frames_size: 16 * MIB, reply_cache_size: 8 * MIB },
+        sizes: SIZES,
         core,
         half_open_max: 16,
     }

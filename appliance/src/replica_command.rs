@@ -130,7 +130,7 @@ impl Reporter {
     /// Writes what happened since the last call.
     pub fn report(&mut self, running: &mut Running) {
         let now = Instant::now();
-        while let Some(event) = running.events.next() {
+        while let Some(event) = running.events.take() {
             self.event(now, event);
         }
         if self.restarted && running.subject().caught_up() {

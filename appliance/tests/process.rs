@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use tetrarch_client::{Client, ClientConfig};
@@ -99,14 +100,16 @@ fn run(first: &[&str], second: &[&str]) -> Output {
     command.args(first).args(second).stdin(Stdio::null()).output().expect("the binary was built")
 }
 
-/// The first of `count` consecutive loopback ports that were free a moment ago.
+/// The first of `count` consecutive loopback ports that were free a moment ago. Tests run at the same
+/// time, so each looks in a range of its own.
 fn free_ports(count: u16) -> u16 {
-    let start = 20_000 + (std::process::id() % 20_000) as u16;
-    (start..60_000)
+    static TESTS: AtomicU16 = AtomicU16::new(0);
+    let range = 1000 * TESTS.fetch_add(1, Ordering::Relaxed);
+    let start = 20_000 + (std::process::id() % 20_000) as u16 + range;
+    let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    (start..start + 1000)
         .step_by(usize::from(count))
-        .find(|base| {
-            (*base..base + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
-        })
+        .find(|base| (*base..base + count).all(free))
         .expect("a machine with free ports")
 }
 

@@ -18,15 +18,13 @@ use tetrarch_dataplane::reject::Reject;
 use crate::payload::FramePayload;
 use crate::proofs::{Proofs, SIGNATURES_AT_ONCE};
 
-/// What became of a message.
+/// What became of a client's message.
 #[derive(Debug)]
 pub enum Verdict {
     /// An ordered request, for the core.
     Request(Verified<Request<FramePayload>>),
     /// A read-only request, for the application.
     Query(Verified<Request<FramePayload>>),
-    /// A member's message, for the core.
-    Peer(Input<FramePayload>),
     /// Not a command of the service, or a session that may not exist: the client is told so.
     Refused {
         /// Session.
@@ -38,7 +36,7 @@ pub enum Verdict {
     },
 }
 
-/// Turns messages into verdicts.
+/// Checks messages.
 pub struct Ingress {
     view: View,
     proofs: Proofs,
@@ -62,20 +60,11 @@ impl Ingress {
         self.proofs.signatures()
     }
 
-    /// Checks one message of a link.
+    /// Checks one message of a client.
     ///
     /// # Errors
     /// Why it is dropped.
-    pub fn check(&mut self, received: Received) -> Result<Verdict, Reject> {
-        if received.peer.is_client() {
-            self.check_client(received)
-        } else {
-            let from = u16::try_from(received.peer.index()).map_err(|_| Reject::NotMember)?;
-            self.check_member(ReplicaId(from), received)
-        }
-    }
-
-    fn check_client(&mut self, received: Received) -> Result<Verdict, Reject> {
+    pub fn check_client(&mut self, received: Received) -> Result<Verdict, Reject> {
         let header = received.header;
         if header.kind != kind::REQUEST {
             return Err(Reject::NotAllowed);
@@ -107,11 +96,16 @@ impl Ingress {
         Ok(Verdict::Request(Verified::vouch(request)))
     }
 
-    fn check_member(&mut self, from: ReplicaId, received: Received) -> Result<Verdict, Reject> {
+    /// Checks one message of the member `from`, as its link says.
+    ///
+    /// # Errors
+    /// Why it is dropped.
+    pub fn check_member(
+        &mut self,
+        from: ReplicaId,
+        received: Received,
+    ) -> Result<Input<FramePayload>, Reject> {
         let header = received.header;
-        if self.view.index_of(from).is_none() {
-            return Err(Reject::NotMember);
-        }
         if matches!(header.kind, kind::REQUEST | kind::REPLY) {
             return Err(Reject::NotAllowed);
         }
@@ -138,7 +132,7 @@ impl Ingress {
             | Message::Fetch(_)
             | Message::FetchBatch(_) => {}
         }
-        Ok(Verdict::Peer(Input::Peer { from, message: Verified::vouch(message) }))
+        Ok(Input::Peer { from, message: Verified::vouch(message) })
     }
 
     /// Compares every request's digest with its body and marks those that this replica can

@@ -68,6 +68,7 @@ pub struct Outbound {
 
 /// What the core wants done by the application.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are of the large kind")]
 pub enum Work {
     /// Execute a decided batch.
     Execute {
@@ -177,7 +178,7 @@ pub struct Events {
 
 impl Events {
     /// The next event, in no particular order between stages.
-    pub fn next(&mut self) -> Option<Event> {
+    pub fn take(&mut self) -> Option<Event> {
         self.ordering.pop().or_else(|| self.network.pop())
     }
 }

@@ -29,6 +29,9 @@ const BURSTS_PER_POLL: usize = 8;
 /// members can always be heard.
 const RESERVE_FRACTION: usize = 4;
 
+/// How often free frames are counted: in this time a link cannot fill the reserve.
+const LOOK_AT_FRAMES: Duration = Duration::from_millis(5);
+
 /// See the module.
 pub struct Network {
     own: ReplicaId,
@@ -45,6 +48,9 @@ pub struct Network {
     pool: FramePool,
     /// Bytes of free frames below which clients wait.
     reserve: usize,
+    /// Are there fewer, when it was looked at?
+    scarce: bool,
+    next_look: Instant,
     counts: Counts,
     rejects: RejectCounts,
     metrics: Arc<Metrics>,
@@ -87,6 +93,8 @@ impl Network {
             view,
             pool,
             reserve: frames_size / RESERVE_FRACTION,
+            scarce: false,
+            next_look: Instant(0),
             counts: Counts::default(),
             rejects: RejectCounts::new(),
             metrics,
@@ -153,9 +161,12 @@ impl Network {
             }
             progress = Progress::Worked;
             self.counts.rx_messages += count as u64;
-            let scarce = self.pool.free_size() < self.reserve;
             while let Some(received) = self.received.pop_front() {
-                self.on_received(now, received, scarce);
+                match received.peer.is_client() {
+                    false => self.on_member(now, received),
+                    true if self.scarce => self.rejects.add(Reject::Overload),
+                    true => self.on_client(received),
+                }
             }
             if count < BURST_MAX / 2 {
                 break;
@@ -171,15 +182,8 @@ impl Network {
             && self.rings.queries.room() >= BURST_MAX
     }
 
-    fn on_received(&mut self, now: Instant, received: Received, scarce: bool) {
-        if received.peer.is_client() {
-            if scarce {
-                return self.rejects.add(Reject::Overload);
-            }
-        } else if let Some(index) = self.member_index(received.peer) {
-            self.metrics.peer_heard_ns[index].set(now.0);
-        }
-        match self.ingress.check(received) {
+    fn on_client(&mut self, received: Received) {
+        match self.ingress.check_client(received) {
             Err(reason) => self.rejects.add(reason),
             Ok(Verdict::Request(request)) => {
                 self.counts.requests += 1;
@@ -191,14 +195,35 @@ impl Network {
                 let pushed = self.rings.queries.push(request);
                 debug_assert!(pushed.is_ok(), "the room was checked");
             }
-            Ok(Verdict::Peer(input)) => {
-                let pushed = self.rings.peers.push(input);
-                debug_assert!(pushed.is_ok(), "the room was checked");
-            }
             Ok(Verdict::Refused { client, sequence, read_only }) => {
                 self.rejects.add(Reject::NotAllowed);
                 self.egress.refuse(&mut self.links, client, sequence, read_only);
             }
+        }
+    }
+
+    fn on_member(&mut self, now: Instant, received: Received) {
+        let Some(index) = self.member_index(received.peer) else {
+            return self.rejects.add(Reject::NotMember);
+        };
+        self.metrics.peer_heard_ns[index].set(now.0);
+        match self.ingress.check_member(self.view.members()[index], received) {
+            Err(reason) => self.rejects.add(reason),
+            Ok(input) => {
+                let pushed = self.rings.peers.push(input);
+                debug_assert!(pushed.is_ok(), "the room was checked");
+            }
+        }
+    }
+
+    /// Are frames so short that clients have to wait? Counting free slots takes microseconds, so it
+    /// is done now and then.
+    fn look_at_frames(&mut self, now: Instant) {
+        if now >= self.next_look {
+            self.next_look = now + LOOK_AT_FRAMES;
+            let free = self.pool.free_size();
+            self.scarce = free < self.reserve;
+            self.metrics.frames_free_size.set(free as u64);
         }
     }
 
@@ -255,7 +280,6 @@ impl Network {
         metrics.tx_messages.set(sent.messages);
         metrics.tx_dropped.set(sent.dropped);
         metrics.signatures.set(self.ingress.signatures());
-        metrics.frames_free_size.set(self.pool.free_size() as u64);
         metrics.set_rejects(&[&self.rejects, self.links.rejects(), self.egress.rejects()]);
     }
 }
@@ -268,6 +292,7 @@ impl Stage for Network {
     fn poll(&mut self, now: Instant) -> Progress {
         let sent = self.transmit();
         self.links.flush(now);
+        self.look_at_frames(now);
         let received = self.receive(now);
         self.take_events();
         self.tell_ordering();

@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use tetrarch_consensus::limits::ACTIONS_MAX;
 use tetrarch_consensus::smr::Replica;
-use tetrarch_consensus::{Action, Actions, Input, Instant as CoreInstant, Lsn, Protocol};
+use tetrarch_consensus::{
+    Action, Actions, ConsensusId, Input, Instant as CoreInstant, Lsn, Protocol,
+};
 use tetrarch_dataplane::stage::{Progress, Stage};
 use tetrarch_dataplane::types::Instant;
 
@@ -31,6 +33,8 @@ pub struct Ordering {
     actions: Actions<Action<FramePayload>>,
     /// Wanted and not handed on yet, oldest first. The core waits while there is any.
     waiting: VecDeque<Action<FramePayload>>,
+    /// What was decided when the core said that nobody can send the next decision.
+    behind: Option<ConsensusId>,
     metrics: Arc<Metrics>,
 }
 
@@ -42,6 +46,7 @@ impl Ordering {
             rings,
             actions: Actions::with_capacity(ACTIONS_MAX),
             waiting: VecDeque::with_capacity(ACTIONS_MAX),
+            behind: None,
             metrics,
         }
     }
@@ -61,59 +66,54 @@ impl Ordering {
 
     /// Hands on what waits, in order. `false`: a ring is full, try again.
     fn hand_on(&mut self) -> bool {
-        while let Some(action) = self.waiting.pop_front() {
-            if let Err(action) = self.carry_out(action) {
-                self.waiting.push_front(action);
+        while let Some(action) = self.waiting.front() {
+            let room = match action {
+                Action::Send { .. } => self.rings.sends.room(),
+                Action::Execute { .. } | Action::ResendReply { .. } => self.rings.work.room(),
+                _ => 1,
+            };
+            if room == 0 {
                 return false;
+            }
+            if let Some(action) = self.waiting.pop_front() {
+                self.carry_out(action);
             }
         }
         true
     }
 
-    /// Gives the action back when the ring it needs is full.
-    fn carry_out(&mut self, action: Action<FramePayload>) -> Result<(), Action<FramePayload>> {
+    /// Does what an action asks for; the ring it needs has room.
+    fn carry_out(&mut self, action: Action<FramePayload>) {
         match action {
             Action::Send { to, message, after } => {
                 // Nothing is persisted in this release, so the core never waits for storage.
                 debug_assert_eq!(after, Lsn(0), "volatile: everything is as durable as it gets");
-                self.rings.sends.push(Outbound { to, message }).map_err(|outbound| Action::Send {
-                    to: outbound.to,
-                    message: outbound.message,
-                    after,
-                })
+                let pushed = self.rings.sends.push(Outbound { to, message });
+                debug_assert!(pushed.is_ok(), "the room was checked");
             }
-            Action::Execute { context, batch, selection } => self
-                .rings
-                .work
-                .push(Work::Execute { context, batch, selection })
-                .map_err(Self::work_back),
+            Action::Execute { context, batch, selection } => {
+                self.work(Work::Execute { context, batch, selection });
+            }
             Action::ResendReply { client, sequence } => {
-                self.rings.work.push(Work::Resend { client, sequence }).map_err(Self::work_back)
+                self.work(Work::Resend { client, sequence });
             }
             Action::Installed { regency, leader } => {
-                self.tell(Event::Installed { regency, leader });
-                Ok(())
+                self.tell(Event::Installed { regency, leader })
             }
             Action::Behind { decided, available } => {
-                self.metrics.behind.set(1);
+                self.behind = Some(decided);
                 self.tell(Event::Behind { decided, available });
-                Ok(())
             }
             Action::Report(evidence) => {
                 self.metrics.evidence.add(1);
                 self.tell(Event::Evidence(evidence));
-                Ok(())
             }
         }
     }
 
-    fn work_back(work: Work) -> Action<FramePayload> {
-        match work {
-            Work::Execute { context, batch, selection } => {
-                Action::Execute { context, batch, selection }
-            }
-            Work::Resend { client, sequence } => Action::ResendReply { client, sequence },
-        }
+    fn work(&mut self, work: Work) {
+        let pushed = self.rings.work.push(work);
+        debug_assert!(pushed.is_ok(), "the room was checked");
     }
 
     /// Operators are told if they listen; the core does not wait for them.
@@ -166,6 +166,7 @@ impl Ordering {
         metrics.stopped.set(u64::from(core.is_stopped()));
         metrics.mute.set(u64::from(core.is_mute()));
         metrics.pending.set(core.pending() as u64);
+        metrics.behind.set(u64::from(self.behind == Some(core.decided())));
         metrics.set_ignored(core.ignored());
     }
 }

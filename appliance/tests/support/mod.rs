@@ -29,7 +29,8 @@ use tetrarch_dataplane::types::{Instant, PeerId};
 pub const START: Instant = Instant(1_700_000_000_000_000_000);
 
 /// A small node's memory.
-pub const SIZES: Sizes = Sizes { frames_size: 16 << 20, reply_cache_size: 4 << 20 };
+pub const SIZES: Sizes =
+    Sizes { frames_size: 16 << 20, decision_log_size: 4 << 20, reply_cache_size: 4 << 20 };
 
 pub struct World {
     pub test: TestCluster,
@@ -89,6 +90,7 @@ impl World {
         let (service, validator) = ServiceKind::Null.build([0; 2]);
         let mut core = Config::new(ReplicaId(id), self.test.cluster.view());
         core.request_timeout = Duration::from_millis(500);
+        core.decision_log_size = SIZES.decision_log_size;
         core.clients_max = self.test.cluster.clients.len() as u32;
         let parts = Parts {
             config: core,
