@@ -138,6 +138,31 @@ fn more_than_a_fetch_carries_is_fetched_piece_by_piece_without_waiting() {
     cluster.check_agreement();
 }
 
+// rule: SMR.11, LAG.2
+#[test]
+fn a_replica_whose_application_is_slow_asks_for_each_decision_once() {
+    let mut cluster = Cluster::four();
+    cluster.cut.insert(3);
+    for counter in 1..=120 {
+        order(&mut cluster, 1, counter);
+    }
+    cluster.cut.clear();
+    cluster.queue.clear();
+    cluster.stalled.insert(3);
+    cluster.connect(3, 0);
+    cluster.connect(3, 1);
+    for done in 0..120 {
+        cluster.run(Duration::from_millis(40));
+        if cluster.executed[&3].len() > done {
+            cluster.step(3, Input::Executed(ConsensusId(done as u64 + 1)));
+        }
+    }
+    cluster.run(Duration::from_millis(400));
+    assert_eq!(cluster.decided(3), 120);
+    let decisions = cluster.log.iter().filter(|line| line.contains("DECIDED")).count();
+    assert!(decisions < 120 * 8, "{decisions} messages for 120 decisions of 3 members");
+}
+
 // rule: LAG.2, SMR.12
 #[test]
 fn a_member_that_reads_its_links_one_after_the_other_keeps_up() {

@@ -194,7 +194,8 @@ impl<P: Payload> Replica<P> {
             self.send(Recipients::Others, Message::Refuse(refuse), actions);
         }
         let moved = self.lag.decided_at_status != self.decided;
-        if !moved && self.lag.target > self.decided && self.lag.ask_at.is_none() {
+        let idle = !moved && self.lag.ask_at.is_none() && !self.waits_for_execution();
+        if idle && self.lag.target > self.decided {
             self.fetch(self.open.at.cid, actions);
         }
         self.lag.decided_at_status = self.decided;
@@ -294,7 +295,8 @@ impl<P: Payload> Replica<P> {
                 self.fetch(self.lag.asked_to.next(), actions);
             }
         } else if self.needs_decisions() {
-            if self.lag.target.0.saturating_sub(self.decided.0) > FETCH_MAX {
+            let far = self.lag.target.0.saturating_sub(self.decided.0) > FETCH_MAX;
+            if far && !self.waits_for_execution() {
                 self.fetch(open, actions);
             } else if self.lag.ask_at.is_none() {
                 self.wait_for_progress();
@@ -321,7 +323,7 @@ impl<P: Payload> Replica<P> {
             self.lag.ask_at = None;
             self.lag.failures = 0;
             self.lag.sources = ReplicaSet::EMPTY;
-        } else if self.lag.decided_at_ask != self.decided {
+        } else if self.lag.decided_at_ask != self.decided || self.waits_for_execution() {
             self.lag.failures = 0;
             self.wait_for_progress();
         } else {

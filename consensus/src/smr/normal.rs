@@ -316,13 +316,20 @@ impl<P: Payload> Replica<P> {
         claimed.is_some()
     }
 
+    /// Is the application so far behind that nothing is delivered to it? Then asking for decisions
+    /// would bring nothing.
+    pub(super) fn waits_for_execution(&self) -> bool {
+        spec!("SMR.11");
+        self.decided.0 - self.executed.0 >= EXECUTION_LAG_MAX
+    }
+
     /// Delivers the decision of the open instance and opens the next one.
     fn deliver(&mut self, actions: &mut Actions<Action<P>>) -> bool {
         spec!("SMR.7", "SMR.8", "SMR.9", "SMR.11");
         let Some(decided) = self.open.decided else {
             return false;
         };
-        if self.decided.0 - self.executed.0 >= EXECUTION_LAG_MAX {
+        if self.waits_for_execution() {
             return false;
         }
         let cid = self.open.at.cid;
