@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::siphash::siphash;
+use super::text_value::Text;
 use super::value::{Kind, Value};
 
 /// Bits of a key's position. A cursor is a position, and clients that hold numbers as double
@@ -26,7 +27,7 @@ const NEVER: u64 = u64::MAX;
 /// One key.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    key: Box<[u8]>,
+    key: Text,
     value: Value,
     /// Visible up to and including this millisecond.
     expires_ms: u64,
@@ -73,7 +74,8 @@ pub enum Expiry {
 
 #[derive(Clone, Default, Debug)]
 struct Shard {
-    entries: BTreeMap<u64, Entry>,
+    /// Boxed, so that a search touches little memory.
+    entries: BTreeMap<u64, Box<Entry>>,
     /// Changed since its digest was taken.
     dirty: Cell<bool>,
 }
@@ -135,7 +137,7 @@ impl Keyspace {
     /// A visible key.
     pub fn get(&self, key: &[u8], now_ms: u64) -> Option<&Entry> {
         let position = self.position(key);
-        let mut entry = self.shards[shard_of(position)].entries.get(&position)?;
+        let mut entry = &**self.shards[shard_of(position)].entries.get(&position)?;
         while *entry.key != *key {
             entry = entry.next.as_deref()?;
         }
@@ -185,7 +187,7 @@ impl Keyspace {
         let mut value = Value::empty(kind);
         let result = change(&mut value);
         if !value.is_vanished() {
-            self.insert(Entry { key: key.into(), value, expires_ms: NEVER, next: None });
+            self.insert(Entry { key: Text::new(key), value, expires_ms: NEVER, next: None });
         }
         result
     }
@@ -196,19 +198,15 @@ impl Keyspace {
         let shard = &mut self.shards[shard_of(position)];
         let Some(entry) = find(&mut shard.entries, position, key) else {
             let expires_ms = if let Expiry::At(at) = expiry { at } else { NEVER };
-            let value = Value::String(bytes.to_vec());
-            self.insert(Entry { key: key.into(), value, expires_ms, next: None });
+            let value = Value::String(Text::new(bytes));
+            self.insert(Entry { key: Text::new(key), value, expires_ms, next: None });
             return;
         };
         shard.dirty.set(true);
         let before = entry.value.weight();
         match &mut entry.value {
-            // The memory is used again, unless most of it would stay empty.
-            Value::String(old) if old.capacity() <= 2 * bytes.len() + 64 => {
-                old.clear();
-                old.extend_from_slice(bytes);
-            }
-            value => *value = Value::String(bytes.to_vec()),
+            Value::String(old) => old.set(bytes),
+            value => *value = Value::String(Text::new(bytes)),
         }
         let old = entry.expires_ms;
         let new = match expiry {
@@ -273,7 +271,7 @@ impl Keyspace {
             .chain(rest)
             .flat_map(move |shard| self.shards[shard].entries.range(position..))
             .flat_map(|(&position, entry)| {
-                std::iter::successors(Some(entry), |entry| entry.next.as_deref())
+                std::iter::successors(Some(&**entry), |entry| entry.next.as_deref())
                     .map(move |entry| (position, entry))
             })
     }
@@ -283,7 +281,7 @@ impl Keyspace {
         self.shards[shard]
             .entries
             .values()
-            .flat_map(|entry| std::iter::successors(Some(entry), |entry| entry.next.as_deref()))
+            .flat_map(|entry| std::iter::successors(Some(&**entry), |entry| entry.next.as_deref()))
     }
 
     /// Which shards changed since the last call.
@@ -297,7 +295,7 @@ impl Keyspace {
     /// Adds a key of a snapshot.
     pub(super) fn restore(&mut self, key: &[u8], value: Value, expires_ms: Option<u64>) {
         let expires_ms = expires_ms.unwrap_or(NEVER);
-        self.insert(Entry { key: key.into(), value, expires_ms, next: None });
+        self.insert(Entry { key: Text::new(key), value, expires_ms, next: None });
     }
 
     fn is_occupied(&self, shard: usize) -> bool {
@@ -327,22 +325,22 @@ impl Keyspace {
         self.len += 1;
         self.weight += entry.weight();
         if entry.expires_ms != NEVER {
-            self.volatile.insert((entry.expires_ms, entry.key.clone()));
+            self.volatile.insert((entry.expires_ms, (&*entry.key).into()));
         }
         self.occupied[index / 64] |= 1 << (index % 64);
         let shard = &mut self.shards[index];
         shard.dirty.set(true);
         let Some(first) = shard.entries.get_mut(&position) else {
-            shard.entries.insert(position, entry);
+            shard.entries.insert(position, Box::new(entry));
             return;
         };
-        if entry.key < first.key {
-            let second = std::mem::replace(first, entry);
+        if *entry.key < *first.key {
+            let second = std::mem::replace(&mut **first, entry);
             first.next = Some(Box::new(second));
             return;
         }
         let mut link = &mut first.next;
-        while link.as_ref().is_some_and(|next| next.key < entry.key) {
+        while link.as_ref().is_some_and(|next| *next.key < *entry.key) {
             link = &mut link.as_mut().expect("it was there a line above").next;
         }
         entry.next = link.take();
@@ -356,8 +354,8 @@ impl Keyspace {
         let first = shard.entries.get_mut(&position)?;
         let taken = if *first.key == *key {
             match first.next.take() {
-                Some(next) => std::mem::replace(first, *next),
-                None => shard.entries.remove(&position)?,
+                Some(next) => std::mem::replace(&mut **first, *next),
+                None => *shard.entries.remove(&position)?,
             }
         } else {
             let mut link = &mut first.next;
@@ -376,7 +374,7 @@ impl Keyspace {
         self.weight -= taken.weight();
         if taken.expires_ms != NEVER {
             // `expire` has taken its own already.
-            self.volatile.remove(&(taken.expires_ms, taken.key.clone()));
+            self.volatile.remove(&(taken.expires_ms, (&*taken.key).into()));
         }
         Some(taken)
     }
@@ -393,11 +391,11 @@ fn shard_of(position: u64) -> usize {
 }
 
 fn find<'a>(
-    entries: &'a mut BTreeMap<u64, Entry>,
+    entries: &'a mut BTreeMap<u64, Box<Entry>>,
     position: u64,
     key: &[u8],
 ) -> Option<&'a mut Entry> {
-    let mut entry = entries.get_mut(&position)?;
+    let mut entry = &mut **entries.get_mut(&position)?;
     while *entry.key != *key {
         entry = entry.next.as_deref_mut()?;
     }

@@ -17,6 +17,7 @@ mod siphash;
 mod snapshot;
 pub mod table;
 pub mod text;
+pub mod text_value;
 pub mod value;
 
 use std::cell::RefCell;

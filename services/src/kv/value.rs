@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::text_value::Text;
+
 /// Bytes that a list element, a field or a member weighs beside its content.
 const ELEMENT_OVERHEAD: usize = 32;
 
@@ -152,7 +154,7 @@ impl Set {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Value {
     /// Bytes.
-    String(Vec<u8>),
+    String(Text),
     /// Elements in a row.
     List(Box<List>),
     /// Fields with values.
@@ -165,7 +167,7 @@ impl Value {
     /// Nothing of a kind.
     pub fn empty(kind: Kind) -> Self {
         match kind {
-            Kind::String => Value::String(Vec::new()),
+            Kind::String => Value::String(Text::new(&[])),
             Kind::List => Value::List(Box::default()),
             Kind::Hash => Value::Hash(Box::default()),
             Kind::Set => Value::Set(Box::default()),

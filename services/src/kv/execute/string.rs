@@ -139,7 +139,7 @@ fn append(
         if bytes.len() + value.len() > max {
             return Err(Failure::ValueTooLong);
         }
-        bytes.extend_from_slice(value);
+        bytes.append(value);
         Ok(bytes.len())
     })?;
     out.count(size);
@@ -157,8 +157,7 @@ fn increment(
         let Value::String(bytes) = old else { return Err(Failure::WrongType) };
         let value = decimal(bytes).ok_or(Failure::NotInteger)?;
         let value = value.checked_add(delta).ok_or(Failure::Overflow)?;
-        bytes.clear();
-        bytes.extend_from_slice(write_decimal(value, &mut [0; 20]));
+        bytes.set(write_decimal(value, &mut [0; 20]));
         Ok(value)
     });
     let value = match edited {
