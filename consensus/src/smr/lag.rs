@@ -1,9 +1,7 @@
 //! Falling behind and catching up: STATUS, and learning what others decided.
 //!
-//! Owns what is known of the others' progress, and the fetches. Always true: nothing is learned
-//! from fewer than one-correct members, and a batch is known by its digest. Must not: vote.
-
-use alloc::vec::Vec;
+//! Owns when to tell, when to ask, and what to answer. Always true: nothing is learned from fewer than
+//! one-correct members, and a batch is known by its digest. Must not: vote.
 
 use crate::action::{Action, Recipients};
 use crate::batch::Batch;
@@ -13,153 +11,13 @@ use crate::message::{
 };
 use crate::payload::Payload;
 use crate::protocol::Actions;
-use crate::quorum::Quorums;
 use crate::smr::decision_log::Entry;
 use crate::smr::ignored::Ignored;
+use crate::smr::progress::FAILURES_MAX;
 use crate::smr::replica::Replica;
 use crate::spec;
-use crate::types::{ConsensusId, Instant, Regency, ReplicaId, ReplicaSet};
-use crate::vp::claims::Claims;
+use crate::types::{ConsensusId, Regency, ReplicaId, ReplicaSet};
 use crate::vp::instance::Verdict;
-
-/// What one member said last.
-#[derive(Clone, Copy)]
-struct Progress {
-    decided: ConsensusId,
-    log_start: ConsensusId,
-    /// What it had decided when it was first heard of.
-    first: Option<ConsensusId>,
-}
-
-/// See the module.
-pub(super) struct Lag<P> {
-    members: Vec<Progress>,
-    pub(super) claims: Claims<P>,
-    /// An instance that a correct member has decided, as far as known.
-    target: ConsensusId,
-    /// The last instance asked for; below the open one when nothing is on its way.
-    asked_to: ConsensusId,
-    /// The instances for which bytes were asked for and may still come.
-    bytes_from: ConsensusId,
-    bytes_to: ConsensusId,
-    /// Who was asked for bytes last, and everybody who was since this replica fell behind.
-    source: usize,
-    sources: ReplicaSet,
-    /// When to ask (again) if nothing moves until then, and what was decided when that was set.
-    pub(super) ask_at: Option<Instant>,
-    decided_at_ask: ConsensusId,
-    /// How often in a row asking brought nothing.
-    failures: u32,
-    /// Decided at the last status: no progress since then is a reason to ask.
-    decided_at_status: ConsensusId,
-    /// The instance that nobody can send any more, once that was said.
-    behind: Option<ConsensusId>,
-    mute: bool,
-    /// What has to be executed before this replica's state is fit for reading.
-    read_from: ConsensusId,
-}
-
-/// The wait for an answer grows at most this many times twofold.
-const FAILURES_MAX: u32 = 5;
-
-impl<P> Lag<P> {
-    pub(super) fn new(n: usize, restarted: bool) -> Self {
-        let none = ConsensusId(0);
-        let progress = Progress { decided: none, log_start: ConsensusId(1), first: None };
-        Self {
-            members: alloc::vec![progress; n],
-            claims: Claims::new(),
-            target: none,
-            asked_to: none,
-            bytes_from: none,
-            bytes_to: none,
-            source: 0,
-            sources: ReplicaSet::EMPTY,
-            ask_at: None,
-            decided_at_ask: none,
-            failures: 0,
-            decided_at_status: none,
-            behind: None,
-            mute: restarted,
-            read_from: none,
-        }
-    }
-
-    /// The member at `index` takes part in instance `cid`, so it has decided the one before. Returns
-    /// whether more is known now of what correct members decided.
-    pub(super) fn takes_part_in(
-        &mut self,
-        index: usize,
-        cid: ConsensusId,
-        one_correct: usize,
-    ) -> bool {
-        spec!("LAG.2", "SMR.1");
-        let decided = ConsensusId(cid.0.saturating_sub(1));
-        if decided <= self.members[index].decided {
-            return false;
-        }
-        self.members[index].decided = decided;
-        let before = self.target;
-        self.update_target(one_correct);
-        self.target > before
-    }
-
-    /// The instance to be executed before reads are answered; `None` while this replica only learns.
-    pub(super) fn read_from(&self) -> Option<ConsensusId> {
-        (!self.mute).then_some(self.read_from)
-    }
-
-    /// Does this replica only learn?
-    pub(super) fn is_mute(&self) -> bool {
-        self.mute
-    }
-
-    /// A correct member is known to have decided `cid`.
-    pub(super) fn learn_up_to(&mut self, cid: u64) {
-        self.target = self.target.max(ConsensusId(cid));
-    }
-
-    /// Have correct members decided an instance that is not even open here?
-    pub(super) fn is_lagging(&self, decided: ConsensusId) -> bool {
-        self.target > decided.next()
-    }
-
-    /// Was the decision of `cid` asked for?
-    pub(super) fn is_fetching(&self, cid: ConsensusId) -> bool {
-        cid <= self.asked_to
-    }
-
-    /// What one-correct members say they decided.
-    fn update_target(&mut self, one_correct: usize) {
-        spec!("LAG.2");
-        let n = self.members.len();
-        let mut decided = [ConsensusId(0); REPLICAS_MAX];
-        for (at, member) in self.members.iter().enumerate() {
-            decided[at] = member.decided;
-        }
-        decided[..n].sort_unstable_by(|a, b| b.cmp(a));
-        self.target = self.target.max(decided[one_correct - 1]);
-    }
-
-    /// The mark of a replica that restarted, when enough others were heard.
-    fn mark(&self, index: usize, quorums: Quorums) -> Option<ConsensusId> {
-        spec!("LAG.5");
-        let mut first = [ConsensusId(0); REPLICAS_MAX];
-        let mut heard = 0;
-        for (at, member) in self.members.iter().enumerate() {
-            if let Some(decided) = member.first.filter(|_| at != index) {
-                first[heard] = decided;
-                heard += 1;
-            }
-        }
-        first[..heard].sort_unstable_by(|a, b| b.cmp(a));
-        if heard + 1 == self.members.len() {
-            Some(first[quorums.one_correct() - 1])
-        } else {
-            (heard >= quorums.sync()).then_some(first[0])
-        }
-    }
-}
 
 impl<P: Payload> Replica<P> {
     /// A link was made: tell the other side where we are; what it lacks it says in its own status.

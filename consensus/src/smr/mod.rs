@@ -11,6 +11,7 @@ mod invariants;
 mod lag;
 mod normal;
 mod out_of_context;
+mod progress;
 pub mod replica;
 pub mod requests;
 mod synchronization;
