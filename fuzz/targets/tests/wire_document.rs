@@ -1,0 +1,97 @@
+//! docs/WIRE.md says what the code does: kinds, sizes and names that stand in both.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use tetrarch_consensus::batch::{BATCH_HEADER_SIZE, IDENTITY_SIZE, LAYOUT_SIZE};
+use tetrarch_consensus::limits::{OPERATION_SIZE_MAX, RESULT_SIZE_MAX, WRITE_SET_MAX};
+use tetrarch_consensus::message::codec::{
+    REQUEST_PREFIX, SIGNED_STATE_SIZE, STATE_PREFIX, STATE_TO_SIGN_SIZE,
+};
+use tetrarch_consensus::message::kind;
+use tetrarch_dataplane::handshake::{HELLO_SIZE, REPLY_SIZE};
+use tetrarch_dataplane::limits::{FRAME_SIZE_MAX, PROOF_SIZE_MAX};
+use tetrarch_dataplane::links::{KIND_HELLO, KIND_PING, KIND_REPLY};
+
+fn document() -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("fuzz/targets");
+    fs::read_to_string(root.join("docs/WIRE.md")).expect("docs/WIRE.md")
+}
+
+/// A number as the document writes it: groups of three digits from five digits on.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) && digits.len() > 4 {
+            out.push(' ');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[test]
+fn kinds_have_the_numbers_of_the_code() {
+    let document = document();
+    let rows = document.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix('|')?.split('|').map(str::trim);
+        Some((cells.next()?.parse::<u8>().ok()?, cells.next()?.to_owned()))
+    });
+    // Rows of the kind table: a number and a name in capitals.
+    let capital = |name: &str| name.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+    let listed: BTreeMap<u8, String> =
+        rows.filter(|(_, name)| !name.is_empty() && capital(name)).collect();
+    let expected = [
+        (kind::REQUEST, "REQUEST"),
+        (kind::REPLY, "REPLY"),
+        (kind::FORWARDED, "FORWARDED"),
+        (kind::PROPOSE, "PROPOSE"),
+        (kind::WRITE, "WRITE"),
+        (kind::ACCEPT, "ACCEPT"),
+        (kind::REFUSE, "REFUSE"),
+        (kind::STOP, "STOP"),
+        (kind::STOPDATA, "STOPDATA"),
+        (kind::SYNC, "SYNC"),
+        (kind::STATUS, "STATUS"),
+        (kind::FETCH, "FETCH"),
+        (kind::DECIDED, "DECIDED"),
+        (kind::FETCH_BATCH, "FETCH_BATCH"),
+        (kind::BATCH_BODY, "BATCH_BODY"),
+        (KIND_HELLO, "HELLO"),
+        (KIND_REPLY, "HELLO_REPLY"),
+        (KIND_PING, "PING"),
+    ];
+    let expected: BTreeMap<u8, String> =
+        expected.into_iter().map(|(number, name)| (number, name.to_owned())).collect();
+    assert_eq!(listed, expected);
+}
+
+#[test]
+fn sizes_are_those_of_the_code() {
+    let document = document();
+    let text = |prefix: &[u8; 32]| {
+        let end = prefix.iter().position(|byte| *byte == 0).unwrap_or(prefix.len());
+        format!("`{}`", String::from_utf8_lossy(&prefix[..end]))
+    };
+    let state = SIGNED_STATE_SIZE - 64;
+    assert_eq!(STATE_TO_SIGN_SIZE, STATE_PREFIX.len() + state);
+    for expected in [
+        format!("96 to {}", grouped(FRAME_SIZE_MAX)),
+        format!("at most {} |", grouped(PROOF_SIZE_MAX)),
+        format!("HELLO, {HELLO_SIZE} bytes"),
+        format!("HELLO_REPLY, {REPLY_SIZE} bytes"),
+        format!("at most {}, and exactly what follows", grouped(OPERATION_SIZE_MAX)),
+        format!("at most {}; 0 unless", grouped(RESULT_SIZE_MAX)),
+        format!("| {BATCH_HEADER_SIZE} | {IDENTITY_SIZE} x count | identities"),
+        format!("| {LAYOUT_SIZE} x count | layout"),
+        format!("pairs in the write set, at most {WRITE_SET_MAX},"),
+        format!("| 124 | 36 x {WRITE_SET_MAX} | write set"),
+        format!("| {state} | 64 | signature |"),
+        text(&REQUEST_PREFIX),
+        text(&STATE_PREFIX),
+    ] {
+        assert!(document.contains(&expected), "docs/WIRE.md does not say {expected:?}");
+    }
+}
