@@ -14,11 +14,13 @@ pub mod mischief;
 pub mod net;
 pub mod nodes;
 pub mod rng;
+pub mod scenario;
 pub mod service;
 pub mod swarm;
 pub mod trace;
 pub mod world;
 
 pub use coverage::Coverage;
+pub use scenario::{Load, Scenario};
 pub use swarm::{Options, Strategy, Wishes};
 pub use world::{Outcome, run};

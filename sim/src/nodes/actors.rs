@@ -256,6 +256,11 @@ impl Seat {
         self.node.as_ref().is_some_and(up_to) && self.metrics.executed.get() == decided
     }
 
+    /// Instances that it executed.
+    pub fn executed(&self) -> u64 {
+        self.metrics.executed.get()
+    }
+
     /// Its regency, when it is correct.
     pub fn regency(&self) -> Option<u32> {
         let node = self.node.as_ref().filter(|_| self.is_correct())?;
@@ -447,6 +452,11 @@ impl Person {
     /// From now on, no pauses.
     pub fn hurry(&mut self) {
         self.plan.think = Duration::ZERO;
+    }
+
+    /// Wants nothing new.
+    pub fn stop(&mut self) {
+        self.plan.operations = self.started;
     }
 
     /// Wants one more operation, ordered.

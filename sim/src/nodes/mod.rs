@@ -566,14 +566,15 @@ impl Cluster {
         self.people.iter_mut().for_each(Person::hurry);
     }
 
-    fn is_level(&self) -> bool {
+    /// Has everybody what they wanted, and are the correct members equally far?
+    pub fn is_level(&self) -> bool {
         let decided = self.checker.decisions() as u64;
         let level = |seat: &Seat| seat.is_level(decided);
         self.people.iter().all(Person::is_done)
             && self.seats.iter().filter(|seat| seat.is_correct()).all(level)
     }
 
-    fn what_is_missing(&self) -> String {
+    pub(crate) fn what_is_missing(&self) -> String {
         let mut text = String::from("after the bound of a good network:");
         for (at, person) in self.people.iter().enumerate() {
             text += &format!(" client {at}: {};", person.describe());
@@ -584,12 +585,37 @@ impl Cluster {
         text
     }
 
+    /// Operations that clients got an answer to.
+    pub fn returned(&self) -> u64 {
+        self.people.iter().map(|person| u64::from(person.returned())).sum()
+    }
+
+    /// Instances that a member executed.
+    pub fn executed(&self, member: u16) -> u64 {
+        let seat = self.seats.iter().find(|seat| seat.member == member);
+        seat.map_or(0, Seat::executed)
+    }
+
+    /// From now on clients want nothing new.
+    pub fn stop_load(&mut self) {
+        self.people.iter_mut().for_each(Person::stop);
+    }
+
+    /// # Panics
+    /// With the first violation.
+    pub fn assert_holds(&self) {
+        if let Some(violation) = self.checker.first_violation() {
+            panic!("{:?} violated: {}", violation.property, violation.text);
+        }
+    }
+
     /// The newest regency of a correct member.
     pub fn regency(&self) -> u32 {
         self.seats.iter().filter_map(Seat::regency).max().unwrap_or(0)
     }
 
-    fn finish(&mut self) {
+    /// Compares what clients saw with what was executed, ends all, and counts frames.
+    pub(crate) fn finish(&mut self) {
         self.checker.finish();
         for seat in &self.seats {
             seat.count(&mut self.coverage);

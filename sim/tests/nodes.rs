@@ -1,0 +1,54 @@
+//! A fixed set of seeds at level 2: whole nodes, real clients, bytes.
+
+use tetrarch_sim::trace::Log;
+use tetrarch_sim::{Coverage, Options, Strategy, Wishes, nodes};
+
+fn run_all(seeds: std::ops::Range<u64>, wishes: &Wishes) -> Coverage {
+    let mut coverage = Coverage::default();
+    for seed in seeds {
+        let outcome = nodes::run(&Options::draw(seed, wishes), Log::None);
+        assert_eq!(outcome.violation, None, "tetrarch-sim --level 2 --seed {seed} --log full");
+        coverage.merge(&outcome.coverage);
+    }
+    coverage
+}
+
+#[test]
+fn a_fixed_set_of_seeds_holds_on_whole_nodes() {
+    let coverage = run_all(0..60, &Wishes::default());
+    let exercised = [
+        "bytes changed",
+        "crashes",
+        "links cut",
+        "messages lost with their link",
+        "messages rejected for their bytes",
+        "messages truncated",
+        "operations returned",
+        "pauses",
+        "puppets",
+        "replies resent",
+        "restarts without memory",
+        "twins",
+    ];
+    for name in exercised {
+        assert!(coverage.get(name) > 0, "never happened: {name}\n{coverage}");
+    }
+}
+
+#[test]
+fn every_strategy_alone_breaks_nothing_on_whole_nodes() {
+    for (index, strategy) in Strategy::ALL.into_iter().enumerate() {
+        let wishes = Wishes { n: Some(4), strategies: vec![strategy], ..Wishes::default() };
+        let first = 3000 + index as u64;
+        run_all(first..first + 1, &wishes);
+    }
+}
+
+#[test]
+fn keys_do_not_matter_to_what_happens() {
+    for seed in [1, 7] {
+        let options = Options::draw(seed, &Wishes::default());
+        let (first, second) = (nodes::run(&options, Log::None), nodes::run(&options, Log::None));
+        assert_eq!((first.hash, first.events), (second.hash, second.events), "seed {seed}");
+    }
+}
