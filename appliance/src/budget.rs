@@ -4,9 +4,9 @@
 //! start is what the node reserves; each line says why it is as large as it is. Must not: allocate.
 //!
 //! Frames hold what is in flight: messages on their way in and out, pending requests (their window
-//! bounds them), the batches of the last decisions. Small messages use small slots and fall back to
-//! larger ones; when less than a quarter of the bytes is free, ingress drops clients' requests, so
-//! members are always heard.
+//! bounds them), proposals that came early. Small messages use small slots and fall back to larger
+//! ones, so as long as the largest slots last, everything can be received. Ingress keeps half of
+//! them from clients, and a quarter from proposals whose time has not come.
 
 use std::fmt;
 
@@ -22,7 +22,7 @@ const MIB: usize = 1024 * KIB;
 /// What the memory of one node is sized by. The rest are limits of the protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sizes {
-    /// Bytes of frames for messages in flight, besides the decision log.
+    /// Bytes of frames for messages in flight.
     pub frames_size: usize,
     /// Encoded bytes of decisions that are kept to help others.
     pub decision_log_size: usize,
@@ -33,7 +33,7 @@ pub struct Sizes {
 impl Default for Sizes {
     fn default() -> Self {
         Self {
-            frames_size: 64 * MIB,
+            frames_size: 128 * MIB,
             decision_log_size: DECISION_LOG_SIZE_MAX,
             reply_cache_size: 64 * MIB,
         }
@@ -61,16 +61,10 @@ pub struct Budget {
 impl Budget {
     /// The sum for these sizes.
     pub fn new(sizes: Sizes) -> Self {
-        let arena = arena(sizes);
+        let arena = arena(sizes.frames_size);
         let lines = vec![
-            Line {
-                size: arena.size(),
-                what: format!(
-                    "frames: {} MiB in flight, twice {} MiB for the last decisions",
-                    sizes.frames_size / MIB,
-                    sizes.decision_log_size / MIB,
-                ),
-            },
+            Line { size: arena.size(), what: "frames for messages in flight".into() },
+            Line { size: sizes.decision_log_size, what: "decisions kept to help others".into() },
             Line {
                 size: sizes.reply_cache_size,
                 what: "replies kept for repeated requests".into(),
@@ -98,37 +92,38 @@ impl fmt::Display for Budget {
     }
 }
 
-/// Slots for messages in flight and the decision log. Slot sizes about double, so that a frame wastes
-/// half of its slot at most: hence twice the log. A class that is used up borrows from larger ones.
-fn arena(sizes: Sizes) -> ArenaSpec {
+/// Bytes of the largest slots: a full batch, or the largest result, with what is around it.
+pub const LARGEST_SLOT: usize = BATCH_SIZE_MAX + 16 * KIB;
+
+/// Slots for messages in flight. Slot sizes about double, so that a frame wastes half of its slot at
+/// most. A class that is used up borrows from larger ones.
+fn arena(frames_size: usize) -> ArenaSpec {
     /// Slot size, share of the memory in 64ths.
     const SHARES: [(usize, usize); 12] = [
         // WRITE, ACCEPT, STATUS, requests and replies of up to 100 bytes.
-        (256, 6),
-        (512, 4),
+        (256, 7),
+        (512, 5),
         // Requests and replies of 1 KiB, and so on: room for headers and proofs beside round sizes.
-        (KIB + 256, 6),
+        (KIB + 256, 5),
         (2 * KIB + 512, 4),
         (5 * KIB, 5),
-        (10 * KIB, 4),
-        (20 * KIB, 4),
-        (40 * KIB, 4),
-        (80 * KIB, 4),
-        (160 * KIB, 4),
-        (320 * KIB, 4),
-        // Full batches, the largest results.
-        (BATCH_SIZE_MAX + 16 * KIB, 15),
+        (10 * KIB, 3),
+        (20 * KIB, 3),
+        (40 * KIB, 3),
+        (80 * KIB, 3),
+        (160 * KIB, 3),
+        (320 * KIB, 3),
+        (LARGEST_SLOT, 20),
     ];
-    let memory = sizes.frames_size + 2 * sizes.decision_log_size;
     let class = |(size, share): (usize, usize)| SlotClass {
         slot_size: size as u32,
-        count: (memory / 64 * share / size).max(4) as u32,
+        count: (frames_size / 64 * share / size).max(4) as u32,
     };
     ArenaSpec { classes: SHARES.map(class).to_vec() }
 }
 
-const _: () = assert!(BATCH_SIZE_MAX + 16 * KIB <= BODY_SIZE_MAX);
-const _: () = assert!(RESULT_SIZE_MAX + KIB <= BATCH_SIZE_MAX + 16 * KIB);
+const _: () = assert!(LARGEST_SLOT <= BODY_SIZE_MAX);
+const _: () = assert!(RESULT_SIZE_MAX + KIB <= LARGEST_SLOT);
 
 #[cfg(test)]
 mod tests {
@@ -139,23 +134,23 @@ mod tests {
         let budget = Budget::new(Sizes::default());
         assert_eq!(budget.lines[0].size, budget.arena.size());
         let text = budget.to_string();
-        assert!(text.starts_with("memory ") && text.contains("64 MiB in flight"), "{text}");
+        assert!(
+            text.starts_with("memory ") && text.contains("(frames for messages in flight)"),
+            "{text}"
+        );
         let Sizes { frames_size, decision_log_size, reply_cache_size } = Sizes::default();
-        let most = frames_size + 2 * decision_log_size + reply_cache_size + 16 * MIB;
+        let most = frames_size + decision_log_size + reply_cache_size + 16 * MIB;
         assert!(budget.size() < most, "{} MiB", budget.size() / MIB);
     }
 
     #[test]
-    fn the_largest_messages_have_the_memory_that_clients_cannot_use() {
-        // Messages fill classes from the small ones up, and clients are held back when less than a
-        // quarter is free (`stage::network`): by then the two largest classes are all there is.
+    fn every_message_fits_and_the_largest_have_several_slots() {
         for frames_size in [16 * MIB, 128 * MIB, 1024 * MIB] {
-            let arena = arena(Sizes { frames_size, ..Sizes::default() });
-            let large = arena.classes.iter().rev().take(2);
-            let large: usize = large.map(|c| c.slot_size as usize * c.count as usize).sum();
-            assert!(large * 4 >= arena.size(), "{frames_size}");
-            let largest = arena.classes.last().expect("not empty").slot_size;
-            assert!(largest as usize > BATCH_SIZE_MAX);
+            let arena = arena(frames_size);
+            let largest = arena.classes.last().expect("not empty");
+            assert!(largest.slot_size as usize >= RESULT_SIZE_MAX + KIB);
+            assert!(largest.count >= 4);
+            assert!(arena.size() <= frames_size + 4 * 2 * MIB);
         }
     }
 }

@@ -106,7 +106,7 @@ pub struct InitArgs {
     /// Where stages run: fused (one core) or spread (network | ordering | execution)
     #[arg(long, default_value = "fused", value_parser = ["fused", "spread"])]
     pub layout: String,
-    /// Memory for messages in flight, MiB [default: 64]
+    /// Memory for messages in flight, MiB [default: 128]
     #[arg(long)]
     pub frames_mib: Option<usize>,
 }

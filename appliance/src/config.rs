@@ -102,7 +102,7 @@ pub struct LimitsFile {
     pub sessions_per_client_max: u32,
     /// Memory for messages in flight, MiB.
     pub frames_mib: usize,
-    /// Decisions kept to help replicas that are behind, MiB. Takes twice as much memory.
+    /// Decisions kept to help replicas that are behind, MiB.
     pub decision_log_mib: usize,
     /// Memory for kept replies, MiB.
     pub reply_cache_mib: usize,

@@ -170,7 +170,7 @@ fn fields_that_do_not_exist_and_values_that_cannot_be() {
         ("cores = []", "cores = [9999]", &["placement.cores = 9999", "no such processor", "use"]),
         ("cores = []", "cores = [0, 1]", &["placement.cores = [0, 1]", "needs 1"]),
         ("request_timeout_ms = 2000", "request_timeout_ms = 1", &["request_timeout_ms = 1", "20"]),
-        ("frames_mib = 64", "frames_mib = 1", &["limits.frames_mib = 1", "use 16 to"]),
+        ("frames_mib = 128", "frames_mib = 1", &["limits.frames_mib = 1", "use 16 to"]),
         ("batch_requests_max = 1024", "batch_requests_max = 0", &["limits.batch_requests_max = 0"]),
         ("batch_size_max = ", "batch_size_max = 1", &["limits.batch_size_max = 1"]),
         ("service_seed = \"", "service_seed = \"x", &["service_seed", "hex"]),

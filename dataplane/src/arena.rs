@@ -177,6 +177,12 @@ impl FramePool {
         self.shared.free_slots()
     }
 
+    /// Slots that are free now and hold `size` bytes: how many messages of that size can still come.
+    pub fn free_slots_for(&self, size: usize) -> usize {
+        let fits = |class: &&Class| class.slot_size as usize >= size;
+        self.shared.classes.iter().filter(fits).map(|class| class.free.free()).sum()
+    }
+
     /// Bytes of the slots that are free now. Small messages may use large slots, so the bytes say
     /// how much more can come, where the number of slots does not.
     pub fn free_size(&self) -> usize {

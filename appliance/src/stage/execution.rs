@@ -29,6 +29,8 @@ pub struct Execution {
     rings: ExecutionRings,
     pool: FramePool,
     view: ViewId,
+    /// What the core said last: not while this replica may have forgotten what it helped to decide.
+    answers_reads: bool,
     /// Where a result is written when no frame is free: the reply is kept, and the client asks again.
     scratch: Vec<u8>,
     rejects: RejectCounts,
@@ -51,6 +53,7 @@ impl Execution {
             rings,
             pool,
             view,
+            answers_reads: false,
             scratch: vec![0; REPLY_HEADER_SIZE + RESULT_SIZE_MAX],
             rejects: RejectCounts::new(),
             metrics,
@@ -69,6 +72,7 @@ impl Execution {
             None => return Progress::Idle,
             Some(Work::Execute { batch, .. }) => batch.len(),
             Some(Work::Resend { .. }) => 1,
+            Some(Work::Reads(_)) => 0,
         };
         if room < needed || self.rings.executed.room() == 0 {
             return Progress::Idle;
@@ -78,6 +82,7 @@ impl Execution {
                 self.execute(&context, &batch, &selection);
             }
             Some(Work::Resend { client, sequence }) => self.resend(client, sequence),
+            Some(Work::Reads(answer)) => self.answers_reads = answer,
             None => return Progress::Idle,
         }
         Progress::Worked
@@ -146,7 +151,7 @@ impl Execution {
 
     /// A burst of read-only requests against the state as it is now.
     fn queries(&mut self) -> Progress {
-        spec!("CLI.3");
+        spec!("CLI.3", "LAG.5");
         let mut progress = Progress::Idle;
         for _ in 0..BURST_MAX {
             if self.rings.replies.room() == 0 {
@@ -156,6 +161,11 @@ impl Execution {
                 break;
             };
             progress = Progress::Worked;
+            if !self.answers_reads {
+                // Silence: the others answer, or the client orders the request.
+                self.rejects.add(Reject::NotAllowed);
+                continue;
+            }
             let request = request.into_inner();
             let view = request.view();
             let mut writer = Writer::new(&self.pool, &mut self.scratch, &view, true, self.view);

@@ -79,6 +79,8 @@ pub enum Work {
         /// Which of its requests run.
         selection: Selection,
     },
+    /// From here on, answer read-only requests or leave them unanswered (rule LAG.5).
+    Reads(bool),
     /// Send a kept reply again.
     Resend {
         /// Session.

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tetrarch_consensus::{Input, ReplicaId, Verified, View};
+use tetrarch_consensus::{Input, Message, ReplicaId, Verified, View};
 use tetrarch_dataplane::burst::Burst;
 use tetrarch_dataplane::frame::FramePool;
 use tetrarch_dataplane::limits::BURST_MAX;
@@ -25,12 +25,8 @@ use crate::payload::FramePayload;
 /// Bursts received in one poll at most: enough that one flush pays for many messages.
 const BURSTS_PER_POLL: usize = 8;
 
-/// Requests of clients are dropped while less than this fraction of the frames is free, so that
-/// members can always be heard.
-const RESERVE_FRACTION: usize = 4;
-
-/// How often free frames are counted: in this time a link cannot fill the reserve.
-const LOOK_AT_FRAMES: Duration = Duration::from_millis(5);
+/// How often the bytes of all free frames are counted, for metrics: it takes microseconds.
+const LOOK_AT_FRAMES: Duration = Duration::from_millis(100);
 
 /// See the module.
 pub struct Network {
@@ -46,14 +42,23 @@ pub struct Network {
     /// Links of members that came up and are not told to ordering yet.
     connected: Burst<ReplicaId>,
     pool: FramePool,
-    /// Bytes of free frames below which clients wait.
-    reserve: usize,
-    /// Are there fewer, when it was looked at?
-    scarce: bool,
+    /// How many of the largest slots there are.
+    large_slots: usize,
     next_look: Instant,
     counts: Counts,
     rejects: RejectCounts,
     metrics: Arc<Metrics>,
+}
+
+/// For whom there is memory, from those who come first to those who come last.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Room {
+    /// What the open instance needs, and decisions that were asked for.
+    ForMembers,
+    /// Proposals that came before their time, too.
+    ForEarly,
+    /// Everybody.
+    ForClients,
 }
 
 #[derive(Default)]
@@ -80,6 +85,7 @@ impl Network {
         metrics: Arc<Metrics>,
     ) -> Self {
         let frames_size = pool.free_size();
+        let large_slots = pool.free_slots_for(pool.slot_size_max());
         metrics.frames_size.set(frames_size as u64);
         Self {
             own,
@@ -92,8 +98,7 @@ impl Network {
             connected: Burst::with_capacity(view.n()),
             view,
             pool,
-            reserve: frames_size / RESERVE_FRACTION,
-            scarce: false,
+            large_slots,
             next_look: Instant(0),
             counts: Counts::default(),
             rejects: RejectCounts::new(),
@@ -161,11 +166,12 @@ impl Network {
             }
             progress = Progress::Worked;
             self.counts.rx_messages += count as u64;
+            let room = self.look_for_room();
             while let Some(received) = self.received.pop_front() {
                 match received.peer.is_client() {
-                    false => self.on_member(now, received),
-                    true if self.scarce => self.rejects.add(Reject::Overload),
+                    true if room < Room::ForClients => self.rejects.add(Reject::Overload),
                     true => self.on_client(received),
+                    false => self.on_member(now, received, room),
                 }
             }
             if count < BURST_MAX / 2 {
@@ -202,13 +208,17 @@ impl Network {
         }
     }
 
-    fn on_member(&mut self, now: Instant, received: Received) {
+    fn on_member(&mut self, now: Instant, received: Received, room: Room) {
         let Some(index) = self.member_index(received.peer) else {
             return self.rejects.add(Reject::NotMember);
         };
         self.metrics.peer_heard_ns[index].set(now.0);
         match self.ingress.check_member(self.view.members()[index], received) {
             Err(reason) => self.rejects.add(reason),
+            // Better fetched when its time comes, if there is a place to receive it then.
+            Ok(input) if room < Room::ForEarly && self.is_early(&input) => {
+                self.rejects.add(Reject::Overload);
+            }
             Ok(input) => {
                 let pushed = self.rings.peers.push(input);
                 debug_assert!(pushed.is_ok(), "the room was checked");
@@ -216,14 +226,32 @@ impl Network {
         }
     }
 
-    /// Are frames so short that clients have to wait? Counting free slots takes microseconds, so it
-    /// is done now and then.
+    /// Is this a proposal that the core could only keep for later?
+    fn is_early(&self, input: &Input<FramePayload>) -> bool {
+        let Input::Peer { message, .. } = input else {
+            return false;
+        };
+        let open = self.metrics.decided.get() + 1;
+        matches!(message.get(), Message::Propose(propose) if propose.at.cid.0 > open)
+    }
+
+    /// For whom is there memory? Every message fits a slot of the largest size, so their number says
+    /// how much can still come, whatever its size.
+    fn look_for_room(&self) -> Room {
+        let free = self.pool.free_slots_for(self.pool.slot_size_max());
+        if free >= self.large_slots / 2 {
+            Room::ForClients
+        } else if free >= self.large_slots / 4 {
+            Room::ForEarly
+        } else {
+            Room::ForMembers
+        }
+    }
+
     fn look_at_frames(&mut self, now: Instant) {
         if now >= self.next_look {
             self.next_look = now + LOOK_AT_FRAMES;
-            let free = self.pool.free_size();
-            self.scarce = free < self.reserve;
-            self.metrics.frames_free_size.set(free as u64);
+            self.metrics.frames_free_size.set(self.pool.free_size() as u64);
         }
     }
 

@@ -31,6 +31,8 @@ pub struct Ordering {
     core: Replica<FramePayload>,
     rings: OrderingRings,
     actions: Actions<Action<FramePayload>>,
+    /// Whether execution was told to answer read-only requests.
+    reads: bool,
     /// Wanted and not handed on yet, oldest first. The core waits while there is any.
     waiting: VecDeque<Action<FramePayload>>,
     /// What was decided when the core said that nobody can send the next decision.
@@ -45,6 +47,7 @@ impl Ordering {
             core,
             rings,
             actions: Actions::with_capacity(ACTIONS_MAX),
+            reads: false,
             waiting: VecDeque::with_capacity(ACTIONS_MAX),
             behind: None,
             metrics,
@@ -157,6 +160,15 @@ impl Ordering {
         progress
     }
 
+    /// Tells execution when read-only requests may be answered, and when not.
+    fn tell_reads(&mut self) {
+        spec!("LAG.5");
+        let may = self.core.may_answer_reads();
+        if may != self.reads && self.rings.work.push(Work::Reads(may)).is_ok() {
+            self.reads = may;
+        }
+    }
+
     fn publish(&self) {
         let (core, metrics) = (&self.core, &self.metrics);
         metrics.decided.set(core.decided().0);
@@ -183,6 +195,7 @@ impl Stage for Ordering {
             return if moved { Progress::Worked } else { Progress::Idle };
         }
         let progress = self.take_inputs(now);
+        self.tell_reads();
         if progress == Progress::Worked {
             self.publish();
         }
