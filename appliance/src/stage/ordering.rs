@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tetrarch_consensus::limits::ACTIONS_MAX;
 use tetrarch_consensus::smr::Replica;
 use tetrarch_consensus::{
-    Action, Actions, ConsensusId, Input, Instant as CoreInstant, Lsn, Protocol,
+    Action, Actions, ConsensusId, Input, Instant as CoreInstant, Lsn, Protocol, spec,
 };
 use tetrarch_dataplane::stage::{Progress, Stage};
 use tetrarch_dataplane::types::Instant;
