@@ -30,7 +30,9 @@ class Load(threading.Thread):
     def run(self):
         cluster, seconds, options = self.arguments
         try:
-            self.result = cluster.load("--sessions", "50", *options, seconds=seconds)
+            if "--sessions" not in options:
+                options = ("--sessions", "50", *options)
+            self.result = cluster.load(*options, seconds=seconds)
         except Exception as error:  # reported by the gate
             self.error = error
 

@@ -1,7 +1,7 @@
 //! When are replies the same answer, and what is the result?
 //!
-//! Owns the comparison. Always true: each member has one voice a request, its newest. Must not: know
-//! sessions or timers.
+//! Owns the comparison. Always true: each member has one voice a request, its newest; that it
+//! forgot a result takes no result back. Must not: know sessions or timers.
 
 use alloc::boxed::Box;
 
@@ -68,6 +68,11 @@ impl<P: Payload> Matching<P> {
     ) -> Option<(Status, P)> {
         crate::spec!("CLI.2");
         let (digest, status) = (reply.digest, reply.header.status);
+        // What a correct member answered does not change; that it forgot the answer takes none back.
+        let answered = voices[from].as_ref().is_some_and(|voice| voice.status == Status::Ok);
+        if status == Status::TooOld && answered {
+            return None;
+        }
         let result = reply.into_result();
         let kept = matches!(self, Self::Custom { .. }).then(|| result.clone());
         voices[from] = Some(Voice { digest, status, result: kept });

@@ -65,6 +65,20 @@ fn the_newest_reply_of_a_member_counts() {
 }
 
 #[test]
+fn a_member_that_forgot_a_result_does_not_take_it_back() {
+    // rule: CLI.2
+    let mut harness = Harness::plain();
+    let ticket = harness.ordered(b"a");
+    let request = harness.take_sent()[0].header;
+    harness.reply(0, &request, Status::Ok, b"x");
+    harness.reply(0, &request, Status::TooOld, b"");
+    harness.reply(1, &request, Status::Ok, b"x");
+    assert!(harness.completed.is_empty());
+    harness.reply(2, &request, Status::Ok, b"x");
+    assert_eq!(harness.completed, [(ticket, Ok(b"x".to_vec()))]);
+}
+
+#[test]
 fn replies_that_are_not_for_a_request_in_flight_are_ignored() {
     // rule: CLI.6
     let mut harness = Harness::plain();
