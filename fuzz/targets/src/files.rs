@@ -94,7 +94,8 @@ fn key_text(keys: &PrivateKeys) -> String {
     format!("static_secret = \"{}\"\nsigning_seed = \"{}\"\n", *secret, *seed)
 }
 
-fn keys(seed: u8) -> PrivateKeys {
+/// Private keys that everybody can compute: replica i of [`cluster_text`] has seed i + 1, its client 5.
+pub fn keys(seed: u8) -> PrivateKeys {
     PrivateKeys {
         static_secret: StaticSecret::from_bytes(&[seed; 32]),
         signing_key: SigningKey::from_seed(&[seed; 32]),
@@ -123,7 +124,7 @@ fn directory() -> &'static Path {
 }
 
 /// Four replicas and a client, with keys that everybody can compute.
-pub(crate) fn cluster_text() -> String {
+pub fn cluster_text() -> String {
     let public = |seed: u8| {
         let keys = keys(seed);
         let (key, signing) = (keys.static_secret.public(), keys.signing_key.verifying_key());

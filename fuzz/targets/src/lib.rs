@@ -5,9 +5,13 @@
 //! promise; apart from keys that a handshake draws, it does the same for the same input. Must not: know libFuzzer.
 
 mod files;
+mod member;
 mod services;
 mod snapshots;
 mod wire;
+
+pub use files::{cluster_text, keys};
+pub use member::{START, play as play_member};
 
 /// A target: its name, which is also its corpus' folder, and what it does.
 pub type Target = (&'static str, fn(&[u8]));
@@ -17,6 +21,7 @@ pub const TARGETS: &[Target] = &[
     ("link_header", wire::link_header),
     ("handshake", wire::handshake),
     ("links", wire::links),
+    ("member", member::member),
     ("message", wire::message),
     ("request", wire::request),
     ("reply", wire::reply),

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use tetrarch_consensus::message::codec;
 use tetrarch_consensus::payload::SharedBytes;
 use tetrarch_dataplane::header::Header;
-use tetrarch_fuzz_targets::{TARGETS, run};
+use tetrarch_fuzz_targets::{TARGETS, play_member, run};
 
 fn corpus(target: &str) -> PathBuf {
     seeds::root().join("fuzz/corpus").join(target)
@@ -54,6 +54,11 @@ fn golden_vectors_are_inputs_that_parse() {
                 let body = SharedBytes::from(&seed.bytes[1..]);
                 assert!(codec::decode(seed.bytes[0], body).is_ok(), "{}", seed.name);
             }
+            // Deep enough to be worth mutating.
+            "member" => match seed.name.as_str() {
+                "leader-change" => assert_eq!(play_member(&seed.bytes).1, 1),
+                _ => assert_eq!(play_member(&seed.bytes), (2, 0), "{}", seed.name),
+            },
             "link_header" => assert!(Header::parse(&seed.bytes).is_ok()),
             _ => {}
         }

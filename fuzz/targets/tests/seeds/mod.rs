@@ -1,6 +1,8 @@
 //! What a fuzzer starts from: the golden vectors, files that `tetrarch init` would write, and the
 //! commands of the golden scripts. Made here and not copied, so that they follow the formats.
 
+mod member;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,6 +42,7 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(redis());
     seeds.extend(maplist());
     seeds.extend(null());
+    seeds.extend(member::all());
     seeds
 }
 
