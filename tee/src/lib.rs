@@ -12,4 +12,4 @@ mod ui;
 
 pub use counter::{CounterError, TrustedCounter, UiVerifier};
 pub use ids::{Digest, ReplicaId};
-pub use ui::{Ui, UiCertificate, UI_CERTIFICATE_SIZE_MAX};
+pub use ui::{UI_CERTIFICATE_SIZE_MAX, Ui, UiCertificate};

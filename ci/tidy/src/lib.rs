@@ -62,9 +62,9 @@ pub struct Allowed {
 
 impl Allowed {
     pub(crate) fn contains(&self, path: &str) -> bool {
-        self.allowed.iter().any(|entry| {
-            if entry.ends_with('/') { path.starts_with(entry) } else { path == entry }
-        })
+        self.allowed
+            .iter()
+            .any(|entry| if entry.ends_with('/') { path.starts_with(entry) } else { path == entry })
     }
 }
 

@@ -6,11 +6,20 @@ use std::path::Path;
 use crate::{Finding, read};
 
 const CRATES: &[&str] = &[
-    "tee", "consensus", "dataplane", "client", "services", "appliance", "sim", "bench", "ci/tidy",
+    "tee",
+    "consensus",
+    "dataplane",
+    "client",
+    "services",
+    "appliance",
+    "sim",
+    "bench",
+    "ci/tidy",
 ];
 
-/// Compares `- \`name\` what it is` lines with the entries of `src/`. A folder is listed as `name/`,
-/// and its files need no lines of their own. `lib.rs` needs none.
+/// Compares `- \`name\` what it is` lines with the entries of `src/`. A folder is listed as `name/`
+/// (or as `name.rs`, if it has such a file), and its files need no lines of their own. `lib.rs` may
+/// be left out.
 pub(crate) fn check(root: &Path) -> Result<Vec<Finding>, String> {
     let mut findings = Vec::new();
     for name in CRATES {
@@ -36,7 +45,13 @@ pub(crate) fn check(root: &Path) -> Result<Vec<Finding>, String> {
 fn listed_modules(readme: &str) -> BTreeSet<String> {
     let names = readme.lines().filter_map(|line| line.strip_prefix("- `")?.split_once('`'));
     let modules = names.map(|(name, _)| name.to_string());
-    modules.filter(|name| name.ends_with(".rs") || name.ends_with('/')).collect()
+    let modules = modules.filter(|name| name.ends_with(".rs") || name.ends_with('/'));
+    modules.map(|name| module_of(&name)).filter(|name| name != "lib").collect()
+}
+
+/// A file and a folder of one name are one module.
+fn module_of(name: &str) -> String {
+    name.trim_end_matches('/').trim_end_matches(".rs").to_string()
 }
 
 fn present_modules(src: &Path) -> Result<BTreeSet<String>, String> {
@@ -45,16 +60,9 @@ fn present_modules(src: &Path) -> Result<BTreeSet<String>, String> {
     for entry in entries {
         let entry = entry.map_err(|error| error.to_string())?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if entry.path().is_dir() {
-            modules.insert(format!("{name}/"));
-        } else if name.ends_with(".rs") && name != "lib.rs" {
-            modules.insert(name);
+        if entry.path().is_dir() || (name.ends_with(".rs") && name != "lib.rs") {
+            modules.insert(module_of(&name));
         }
-    }
-    // A folder with a file of the same name is one module.
-    let folders: Vec<_> = modules.iter().filter(|name| name.ends_with('/')).cloned().collect();
-    for folder in folders {
-        modules.remove(&format!("{}.rs", folder.trim_end_matches('/')));
     }
     Ok(modules)
 }
@@ -65,7 +73,8 @@ mod tests {
 
     #[test]
     fn module_lines_are_read_and_other_lines_are_not() {
-        let listed = listed_modules("# x\n- `a.rs` first\n- `b/` folder\n- `cargo test` no\ntext");
-        assert_eq!(listed.into_iter().collect::<Vec<_>>(), ["a.rs", "b/"]);
+        let readme = "- `a.rs` first\n- `b/` folder\n- `lib.rs` root\n- `cargo test` no\ntext";
+        let listed: Vec<_> = listed_modules(readme).into_iter().collect();
+        assert_eq!(listed, ["a", "b"]);
     }
 }

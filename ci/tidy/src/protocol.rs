@@ -33,7 +33,8 @@ fn compare(rules: &BTreeSet<String>, code: &Citations, tests: &Citations) -> Vec
             findings.push(Finding::new("docs/PROTOCOL.md", text));
         }
         if !tests.contains_key(rule) {
-            let text = format!("{rule} is not hit by a test: \"rule: {rule}\" in the one that does");
+            let text =
+                format!("{rule} is not hit by a test: \"rule: {rule}\" in the one that does");
             findings.push(Finding::new("docs/PROTOCOL.md", text));
         }
     }

@@ -87,7 +87,7 @@ fn check_line(rules: &Rules, source: &Source, code: &str, place: &str, out: &mut
 
 /// Unit tests in a file of their own may build what they like.
 fn in_test_file(source: &Source) -> bool {
-    source.path.ends_with("/tests.rs") || source.path.contains("/harness") 
+    source.path.ends_with("/tests.rs") || source.path.contains("/harness")
 }
 
 /// The part of a line before a comment.
