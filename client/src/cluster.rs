@@ -373,7 +373,11 @@ impl PrivateKeys {
     /// # Errors
     /// The text holds no keys.
     pub fn parse(text: &str, file: &Path) -> Result<Self, ClusterError> {
-        let raw: KeyFile = parse_toml(text, file)?;
+        let raw: KeyFile = parse_toml(text, file).map_err(|error| {
+            // What TOML says may quote the text, and the text is secret.
+            let problem = "not the form of a key file: static_secret and signing_seed in quotes";
+            ClusterError::new(file, error.field, "", problem, "restore the file from a backup")
+        })?;
         let bad = |field: &str, error: KeyError| {
             ClusterError::new(file, field, "", error.to_string(), "restore the file from a backup")
         };
