@@ -23,7 +23,7 @@
 //! | FETCH_BATCH | view 4, zero 4, instance 8, digest 32 |
 //! | BATCH_BODY | view 4, zero 4, instance 8, batch |
 //!
-//! REQUEST is [`RequestHeader`](crate::batch::RequestHeader) and operation, REPLY is in
+//! REQUEST is [`RequestHeader`] and operation, REPLY is in
 //! [`reply`](super::reply); a signed state is in [`state`].
 
 pub(crate) mod fields;

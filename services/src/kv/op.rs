@@ -6,7 +6,7 @@
 //! | 1 | 1 | flags: bit 0 transaction, the rest zero |
 //! | 2 | 2 | attempt |
 //! | 4 | 2 | count of commands, 1 to `COMMANDS_MAX` |
-//! | 6 | | for each command: as [`super::codec`] says |
+//! | 6 | | for each command: as `super::codec` says |
 //!
 //! Always true: parsing is total, and an operation that parses can be executed to its end.
 
