@@ -25,9 +25,6 @@ use tetrarch_dataplane::stage::IdlePolicy;
 use tetrarch_dataplane::transport::memory::{MemoryTransport, Port, Switch};
 use tetrarch_dataplane::types::{Instant, PeerId};
 
-/// A small replica's memory.
-const SIZES: Sizes = Sizes { frames_size: 16 << 20, reply_cache_size: 1 << 20 };
-
 /// Where clients sit on a switch: behind all replicas.
 const CLIENT_PORT: Port = Port(1000);
 
@@ -54,7 +51,7 @@ pub fn tcp_replicas(kind: ServiceKind) -> Result<(Vec<Running>, ClientConfig)> {
             listen,
             metrics: None,
             placement: Placement { layout: Layout::Fused, idle: IdlePolicy::Park, cores: vec![] },
-            sizes: SIZES,
+            sizes: small(),
             core: core(id, &cluster),
             half_open_max: 16,
         })?);
@@ -78,7 +75,7 @@ pub fn memory_nodes(
     for (id, keys) in (0..).map(ReplicaId).zip(&keys) {
         // Of each pair, the member with the higher id dials.
         let mut transport = MemoryTransport::new(switch, Port(id.0), &ports(id.0));
-        let arena = transport.arena(&Budget::new(SIZES).arena)?;
+        let arena = transport.arena(&Budget::new(small()).arena)?;
         let endpoint = transport.open(0, arena.pool())?;
         let secret = keys.static_secret.clone();
         let identity = Identity { peer: PeerId::replica(id.0), secret };
@@ -93,7 +90,7 @@ pub fn memory_nodes(
             pool: arena.pool(),
             service,
             validator,
-            reply_cache_size: SIZES.reply_cache_size,
+            reply_cache_size: small().reply_cache_size,
             reply_cache_session_size: 1 << 16,
             metrics: Arc::new(Metrics::new()),
         };
@@ -107,6 +104,11 @@ pub fn memory_nodes(
 /// The transport of the client of [`memory_nodes`].
 pub fn client_transport(switch: &Switch) -> MemoryTransport {
     MemoryTransport::new(switch, CLIENT_PORT, &ports(4))
+}
+
+/// A small replica's memory.
+fn small() -> Sizes {
+    Sizes { frames_size: 16 << 20, reply_cache_size: 1 << 20, ..Sizes::default() }
 }
 
 /// A new cluster of four that tolerates one Byzantine fault, with one client.
