@@ -41,7 +41,7 @@ pub fn member(data: &[u8]) {
     play(data);
 }
 
-/// As [`member`]; returns the last instance decided, and the installed regency.
+/// As the target `member`; returns the last instance decided, and the installed regency.
 pub fn play(data: &[u8]) -> (u64, u32) {
     let mut world = World::new();
     let mut rest = data;
@@ -85,8 +85,8 @@ impl World {
             Cluster::parse(&cluster_text(), "cluster.toml".as_ref()).expect("a valid cluster")
         });
         let class = |slot_size, count| SlotClass { slot_size, count };
-        let classes = vec![class(512, 512), class(8192, 64), class(65_536, 4)];
-        let arena = Arena::heap(&ArenaSpec { classes }).expect("one MiB");
+        let classes = vec![class(512, 192), class(8192, 24)];
+        let arena = Arena::heap(&ArenaSpec { classes }).expect("a third of a MiB");
         let keys = keys(OWN.0 as u8 + 1);
         let proofs = Proofs::new(cluster, OWN, &keys).expect("keys that give secrecy");
         let ingress = Ingress::new(cluster.view(), proofs, Box::new(NullValidator), 4);
