@@ -37,11 +37,7 @@ pub fn admit(keys: &Keys, member: usize, hostile: bool, mut message: Msg) -> Opt
             }
         }
         Message::BatchBody(body) => check(keys, member, hostile, &mut body.batch)?,
-        Message::StopData(signed) => {
-            if !keys.state_is_signed(signed) {
-                return None;
-            }
-        }
+        Message::StopData(signed) if !keys.state_is_signed(signed) => return None,
         Message::Sync(sync) => {
             let genuine = sync.states.iter().all(|signed| keys.state_is_signed(signed));
             if sync.states.len() > REPLICAS_MAX || !genuine {

@@ -73,6 +73,23 @@ impl Rng {
         Duration::from_nanos(scale * halvings + self.below(scale.max(1)))
     }
 
+    /// Moments of something that happens about once in `every` during `length`; none when `every` is
+    /// zero.
+    pub fn moments(&mut self, every: Duration, length: Duration) -> Vec<Duration> {
+        let mut moments = Vec::new();
+        if every.is_zero() {
+            return moments;
+        }
+        let mut at = Duration::ZERO;
+        loop {
+            at += self.long_tailed(every) + Duration::from_nanos(1);
+            if at >= length {
+                return moments;
+            }
+            moments.push(at);
+        }
+    }
+
     /// A random order of `items`.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for end in (1..items.len()).rev() {

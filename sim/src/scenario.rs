@@ -153,6 +153,10 @@ impl Options {
         (options.clients, options.mischief) = (Vec::new(), Vec::new());
         (options.skew, options.execution) = (Duration::ZERO, Duration::ZERO);
         options.abandoned = 0;
+        (options.reset_every, options.partition_every) = (Duration::ZERO, Duration::ZERO);
+        (options.pause_every, options.veto_every) = (Duration::ZERO, Duration::ZERO);
+        (options.crash_every, options.starvation) = (Duration::ZERO, 0);
+        options.as_bytes = false;
         options
     }
 }

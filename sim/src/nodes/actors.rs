@@ -407,7 +407,7 @@ impl Person {
     fn start(&mut self, now: Instant, news: &mut News) {
         let read = self.rng.chance(self.plan.reads);
         let key = self.rng.below(3) as u8;
-        let unique = self.index << 40 | u64::from(self.started) + 1;
+        let unique = (self.index << 40) + u64::from(self.started) + 1;
         let operation = match (read, self.rng.below(5)) {
             (true, _) | (_, 0) => Operation::Get(key),
             (_, 1) => Operation::Add(key, unique),

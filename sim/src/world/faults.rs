@@ -36,23 +36,17 @@ pub(super) enum Fault {
 
 impl World {
     pub(super) fn plan_faults(&mut self) {
-        let end = self.now + self.options.safety;
         let mut rng = self.rng.fork(5);
         let n = self.view.n();
         let timeout = self.options.timeout;
         let mut plan = Vec::new();
         let mut each = |every: Duration, rng: &mut crate::rng::Rng, kind: u32| {
-            let mut at = self.now;
-            while every > Duration::ZERO {
-                at = at + rng.long_tailed(every) + Duration::from_nanos(1);
-                if at >= end {
-                    break;
-                }
+            for after in rng.moments(every, self.options.safety) {
                 let length = match rng.below(4) {
                     0 => rng.duration(timeout, timeout * 8),
                     _ => rng.duration(Duration::ZERO, timeout),
                 };
-                plan.push((at, length, kind));
+                plan.push((self.now + after, length, kind));
             }
         };
         each(self.options.reset_every, &mut rng, 0);

@@ -58,8 +58,6 @@ pub struct Host {
     replies: BTreeMap<ClientId, VecDeque<(Sequence, Answer)>>,
     pub(super) executed: ConsensusId,
     pub(super) behind: bool,
-    /// Reads are answered once this was executed.
-    reads_from: Option<ConsensusId>,
     wake: Option<Instant>,
     /// Deadline steps in a row without time passing.
     spins: (Instant, u32),
@@ -67,7 +65,6 @@ pub struct Host {
 
 impl Host {
     pub(super) fn new(config: Config, pool: Pool, now: Instant) -> Self {
-        let restarted = config.restarted;
         Self {
             core: Replica::new(config, Box::new(pool), now),
             actions: Actions::with_capacity(ACTIONS_MAX),
@@ -76,7 +73,6 @@ impl Host {
             replies: BTreeMap::new(),
             executed: ConsensusId(0),
             behind: false,
-            reads_from: (!restarted).then_some(ConsensusId(0)),
             wake: None,
             spins: (Instant(0), 0),
         }
@@ -197,6 +193,7 @@ impl World {
             Action::Behind { decided, available } => {
                 self.coverage.count("behind");
                 self.nodes[member].hosts[host].behind = true;
+                self.check_behind(member, decided);
                 self.trace.line(now, Log::Short, || {
                     format!("{member}: behind, has {decided}, others start at {available}")
                 });
@@ -208,6 +205,24 @@ impl World {
                     self.trace.line(now, Log::Short, || format!("{member}: {evidence:?}"));
                 }
             }
+        }
+    }
+
+    /// A member says that it cannot catch up: not while enough honest ones keep what it lacks, or
+    /// will once they decide it themselves.
+    fn check_behind(&mut self, member: usize, decided: ConsensusId) {
+        let keeps = |(at, node): &(usize, &Node)| {
+            let kept = |host: &Host| host.core.log_start() <= decided.next();
+            *at != member && node.adversary.is_none() && node.hosts.iter().any(kept)
+        };
+        let keepers = self.nodes.iter().enumerate().filter(keeps).count();
+        let honest = self.nodes[member].adversary.is_none();
+        if honest && keepers >= self.view.quorums().one_correct() {
+            let text = format!(
+                "member {member} gives up after {decided}, though {keepers} honest members keep the \
+                 next decision, or will"
+            );
+            self.checker.fail(Property::Liveness, text);
         }
     }
 
@@ -421,15 +436,8 @@ impl World {
     }
 
     fn query(&mut self, member: usize, request: &Request<SharedBytes>) {
-        let Some(host) = self.nodes[member].hosts.first_mut() else { return };
-        // Who lost its memory answers no reads before it has executed again what it may have
-        // answered from before.
-        if host.core.is_mute() {
-            host.reads_from = None;
-            return;
-        }
-        let from = *host.reads_from.get_or_insert(host.core.decided());
-        if host.executed < from {
+        let Some(host) = self.nodes[member].hosts.first() else { return };
+        if !host.core.may_answer_reads() {
             return;
         }
         let Some(operation) = Operation::decode(request.view().operation) else { return };
