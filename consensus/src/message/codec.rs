@@ -6,7 +6,7 @@
 //! not: authenticate anything; what is decoded is well formed, not true.
 //!
 //! Little endian. A *position* is view 4, epoch 4, instance 8. "Batch" stands for
-//! [`Batch`](crate::Batch) and is always last, so that its size needs no field.
+//! [`Batch`] and is always last, so that its size needs no field.
 //!
 //! | kind | body |
 //! |---|---|
