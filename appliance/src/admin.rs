@@ -73,7 +73,7 @@ pub struct Status {
     pub evidence: u64,
     /// All other members.
     pub peers: Vec<PeerStatus>,
-    /// Messages dropped, by reason; reasons that did not occur are left out.
+    /// Messages dropped and connections closed, by reason; what did not occur is left out.
     pub rejects: std::collections::BTreeMap<String, u64>,
 }
 
@@ -108,7 +108,12 @@ impl Subject {
             let heard_ms = (heard > 0).then(|| now.saturating_sub(heard) / 1_000_000);
             PeerStatus { id: id.0, up: up & (1 << index) != 0, heard_ms }
         });
-        let rejects = Reject::ALL.iter().map(|reason| (*reason, metrics.reject(*reason)));
+        let messages = Reject::ALL.iter().map(|reason| (reason.name(), metrics.reject(*reason)));
+        let connections = [
+            ("connections_refused", metrics.connections_refused.get()),
+            ("connections_evicted", metrics.connections_evicted.get()),
+            ("connections_malformed", metrics.connections_malformed.get()),
+        ];
         Status {
             id: self.id,
             cluster: format!("{:016x}", self.cluster),
@@ -127,9 +132,10 @@ impl Subject {
             clients_up: metrics.clients_up.get(),
             evidence: metrics.evidence.get(),
             peers: peers.collect(),
-            rejects: rejects
+            rejects: messages
+                .chain(connections)
                 .filter(|(_, count)| *count > 0)
-                .map(|(reason, count)| (reason.name().to_owned(), count))
+                .map(|(reason, count)| (reason.to_owned(), count))
                 .collect(),
         }
     }

@@ -84,6 +84,22 @@ numbers! {
     tx_messages: "counter",
     /// Messages that a link did not take: no session, or its queue is full.
     tx_dropped: "counter",
+    /// Bytes received in whole messages.
+    rx_bytes: "counter",
+    /// Bytes of messages handed to the device.
+    tx_bytes: "counter",
+    /// Connections accepted.
+    connections_accepted: "counter",
+    /// Connections closed as soon as they were accepted, because a limit was reached.
+    connections_refused: "counter",
+    /// Connections that did not prove who they are, closed to make place for newer ones.
+    connections_evicted: "counter",
+    /// Connections closed because their bytes were no message, or one above the limit.
+    connections_malformed: "counter",
+    /// Attempts to dial a member that failed.
+    dials_failed: "counter",
+    /// Times a connection waited because no frame was free.
+    frames_exhausted: "counter",
     /// Client signatures verified.
     signatures: "counter",
     /// Instances decided: the last one's number.

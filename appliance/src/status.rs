@@ -203,7 +203,7 @@ fn notes(status: &Status) -> String {
     if !status.rejects.is_empty() {
         let list: Vec<_> =
             status.rejects.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
-        note(format!("replica {id}: dropped messages: {}", list.join(", ")));
+        note(format!("replica {id}: dropped: {}", list.join(", ")));
     }
     text
 }

@@ -54,11 +54,11 @@ pub struct Network {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Room {
     /// What the open instance needs, and decisions that were asked for.
-    ForMembers,
+    Members,
     /// Proposals that came before their time, too.
-    ForEarly,
+    Early,
     /// Everybody.
-    ForClients,
+    Clients,
 }
 
 #[derive(Default)]
@@ -169,7 +169,7 @@ impl Network {
             let room = self.look_for_room();
             while let Some(received) = self.received.pop_front() {
                 match received.peer.is_client() {
-                    true if room < Room::ForClients => self.rejects.add(Reject::Overload),
+                    true if room < Room::Clients => self.rejects.add(Reject::Overload),
                     true => self.on_client(received),
                     false => self.on_member(now, received, room),
                 }
@@ -216,7 +216,7 @@ impl Network {
         match self.ingress.check_member(self.view.members()[index], received) {
             Err(reason) => self.rejects.add(reason),
             // Better fetched when its time comes, if there is a place to receive it then.
-            Ok(input) if room < Room::ForEarly && self.is_early(&input) => {
+            Ok(input) if room < Room::Early && self.is_early(&input) => {
                 self.rejects.add(Reject::Overload);
             }
             Ok(input) => {
@@ -240,11 +240,11 @@ impl Network {
     fn look_for_room(&self) -> Room {
         let free = self.pool.free_slots_for(self.pool.slot_size_max());
         if free >= self.large_slots / 2 {
-            Room::ForClients
+            Room::Clients
         } else if free >= self.large_slots / 4 {
-            Room::ForEarly
+            Room::Early
         } else {
-            Room::ForMembers
+            Room::Members
         }
     }
 
@@ -252,6 +252,8 @@ impl Network {
         if now >= self.next_look {
             self.next_look = now + LOOK_AT_FRAMES;
             self.metrics.frames_free_size.set(self.pool.free_size() as u64);
+            // Connections that never speak are no work, and should be seen all the same.
+            self.publish();
         }
     }
 
@@ -308,6 +310,15 @@ impl Network {
         metrics.tx_messages.set(sent.messages);
         metrics.tx_dropped.set(sent.dropped);
         metrics.signatures.set(self.ingress.signatures());
+        let device = self.links.counts();
+        metrics.rx_bytes.set(device.rx_bytes);
+        metrics.tx_bytes.set(device.tx_bytes);
+        metrics.connections_accepted.set(device.accepted);
+        metrics.connections_refused.set(device.refused);
+        metrics.connections_evicted.set(device.evicted);
+        metrics.connections_malformed.set(device.malformed);
+        metrics.dials_failed.set(device.dial_failed);
+        metrics.frames_exhausted.set(device.pool_exhausted);
         metrics.set_rejects(&[&self.rejects, self.links.rejects(), self.egress.rejects()]);
     }
 }
