@@ -110,6 +110,8 @@ numbers! {
     requests_executed: "counter",
     /// Replies sent again from the cache.
     replies_resent: "counter",
+    /// Answers not given: no frame was free, or this replica may not answer reads yet.
+    replies_withheld: "counter",
     /// Bytes reserved by the reply cache.
     reply_cache_size: "gauge",
     /// Installed regency.

@@ -121,6 +121,14 @@ impl Node {
         stages.iter().filter_map(|stage| stage.next_deadline()).min()
     }
 
+    /// Tells ordering and execution to wake the network stage for what they leave in its rings. For
+    /// stages on different cores: on one core the network stage has its turn anyway.
+    pub fn wake_across_cores(&mut self) {
+        let waker = self.network.waker();
+        self.ordering.wake_network(waker.clone());
+        self.execution.wake_network(waker);
+    }
+
     /// The stages, to be placed on cores: network, ordering, execution.
     pub fn into_stages(self) -> [Box<dyn Stage>; 3] {
         [self.network, self.ordering, self.execution]

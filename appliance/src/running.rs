@@ -29,7 +29,7 @@ use crate::budget::{Budget, Sizes};
 use crate::config::{Plan, REPLY_CACHE_SESSION_SIZE};
 use crate::metrics::Metrics;
 use crate::node::{Node, Parts};
-use crate::placement::Placement;
+use crate::placement::{Layout, Placement};
 use crate::service::{Seed, ServiceKind};
 use crate::stage::Events;
 
@@ -184,10 +184,13 @@ type Threads = Vec<JoinHandle<Result<CoreReport, OpenError>>>;
 fn spawn(
     id: ReplicaId,
     placement: &Placement,
-    node: Node,
+    mut node: Node,
     clock: SystemClock,
     stop: &Arc<AtomicBool>,
 ) -> Result<Threads> {
+    if placement.layout == Layout::Spread {
+        node.wake_across_cores();
+    }
     let mut threads = Vec::new();
     for (core, pin) in placement.place(node.into_stages()) {
         let stop = Arc::clone(stop);

@@ -11,6 +11,7 @@ use tetrarch_consensus::message::reply::{REPLY_HEADER_SIZE, ReplyHeader, Status}
 use tetrarch_consensus::{
     Batch, ClientId, Context, Replies, RequestView, Selection, Sequence, StateMachine, ViewId, spec,
 };
+use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::frame::{FrameMut, FramePool};
 use tetrarch_dataplane::limits::BURST_MAX;
 use tetrarch_dataplane::reject::{Reject, RejectCounts};
@@ -35,6 +36,8 @@ pub struct Execution {
     scratch: Vec<u8>,
     rejects: RejectCounts,
     metrics: Arc<Metrics>,
+    /// Wakes the network stage when it is on another core.
+    network: Option<Waker>,
 }
 
 impl Execution {
@@ -57,7 +60,13 @@ impl Execution {
             scratch: vec![0; REPLY_HEADER_SIZE + RESULT_SIZE_MAX],
             rejects: RejectCounts::new(),
             metrics,
+            network: None,
         }
+    }
+
+    /// From now on wakes the network stage for what is left in its ring.
+    pub fn wake_network(&mut self, waker: Waker) {
+        self.network = Some(waker);
     }
 
     /// The application, for checkers and tests.
@@ -198,7 +207,12 @@ impl Stage for Execution {
             }
             progress = Progress::Worked;
         }
-        progress.or(self.queries())
+        let progress = progress.or(self.queries());
+        self.metrics.replies_withheld.set(self.rejects.total());
+        if let Some(network) = self.network.as_ref().filter(|_| !self.rings.replies.is_empty()) {
+            network.wake();
+        }
+        progress
     }
 
     fn next_deadline(&self) -> Option<Instant> {

@@ -13,6 +13,7 @@ use tetrarch_consensus::smr::Replica;
 use tetrarch_consensus::{
     Action, Actions, ConsensusId, Input, Instant as CoreInstant, Lsn, Protocol, spec,
 };
+use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::stage::{Progress, Stage};
 use tetrarch_dataplane::types::Instant;
 
@@ -38,6 +39,8 @@ pub struct Ordering {
     /// What was decided when the core said that nobody can send the next decision.
     behind: Option<ConsensusId>,
     metrics: Arc<Metrics>,
+    /// Wakes the network stage when it is on another core.
+    network: Option<Waker>,
 }
 
 impl Ordering {
@@ -51,7 +54,13 @@ impl Ordering {
             waiting: VecDeque::with_capacity(ACTIONS_MAX),
             behind: None,
             metrics,
+            network: None,
         }
+    }
+
+    /// From now on wakes the network stage for what is left in its ring.
+    pub fn wake_network(&mut self, waker: Waker) {
+        self.network = Some(waker);
     }
 
     /// The core, for checkers and tests.
@@ -198,6 +207,9 @@ impl Stage for Ordering {
         self.tell_reads();
         if progress == Progress::Worked {
             self.publish();
+            if let Some(network) = self.network.as_ref().filter(|_| !self.rings.sends.is_empty()) {
+                network.wake();
+            }
         }
         if waiting > 0 { Progress::Worked } else { progress }
     }
