@@ -71,7 +71,6 @@ fn crash_only_clusters_hold() {
 }
 
 #[test]
-#[ignore = "known: a member that is hopelessly behind goes on asking (LAG.4)"]
 fn a_member_that_missed_more_than_is_kept_says_so_and_disturbs_nobody() {
     let mut options = Options::calm(4, Duration::from_millis(200));
     options.batch_requests_max = 1;

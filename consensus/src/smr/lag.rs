@@ -51,6 +51,9 @@ impl<P: Payload> Replica<P> {
             let refuse = Refuse { at: self.open.at, digest, reason };
             self.send(Recipients::Others, Message::Refuse(refuse), actions);
         }
+        if self.is_behind() {
+            return;
+        }
         let moved = self.lag.decided_at_status != self.decided;
         let idle = !moved && self.lag.ask_at.is_none() && !self.waits_for_execution();
         if idle && self.lag.target > self.decided {
@@ -143,6 +146,10 @@ impl<P: Payload> Replica<P> {
     /// at once if it is far behind, or while what it asked for before is being used up.
     pub(super) fn pursue(&mut self, actions: &mut Actions<Action<P>>) {
         spec!("LAG.2");
+        self.report_behind(actions);
+        if self.is_behind() {
+            return;
+        }
         let open = self.open.at.cid;
         if self.lag.asked_to >= open {
             if open > self.lag.bytes_to {
@@ -160,7 +167,12 @@ impl<P: Payload> Replica<P> {
                 self.wait_for_progress();
             }
         }
-        self.report_behind(actions);
+    }
+
+    /// Is what this replica needs next nowhere to be had? Then asking for it only disturbs.
+    fn is_behind(&self) -> bool {
+        spec!("LAG.4");
+        self.lag.behind == Some(self.open.at.cid)
     }
 
     fn needs_decisions(&self) -> bool {
@@ -177,7 +189,9 @@ impl<P: Payload> Replica<P> {
     pub(super) fn on_fetch_deadline(&mut self, actions: &mut Actions<Action<P>>) {
         spec!("LAG.2");
         let asked = self.lag.asked_to >= self.open.at.cid;
-        if !asked && !self.needs_decisions() {
+        if self.is_behind() {
+            self.lag.ask_at = None;
+        } else if !asked && !self.needs_decisions() {
             self.lag.ask_at = None;
             self.lag.failures = 0;
             self.lag.sources = ReplicaSet::EMPTY;
@@ -227,12 +241,13 @@ impl<P: Payload> Replica<P> {
         self.lag.sources.insert(source);
     }
 
-    /// Says so, once, when too few others still have the next decision.
+    /// Says so when too few others still have the next decision, and takes it back when enough do:
+    /// one with a longer log may have come back.
     fn report_behind(&mut self, actions: &mut Actions<Action<P>>) {
         spec!("LAG.4");
         let one_correct = self.quorums.one_correct();
         let next = self.open.at.cid;
-        if self.lag.target < next || self.lag.behind == Some(next) {
+        if self.lag.target < next {
             return;
         }
         let mut starts = [ConsensusId(u64::MAX); REPLICAS_MAX];
@@ -245,7 +260,9 @@ impl<P: Payload> Replica<P> {
                 unable += 1;
             }
         }
-        if able >= one_correct || unable < one_correct {
+        let behind = able < one_correct && unable >= one_correct;
+        if !behind || self.is_behind() {
+            self.lag.behind = self.lag.behind.filter(|_| behind);
             return;
         }
         starts[..unable].sort_unstable();
