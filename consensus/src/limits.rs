@@ -16,8 +16,8 @@ pub const OPERATION_SIZE_MAX: usize = 256 * 1024;
 /// what a reply cache keeps and the largest frame of a reply.
 pub const RESULT_SIZE_MAX: usize = 1024 * 1024;
 
-/// Bytes of the proof after a request body: 2 bytes of header and 16 a replica, or a signature.
-pub const REQUEST_PROOF_SIZE_MAX: usize = 2 + 16 * REPLICAS_MAX;
+/// Bytes of the proof after a request body: a MAC of 16 bytes for each replica, or a signature.
+pub const REQUEST_PROOF_SIZE_MAX: usize = 16 * REPLICAS_MAX;
 
 /// Requests that a STOP or FORWARDED carries. More are sent in the next one.
 pub const REQUEST_LIST_MAX: usize = 64;

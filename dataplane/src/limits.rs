@@ -23,9 +23,9 @@ pub const BODY_SIZE_MAX: usize = FRAME_SIZE_MAX - HEADER_SIZE;
 /// Members of a view: one bit each in a `u64`.
 pub const REPLICAS_MAX: usize = 64;
 
-/// Bytes of the transferable proof after a body: a two-byte head and an authenticator entry of 16
-/// bytes for each replica; a signature (64) is shorter.
-pub const PROOF_SIZE_MAX: usize = 2 + 16 * REPLICAS_MAX;
+/// Bytes of the transferable proof after a body: an authenticator entry of 16 bytes for each member.
+/// A signature is shorter.
+pub const PROOF_SIZE_MAX: usize = 16 * REPLICAS_MAX;
 
 /// Bodies up to this size are hashed side by side in SIMD lanes, zero-padded to a multiple of 64:
 /// one BLAKE3 chunk. Longer bodies fill the lanes alone.
