@@ -17,7 +17,11 @@ use tetrarch_dataplane::arena::{ArenaSpec, SlotClass};
 
 use crate::cluster::{Cluster, ClusterError, PrivateKeys, parse_toml};
 
-const MIB: usize = 1024 * 1024;
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// Bytes that one link may have queued at least: below this, a burst would be dropped.
+const LINK_QUEUE_MIN: usize = 256 * KIB;
 
 /// Seconds from the UNIX epoch to the start of 2024, from which incarnations count.
 const INCARNATION_EPOCH_S: u64 = 1_704_067_200;
@@ -25,7 +29,7 @@ const INCARNATION_EPOCH_S: u64 = 1_704_067_200;
 /// Incarnations a second: 2^32 of them last for 34 years.
 const INCARNATIONS_PER_S: u32 = 4;
 
-/// Slots of a class for large messages at least.
+/// Slots for the largest messages at least.
 const LARGE_SLOTS_MIN: usize = 8;
 
 /// `client-N.toml`: every field has a default.
@@ -149,10 +153,24 @@ impl ClientConfig {
         })
     }
 
-    /// Slots for requests in flight: the encoded operation, and the message on its way.
-    pub(crate) fn request_arena(&self) -> ArenaSpec {
+    /// Slots for the encoded operations in flight. When they are used up, nothing more is taken
+    /// from the caller until something ended.
+    pub(crate) fn body_arena(&self) -> ArenaSpec {
+        arena(self.request_memory / 4, REQUEST_HEADER_SIZE + OPERATION_SIZE_MAX, LARGE_SLOTS_MIN)
+    }
+
+    /// Slots for messages on their way. They are apart from the operations', because those stay
+    /// until they are answered: could they take the last slot, none of them would ever leave.
+    pub(crate) fn message_arena(&self) -> ArenaSpec {
         let largest = REQUEST_HEADER_SIZE + OPERATION_SIZE_MAX + REQUEST_PROOF_SIZE_MAX;
-        arena(self.request_memory, largest, LARGE_SLOTS_MIN)
+        arena(self.request_memory / 4 * 3, largest, LARGE_SLOTS_MIN)
+    }
+
+    /// Bytes that one link may have queued. `f` replicas that do not read, together, leave a
+    /// quarter of the slots that hold a message of any one size, or they would stop all others.
+    pub(crate) fn link_queue_size(&self) -> usize {
+        let most = slots_worth(&self.message_arena()) / 4 * 3;
+        (most / self.cluster.f.max(1)).max(LINK_QUEUE_MIN)
     }
 
     /// Slots for replies.
@@ -163,21 +181,41 @@ impl ClientConfig {
     }
 }
 
-/// Size classes for `memory` bytes. Most requests and replies are small; a few slots hold the
-/// largest, however little memory was given.
+/// Size classes for `memory` bytes. Slot sizes about double, so that a message wastes half of its
+/// slot at most; a class that is used up borrows from larger ones. A few slots hold the largest,
+/// however little memory was given.
 fn arena(memory: usize, size_max: usize, large_slots_min: usize) -> ArenaSpec {
-    // Size, and share of the memory in percent.
-    let shares = [(256, 30), (1280, 30), (8 * 1024, 15), (64 * 1024, 10), (size_max, 15)];
-    let class = |(size, percent): (usize, usize)| {
-        let least = match size {
-            size if size == size_max => large_slots_min,
-            size if size > 8 * 1024 => LARGE_SLOTS_MIN,
-            _ => 64,
-        };
+    /// Size, share of the memory in percent, and slots at least. Room for headers and proofs beside
+    /// round sizes.
+    const SHARES: [(usize, usize, usize); 9] = [
+        (256, 16, 64),
+        (KIB + 256, 14, 64),
+        (2 * KIB + 512, 6, 4),
+        (5 * KIB, 8, 4),
+        (10 * KIB, 5, 4),
+        (20 * KIB, 5, 4),
+        (40 * KIB, 5, 4),
+        (80 * KIB, 5, 4),
+        (160 * KIB, 12, 4),
+    ];
+    let class = |(size, percent, least): (usize, usize, usize)| {
         let count = (memory / 100 * percent / size).clamp(least, 1 << 20);
         SlotClass { slot_size: size as u32, count: count as u32 }
     };
-    ArenaSpec { classes: shares.map(class).to_vec() }
+    let largest = class((size_max, 24, large_slots_min));
+    ArenaSpec { classes: SHARES.map(class).into_iter().chain([largest]).collect() }
+}
+
+/// Bytes of messages of one size that use up all slots they fit, whatever that size is.
+fn slots_worth(spec: &ArenaSpec) -> usize {
+    let mut slots: usize = spec.classes.iter().map(|class| class.count as usize).sum();
+    let mut least = usize::MAX;
+    for pair in spec.classes.windows(2) {
+        slots -= pair[0].count as usize;
+        // The smallest message that no longer fits the smaller class.
+        least = least.min((pair[0].slot_size as usize + 1) * slots);
+    }
+    least
 }
 
 fn check(file: &File, name: &Path) -> Result<(), ClusterError> {
@@ -242,11 +280,29 @@ mod tests {
     #[test]
     fn arenas_hold_the_largest_message_however_small_they_are() {
         let config = ClientConfig { request_memory: 1, ..TestCluster::new(4).into_config() };
-        let largest = config.request_arena().classes.iter().map(|class| class.slot_size).max();
+        let largest = config.body_arena().classes.iter().map(|class| class.slot_size).max();
         assert!(largest.unwrap() as usize > OPERATION_SIZE_MAX);
         let config = ClientConfig { reply_memory: 64 * MIB, ..config };
         let size = config.reply_arena().size();
         assert!((48 * MIB..72 * MIB).contains(&size), "{size}");
+    }
+
+    #[test]
+    fn replicas_that_do_not_read_leave_slots_for_messages_of_any_size() {
+        for n in [4, 7, 10] {
+            let config =
+                ClientConfig { request_memory: 64 * MIB, ..TestCluster::new(n).into_config() };
+            let (spec, queue) = (config.message_arena(), config.link_queue_size());
+            assert!(queue >= LINK_QUEUE_MIN, "{n}: {queue}");
+            for pair in spec.classes.windows(2) {
+                let fits = |class: &&SlotClass| class.slot_size >= pair[1].slot_size;
+                let slots: u32 = spec.classes.iter().filter(fits).map(|class| class.count).sum();
+                let held = config.cluster.f * queue / (pair[0].slot_size as usize + 1);
+                assert!(held < slots as usize, "{n}: {held} of {slots}");
+            }
+            let memory = config.body_arena().size() + spec.size();
+            assert!((48 * MIB..72 * MIB).contains(&memory), "{memory}");
+        }
     }
 
     fn directory(name: &str) -> (PathBuf, TestCluster) {

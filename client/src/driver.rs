@@ -115,8 +115,8 @@ pub struct ClientDriver {
     ended: VecDeque<Completion>,
     outdated: Option<ViewId>,
     counts: DriverCounts,
-    /// Memory of requests, and of replies.
-    arenas: [Arena; 2],
+    /// Memory of operations, of messages on their way, and of replies.
+    arenas: [Arena; 3],
 }
 
 impl ClientDriver {
@@ -142,8 +142,7 @@ impl ClientDriver {
             connections_max: config.cluster.members.len(),
             unauthenticated_max: 1,
             tx_messages_max: TX_MESSAGES_MAX,
-            // A replica that does not read holds no more than a share of the memory.
-            tx_bytes_max: (config.request_memory / 4).max(1024 * 1024),
+            tx_bytes_max: config.link_queue_size(),
             backoff_max: BACKOFF_MAX,
             ..TcpConfig::default()
         };
@@ -160,13 +159,14 @@ impl ClientDriver {
         transport: &mut dyn Transport,
         matching: Matching<Bytes>,
     ) -> Result<Self, ConnectError> {
-        let requests = transport.arena(&config.request_arena())?;
+        let bodies = transport.arena(&config.body_arena())?;
+        let messages = transport.arena(&config.message_arena())?;
         let replies = transport.arena(&config.reply_arena())?;
         let endpoint = transport.open(0, replies.pool())?;
-        let pool = requests.pool();
+        let pool = messages.pool();
         let prover = Prover::new(&config.cluster, &config.keys)
             .map_err(|(at, error)| bad_member_key(config, at, &error.to_string()))?;
-        let core = core(config, matching, &pool)?;
+        let core = core(config, matching, &bodies.pool())?;
         let members = config.cluster.view().members().to_vec();
         let members: Vec<_> = members.iter().map(|id| PeerId::replica(id.0)).collect();
         Ok(Self {
@@ -179,7 +179,7 @@ impl ClientDriver {
             ended: VecDeque::new(),
             outdated: None,
             counts: DriverCounts::default(),
-            arenas: [requests, replies],
+            arenas: [bodies, messages, replies],
         })
     }
 

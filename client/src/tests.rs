@@ -95,6 +95,32 @@ fn operations_come_back_with_what_enough_replicas_said() {
 }
 
 #[test]
+fn operations_that_fill_the_memory_leave_all_the_same() {
+    for size in [2_000, 20_000, 100_000, 256 * 1024] {
+        let mut world = World::new(4);
+        world.turns(200);
+        for replica in &mut world.replicas {
+            replica.manner = Manner::Silent;
+        }
+        let operation = vec![7; size];
+        let mut taken = 0;
+        let busy = loop {
+            match world.driver.submit(world.now, taken, Mode::Ordered, &operation) {
+                Ok(_) => taken += 1,
+                Err(busy) => break busy,
+            }
+        };
+        assert_eq!(busy, Busy::Memory);
+        assert!(taken >= 8, "{taken} operations of {size} bytes");
+        world.turns(400);
+        for replica in &world.replicas {
+            let came = (replica.seen, replica.signed);
+            assert_eq!(came, (taken as usize, 0), "operations of {size} bytes");
+        }
+    }
+}
+
+#[test]
 fn garbage_is_counted_and_counts_for_nothing() {
     // rule: CLI.6
     let mut world = World::new(4);
