@@ -4,9 +4,9 @@
 //! start is what the node reserves; each line says why it is as large as it is. Must not: allocate.
 //!
 //! Frames hold what is in flight: messages on their way in and out, pending requests (their window
-//! bounds them), proposals that came early. Small messages use small slots and fall back to larger
+//! bounds them), batches that came early. Small messages use small slots and fall back to larger
 //! ones, so as long as the largest slots last, everything can be received. Ingress keeps half of
-//! them from clients, and a quarter from proposals whose time has not come.
+//! them from clients, and a quarter from batches whose time has not come.
 
 use std::fmt;
 

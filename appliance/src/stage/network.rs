@@ -53,9 +53,9 @@ pub struct Network {
 /// For whom there is memory, from those who come first to those who come last.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Room {
-    /// What the open instance needs, and decisions that were asked for.
+    /// What the open instance needs.
     Members,
-    /// Proposals that came before their time, too.
+    /// Proposed and decided batches that came before their time, too.
     Early,
     /// Everybody.
     Clients,
@@ -215,7 +215,7 @@ impl Network {
         self.metrics.peer_heard_ns[index].set(now.0);
         match self.ingress.check_member(self.view.members()[index], received) {
             Err(reason) => self.rejects.add(reason),
-            // Better fetched when its time comes, if there is a place to receive it then.
+            // Better fetched (again) when its time comes, if there is a place to receive it then.
             Ok(input) if room < Room::Early && self.is_early(&input) => {
                 self.rejects.add(Reject::Overload);
             }
@@ -226,13 +226,18 @@ impl Network {
         }
     }
 
-    /// Is this a proposal that the core could only keep for later?
+    /// Is this a batch that the core could only keep for later, proposed or decided? Enough of
+    /// either would leave no slot to receive what the open instance lacks, and so stay for ever.
     fn is_early(&self, input: &Input<FramePayload>) -> bool {
         let Input::Peer { message, .. } = input else {
             return false;
         };
         let open = self.metrics.decided.get() + 1;
-        matches!(message.get(), Message::Propose(propose) if propose.at.cid.0 > open)
+        match message.get() {
+            Message::Propose(propose) => propose.at.cid.0 > open,
+            Message::Decided(decided) => decided.batch.is_some() && decided.at.cid.0 > open,
+            _ => false,
+        }
     }
 
     /// For whom is there memory? Every message fits a slot of the largest size, so their number says
