@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tetrarch_consensus::{Input, Message, ReplicaId, Verified, View};
+use tetrarch_consensus::{ConsensusId, Input, Message, Payload, ReplicaId, Verified, View};
 use tetrarch_dataplane::burst::Burst;
 use tetrarch_dataplane::frame::FramePool;
 use tetrarch_dataplane::limits::BURST_MAX;
@@ -226,18 +226,9 @@ impl Network {
         }
     }
 
-    /// Is this a batch that the core could only keep for later, proposed or decided? Enough of
-    /// either would leave no slot to receive what the open instance lacks, and so stay for ever.
     fn is_early(&self, input: &Input<FramePayload>) -> bool {
-        let Input::Peer { message, .. } = input else {
-            return false;
-        };
-        let open = self.metrics.decided.get() + 1;
-        match message.get() {
-            Message::Propose(propose) => propose.at.cid.0 > open,
-            Message::Decided(decided) => decided.batch.is_some() && decided.at.cid.0 > open,
-            _ => false,
-        }
+        let open = ConsensusId(self.metrics.decided.get() + 1);
+        matches!(input, Input::Peer { message, .. } if is_early(message.get(), open))
     }
 
     /// For whom is there memory? Every message fits a slot of the largest size, so their number says
@@ -357,5 +348,40 @@ impl Stage for Network {
             self.links.park(limit);
         }
         true
+    }
+}
+
+/// Is this a batch that the core could only keep until its instance is open, proposed or decided?
+/// Enough of either would leave no slot to receive what the open instance lacks, and so stay for
+/// ever.
+fn is_early<P: Payload>(message: &Message<P>, open: ConsensusId) -> bool {
+    match message {
+        Message::Propose(propose) => propose.at.cid > open,
+        Message::Decided(decided) => decided.batch.is_some() && decided.at.cid > open,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload::FramePayload;
+    use tetrarch_consensus::message::{Decided, Position, Propose};
+    use tetrarch_consensus::{Batch, Digest, Epoch, ViewId};
+    use tetrarch_dataplane::arena::{Arena, ArenaSpec, SlotClass};
+
+    #[test]
+    fn batches_before_their_time_give_way_and_claims_do_not() {
+        let spec = ArenaSpec { classes: vec![SlotClass { slot_size: 64, count: 1 }] };
+        let frame = Arena::heap(&spec).unwrap().pool().copy_from(&[0; 16]).unwrap();
+        let batch = Batch::parse(FramePayload(frame)).unwrap();
+        let at = |cid| Position { view: ViewId(0), cid: ConsensusId(cid), epoch: Epoch(0) };
+        let propose = |cid| Message::Propose(Propose { at: at(cid), batch: batch.clone() });
+        let decided =
+            |cid, batch| Message::Decided(Decided { at: at(cid), digest: Digest::ZERO, batch });
+        let open = ConsensusId(7);
+        assert!(is_early(&propose(8), open) && is_early(&decided(8, Some(batch.clone())), open));
+        assert!(!is_early(&propose(7), open) && !is_early(&decided(7, Some(batch.clone())), open));
+        assert!(!is_early(&decided(8, None), open));
     }
 }
