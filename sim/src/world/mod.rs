@@ -454,10 +454,13 @@ impl World {
         if !self.options.villains.is_empty() {
             return;
         }
-        // Requests that their clients gave up may still wait for a leader with a grown timeout.
+        // Requests that their clients gave up may still wait for a leader with a grown timeout, and
+        // so may a member that installed a regency whose leader is gone.
         let settle = self.options.timeout * 4;
         self.run_until(self.now + settle, |_| false);
-        let waits = |node: &Node| node.hosts.iter().any(|host| host.core.pending() > 0);
+        let waits = |node: &Node| {
+            node.hosts.iter().any(|host| host.core.pending() > 0 || host.core.is_stopped())
+        };
         if self.nodes.iter().any(waits) {
             self.run_until(self.now + settle * 64, |_| false);
         }
