@@ -154,16 +154,17 @@ impl ClientConfig {
     }
 
     /// Slots for the encoded operations in flight. When they are used up, nothing more is taken
-    /// from the caller until something ended.
+    /// from the caller until something ended. They are few enough for a link to queue them all: what
+    /// a link does not take is only sent again after a pause.
     pub(crate) fn body_arena(&self) -> ArenaSpec {
-        arena(self.request_memory / 4, REQUEST_HEADER_SIZE + OPERATION_SIZE_MAX, LARGE_SLOTS_MIN)
+        arena(self.request_memory / 8, REQUEST_HEADER_SIZE + OPERATION_SIZE_MAX, LARGE_SLOTS_MIN)
     }
 
     /// Slots for messages on their way. They are apart from the operations', because those stay
     /// until they are answered: could they take the last slot, none of them would ever leave.
     pub(crate) fn message_arena(&self) -> ArenaSpec {
         let largest = REQUEST_HEADER_SIZE + OPERATION_SIZE_MAX + REQUEST_PROOF_SIZE_MAX;
-        arena(self.request_memory / 4 * 3, largest, LARGE_SLOTS_MIN)
+        arena(self.request_memory / 8 * 7, largest, LARGE_SLOTS_MIN)
     }
 
     /// Bytes that one link may have queued. `f` replicas that do not read, together, leave a
@@ -189,7 +190,7 @@ fn arena(memory: usize, size_max: usize, large_slots_min: usize) -> ArenaSpec {
     /// round sizes.
     const SHARES: [(usize, usize, usize); 9] = [
         (256, 16, 64),
-        (KIB + 256, 14, 64),
+        (KIB + 256, 20, 64),
         (2 * KIB + 512, 6, 4),
         (5 * KIB, 8, 4),
         (10 * KIB, 5, 4),
@@ -202,7 +203,7 @@ fn arena(memory: usize, size_max: usize, large_slots_min: usize) -> ArenaSpec {
         let count = (memory / 100 * percent / size).clamp(least, 1 << 20);
         SlotClass { slot_size: size as u32, count: count as u32 }
     };
-    let largest = class((size_max, 24, large_slots_min));
+    let largest = class((size_max, 18, large_slots_min));
     ArenaSpec { classes: SHARES.map(class).into_iter().chain([largest]).collect() }
 }
 
@@ -300,7 +301,12 @@ mod tests {
                 let held = config.cluster.f * queue / (pair[0].slot_size as usize + 1);
                 assert!(held < slots as usize, "{n}: {held} of {slots}");
             }
-            let memory = config.body_arena().size() + spec.size();
+            let large = 100 * KIB;
+            let fits = |class: &&SlotClass| class.slot_size as usize > large;
+            let bodies = config.body_arena();
+            let count: u32 = bodies.classes.iter().filter(fits).map(|class| class.count).sum();
+            assert!(n > 4 || count as usize * large <= queue, "{count} in {queue}");
+            let memory = bodies.size() + spec.size();
             assert!((48 * MIB..72 * MIB).contains(&memory), "{memory}");
         }
     }
