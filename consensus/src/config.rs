@@ -188,7 +188,7 @@ pub enum Check {
     ProofBinding,
     /// STOPDATA validated by the leader, and again inside SYNC by everybody.
     StopDataValidation,
-    /// A request is executed once.
+    /// A repeated request is kept out of batches (VAL.1) and skipped at execution (SMR.9).
     DuplicateSuppression,
 }
 

@@ -59,16 +59,16 @@ fn with_unchecked_states_a_new_leader_replaces_what_was_decided() {
     find(&[Check::StopDataValidation], &[Strategy::Usurp], &[Property::Agreement]);
 }
 
+#[test]
+fn without_duplicate_suppression_a_request_is_executed_twice() {
+    let mutants = [Check::DuplicateSuppression];
+    find(&mutants, &[Strategy::Impossible], &[Property::ExactlyOnce, Property::Order]);
+}
+
 /// gamma keeps repeated requests out of batches (VAL.1); execution is the second line of defence
 /// (SMR.9), which only a batch that went round gamma can reach.
 #[test]
-fn without_gamma_and_duplicate_suppression_a_request_is_executed_twice() {
-    let mutants = [Check::Validity, Check::DuplicateSuppression];
-    find(&mutants, &[Strategy::Impossible], &[Property::ExactlyOnce]);
-}
-
-#[test]
-fn duplicate_suppression_alone_holds_against_repeated_requests() {
+fn skipping_at_execution_alone_holds_against_repeated_requests() {
     let wishes = Wishes {
         n: Some(4),
         model: Some(FaultModel::Byzantine),

@@ -102,6 +102,8 @@ pub struct Requests<P> {
     check: u64,
     batch_requests_max: usize,
     batch_size_max: usize,
+    /// Off in a mutant only: then a repeated request is neither kept out of batches nor skipped.
+    suppress: bool,
     /// Room for a batch in the making: the slot from which each session continues.
     turns: Vec<u32>,
 }
@@ -118,6 +120,7 @@ impl<P: Payload> Requests<P> {
             check: 0,
             batch_requests_max: config.batch_requests_max.min(BATCH_REQUESTS_MAX),
             batch_size_max: config.batch_size_max.min(BATCH_SIZE_MAX),
+            suppress: config.checks.duplicate_suppression,
             turns: Vec::with_capacity(BATCH_REQUESTS_MAX),
         }
     }
