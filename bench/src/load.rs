@@ -112,7 +112,7 @@ pub fn run(options: &LoadOptions, watch: &mut dyn FnMut(Progress)) -> Result<Loa
         );
     }
     let mut load = Load::new(options, driver, operation);
-    load.connect(config.connect_timeout)?;
+    load.connect(config.connect_timeout, config.cluster.members.len())?;
     load.run(watch)
 }
 
@@ -155,10 +155,8 @@ impl<'a> Load<'a> {
     }
 
     /// Until enough replicas are connected, and all of them if that is quick.
-    fn connect(&mut self, limit: Duration) -> Result<()> {
+    fn connect(&mut self, limit: Duration, all: usize) -> Result<()> {
         let begin = self.clock.now();
-        let all = ClientConfig::load(&self.options.directory, self.options.client)?;
-        let all = all.cluster.members.len();
         loop {
             let now = self.clock.now();
             if !self.driver.poll(now, &mut self.completions) {
