@@ -2,13 +2,13 @@
 
 use std::process::ExitCode;
 
-use tetrarch_bench::micro::{CASES, find};
+use tetrarch_bench::micro::{cases, find};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--list"] => {
-            for case in CASES {
+            for case in cases() {
                 println!("{} {}", case.name, case.what);
             }
             ExitCode::SUCCESS

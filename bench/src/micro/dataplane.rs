@@ -1,0 +1,64 @@
+//! Hot functions of the dataplane.
+
+use std::hint::black_box;
+
+use tetrarch_dataplane::crypto::hash::{body_digest, digest_burst};
+use tetrarch_dataplane::crypto::mac::LinkKey;
+use tetrarch_dataplane::header::Header;
+
+use super::Case;
+
+/// Its cases.
+pub const CASES: &[Case] = &[
+    Case { name: "header_parse", what: "parse one link header", run: header_parse },
+    Case { name: "link_tag", what: "GMAC over a header", run: link_tag },
+    Case { name: "digest_burst_64x64", what: "64 bodies of 64 B in lanes", run: digest_burst_64 },
+    Case { name: "digest_single_64", what: "one body of 64 B", run: digest_single },
+];
+
+fn header() -> Header {
+    Header {
+        kind: 5,
+        auth: 0,
+        size: 160,
+        sender: 1,
+        proof_size: 0,
+        cluster: 42,
+        session: 0,
+        sequence: 7,
+        body_digest: [9; 32],
+        tag: [0; 16],
+    }
+}
+
+fn header_parse(turns: u64) {
+    let bytes = header().to_bytes();
+    for _ in 0..turns {
+        black_box(Header::parse(black_box(&bytes)).is_ok());
+    }
+}
+
+fn link_tag(turns: u64) {
+    let key = LinkKey::new(&[3; 32]);
+    let bytes = header().to_bytes();
+    for sequence in 0..turns {
+        black_box(key.tag(sequence, &[black_box(&bytes[..80])]));
+    }
+}
+
+fn digest_burst_64(turns: u64) {
+    let bodies = [[5u8; 64]; 64];
+    let views: Vec<&[u8]> = bodies.iter().map(|body| &body[..]).collect();
+    let mut digests = vec![[0u8; 32]; 64];
+    for _ in 0..turns {
+        digest_burst(black_box(&views), &mut digests);
+        black_box(&digests);
+    }
+}
+
+fn digest_single(turns: u64) {
+    let body = [5u8; 64];
+    for _ in 0..turns {
+        black_box(body_digest(black_box(&body)));
+    }
+}

@@ -1,0 +1,49 @@
+//! Hot functions, each as a loop of a given number of turns: what the instruction budgets count.
+//!
+//! A case prepares its data, then runs. Counting two numbers of turns and taking the difference
+//! leaves the preparation out, so a budget is instructions per turn and the same on every run of one
+//! binary on one kind of processor. Each crate's cases are in a file of their own.
+
+mod consensus;
+mod dataplane;
+
+/// One hot function: a name and a loop.
+pub struct Case {
+    /// Name, as in `bench/budget.toml`.
+    pub name: &'static str,
+    /// What one turn does.
+    pub what: &'static str,
+    run: fn(u64),
+}
+
+impl Case {
+    /// Runs `turns` turns.
+    pub fn run(&self, turns: u64) {
+        (self.run)(turns);
+    }
+}
+
+/// All cases, crate by crate.
+pub fn cases() -> impl Iterator<Item = &'static Case> {
+    dataplane::CASES.iter().chain(consensus::CASES)
+}
+
+/// The case called `name`.
+pub fn find(name: &str) -> Option<&'static Case> {
+    cases().find(|case| case.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_case_runs_and_has_a_name_of_its_own() {
+        for case in cases() {
+            case.run(2);
+            assert_eq!(cases().filter(|other| other.name == case.name).count(), 1);
+            assert!(find(case.name).is_some());
+        }
+        assert!(find("no_such_case").is_none());
+    }
+}
