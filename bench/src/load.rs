@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
-use tetrarch_client::{Busy, ClientConfig, ClientDriver, Completion, Mode, Outcome, Ticket};
+use tetrarch_client::{
+    Authentication, Busy, ClientConfig, ClientDriver, Completion, Mode, Outcome, Ticket,
+};
 use tetrarch_dataplane::clock::{Clock, SystemClock};
 use tetrarch_dataplane::types::Instant;
 use tetrarch_services::null::write_operation;
@@ -49,6 +51,8 @@ pub struct LoadOptions {
     pub rate: Option<f64>,
     /// Ordered, or read-only.
     pub mode: Mode,
+    /// Are all requests signed, or only those sent again?
+    pub signed: bool,
     /// Processes of the replicas, to report their processor time.
     pub pids: Vec<u32>,
 }
@@ -66,6 +70,8 @@ pub struct LoadResult {
     pub reply_size: u32,
     /// `ordered` or `read-only`.
     pub mode: &'static str,
+    /// Were all requests signed?
+    pub signed: bool,
     /// Requests per second asked for; none in the closed loop.
     pub rate: Option<f64>,
     /// Seconds measured.
@@ -74,7 +80,7 @@ pub struct LoadResult {
     pub requests: u64,
     /// Requests refused, forgotten, or never answered.
     pub errors: u64,
-    /// Requests sent again, and so signed.
+    /// Requests sent again.
     pub retransmitted: u64,
     /// Requests answered per second.
     pub throughput: f64,
@@ -103,6 +109,9 @@ pub struct Progress {
 pub fn run(options: &LoadOptions, watch: &mut dyn FnMut(Progress)) -> Result<LoadResult> {
     let mut config = ClientConfig::load(&options.directory, options.client)?;
     config.sessions_max = config.sessions_max.max(options.sessions);
+    if options.signed {
+        config.authentication = Authentication::Signature;
+    }
     let driver = ClientDriver::open(&config)?;
     let mut operation = vec![0; options.request_size];
     if !write_operation(&mut operation, options.reply_size) {
@@ -195,7 +204,7 @@ impl<'a> Load<'a> {
                 (self.answered, self.errors) = (0, 0);
                 report = Report { at: now, answered: 0 };
                 cpu = CpuMeter::start(&self.options.pids);
-                retransmitted = self.driver.counts().signed;
+                retransmitted = self.driver.counts().resent;
             }
             if now >= end {
                 break;
@@ -213,7 +222,7 @@ impl<'a> Load<'a> {
         }
         let seconds = self.clock.now().since(measure_from).as_secs_f64();
         let (client_cpu, replica_cpu) = cpu.stop();
-        retransmitted = self.driver.counts().signed - retransmitted;
+        retransmitted = self.driver.counts().resent - retransmitted;
         self.drain();
         Ok(self.result(seconds, client_cpu, replica_cpu, retransmitted))
     }
@@ -312,6 +321,7 @@ impl<'a> Load<'a> {
                 Mode::Ordered => "ordered",
                 Mode::ReadOnly => "read-only",
             },
+            signed: options.signed,
             rate: options.rate,
             seconds,
             requests: self.answered,

@@ -68,6 +68,9 @@ struct LoadArgs {
     /// Read-only requests instead of ordered ones
     #[arg(long)]
     read_only: bool,
+    /// Sign every ordered request with Ed25519 [default: a MAC for each replica]
+    #[arg(long, conflicts_with = "read_only")]
+    signed: bool,
     /// Processes of the replicas, to report their processor time
     #[arg(long, value_delimiter = ',')]
     pids: Vec<u32>,
@@ -94,6 +97,9 @@ struct ClusterArgs {
     /// Replicas of the crash-only clusters; 0 for none
     #[arg(long, value_delimiter = ',', default_value = "3")]
     crash: Vec<u16>,
+    /// Sign every request with Ed25519 [default: a MAC for each replica]
+    #[arg(long)]
+    signed: bool,
     /// Seconds to measure each cell
     #[arg(long, default_value_t = 3.0, value_parser = seconds)]
     duration: f64,
@@ -183,6 +189,7 @@ fn run_load(args: LoadArgs) -> Result<()> {
         warm_up: Duration::from_secs_f64(args.warmup),
         rate: args.rate,
         mode: if args.read_only { Mode::ReadOnly } else { Mode::Ordered },
+        signed: args.signed,
         pids: args.pids,
     };
     let bar = ProgressBar::new(1000);
@@ -204,10 +211,11 @@ fn run_load(args: LoadArgs) -> Result<()> {
 fn print_load(machine: &Machine, result: &LoadResult) {
     println!("{}", machine.line());
     println!(
-        "{} sessions x {} in flight, {} requests of {} B, replies of {} B, {}",
+        "{} sessions x {} in flight, {} {}requests of {} B, replies of {} B, {}",
         result.sessions,
         result.outstanding,
         result.mode,
+        if result.signed { "signed " } else { "" },
         result.request_size,
         result.reply_size,
         result.rate.map_or("closed loop".into(), |rate| format!("{} /s asked", grouped(rate))),
@@ -243,6 +251,7 @@ fn run_cluster(args: ClusterArgs) -> Result<()> {
         shapes: all,
         payloads: args.payloads,
         sessions: args.sessions,
+        signed: args.signed,
         duration: Duration::from_secs_f64(args.duration),
         warm_up: Duration::from_secs_f64(args.warmup),
     };

@@ -24,6 +24,8 @@ pub struct MatrixOptions {
     pub payloads: Vec<(usize, u32)>,
     /// Sessions, each with one request in flight.
     pub sessions: Vec<u32>,
+    /// Are all requests signed?
+    pub signed: bool,
     /// Seconds of each cell.
     pub duration: Duration,
     /// Seconds before each cell.
@@ -62,6 +64,7 @@ pub fn run_matrix(options: &MatrixOptions, tell: &mut dyn FnMut(&Cell)) -> Resul
                     warm_up: options.warm_up,
                     rate: None,
                     mode: Mode::Ordered,
+                    signed: options.signed,
                     pids: cluster.pids(),
                 };
                 let result = run(&load, &mut |_: Progress| {})?;

@@ -12,7 +12,7 @@ use tetrarch_consensus::limits::{
     OPERATION_SIZE_MAX, REQUEST_PROOF_SIZE_MAX, RESULT_SIZE_MAX, SESSION_WINDOW,
 };
 use tetrarch_consensus::message::reply::REPLY_HEADER_SIZE;
-use tetrarch_consensus::smr::client::HELD_LARGE_MAX;
+use tetrarch_consensus::smr::client::{Authentication, HELD_LARGE_MAX};
 use tetrarch_dataplane::arena::{ArenaSpec, SlotClass};
 
 use crate::cluster::{Cluster, ClusterError, PrivateKeys, parse_toml};
@@ -43,8 +43,26 @@ struct File {
     connect_timeout_ms: u64,
     sessions_max: u32,
     window: usize,
+    authentication: Proof,
     request_memory_mib: usize,
     reply_memory_mib: usize,
+}
+
+/// `authentication` in the file.
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum Proof {
+    Mac,
+    Signature,
+}
+
+impl From<Proof> for Authentication {
+    fn from(proof: Proof) -> Self {
+        match proof {
+            Proof::Mac => Self::MacVector,
+            Proof::Signature => Self::Signature,
+        }
+    }
 }
 
 impl Default for File {
@@ -56,6 +74,7 @@ impl Default for File {
             connect_timeout_ms: 10_000,
             sessions_max: 4096,
             window: SESSION_WINDOW,
+            authentication: Proof::Mac,
             request_memory_mib: 64,
             reply_memory_mib: 64,
         }
@@ -82,6 +101,10 @@ pub struct ClientConfig {
     pub sessions_max: u32,
     /// Ordered operations of a session in flight at most, and as many read-only ones.
     pub window: usize,
+    /// How ordered requests are proved when they are sent first. Signatures cost every replica more
+    /// than all else it does for a small request; they are for clients that shall not be trusted to
+    /// give each replica the same proof.
+    pub authentication: Authentication,
     /// Memory for requests in flight, in bytes.
     pub request_memory: usize,
     /// Memory for replies that were received and results that are in use, in bytes.
@@ -103,6 +126,7 @@ impl ClientConfig {
             connect_timeout: Duration::from_millis(file.connect_timeout_ms),
             sessions_max: file.sessions_max,
             window: file.window,
+            authentication: file.authentication.into(),
             request_memory: file.request_memory_mib * MIB,
             reply_memory: file.reply_memory_mib * MIB,
             incarnation: None,
@@ -147,6 +171,7 @@ impl ClientConfig {
             connect_timeout: Duration::from_millis(file.connect_timeout_ms),
             sessions_max: file.sessions_max,
             window: file.window,
+            authentication: file.authentication.into(),
             request_memory: file.request_memory_mib * MIB,
             reply_memory: file.reply_memory_mib * MIB,
             ..Self::new(cluster, index, keys)
@@ -333,9 +358,14 @@ mod tests {
         std::fs::write(&file, "window = 8\nrequest_timeout_ms = 500\n").unwrap();
         let config = ClientConfig::load(&directory, 0).unwrap();
         assert_eq!((config.window, config.request_timeout.as_millis()), (8, 500));
+        assert_eq!(config.authentication, Authentication::MacVector);
+        std::fs::write(&file, "authentication = \"signature\"").unwrap();
+        let config = ClientConfig::load(&directory, 0).unwrap();
+        assert_eq!(config.authentication, Authentication::Signature);
         for (text, expected) in [
             ("window = 65", "window = 65: out of range; use 1 to 64"),
             ("widow = 6", "unknown field"),
+            ("authentication = \"none\"", "expected `mac` or `signature`"),
             ("key_file = \"nowhere.key\"", "cannot read"),
         ] {
             std::fs::write(&file, text).unwrap();

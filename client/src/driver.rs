@@ -66,8 +66,10 @@ pub struct DriverCounts {
     pub submitted: u64,
     /// Operations ended.
     pub completed: u64,
-    /// Messages that were signed: requests sent again because no answer came.
+    /// Messages that were signed.
     pub signed: u64,
+    /// Requests sent again because no answer came.
+    pub resent: u64,
     /// Messages handed to a link.
     pub sent: u64,
     /// Messages that a link did not take, because it was down or full.
@@ -303,7 +305,7 @@ impl ClientDriver {
 
     /// What was seen so far.
     pub fn counts(&self) -> DriverCounts {
-        self.counts
+        DriverCounts { resent: self.core.resent_count(), ..self.counts }
     }
 
     /// The next finding about a link that an operator should read.
@@ -366,6 +368,7 @@ fn core(
         request_timeout: config.request_timeout,
         sessions_max: config.sessions_max,
         window: config.window,
+        authentication: config.authentication,
     };
     Ok(ClientCore::new(core, matching, Box::new(BytesPool(pool.clone()))))
 }

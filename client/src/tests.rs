@@ -32,6 +32,10 @@ struct World {
 
 impl World {
     fn new(n: u16) -> Self {
+        Self::with(n, |_| {})
+    }
+
+    fn with(n: u16, change: impl FnOnce(&mut ClientConfig)) -> Self {
         let test = TestCluster::new(n);
         let switch = Switch::new(SwitchConfig { queue_max: 4096, ..SwitchConfig::default() });
         let endpoint = |index: u16| {
@@ -42,7 +46,8 @@ impl World {
         let replicas = replicas.collect();
         let dial: Vec<_> = (0..n).map(|index| (PeerId::replica(index), Port(index))).collect();
         let mut transport = MemoryTransport::new(&switch, Port(n), &dial);
-        let config = test.into_config();
+        let mut config = test.into_config();
+        change(&mut config);
         let driver = ClientDriver::over(&config, &mut transport, Matching::Equal).unwrap();
         Self { driver, replicas, now: Instant(1 << 60), completions: Vec::new() }
     }
@@ -163,6 +168,25 @@ fn silence_is_answered_by_signed_retransmission() {
     world.replicas[0].manner = Manner::Honest;
     world.turns(2500);
     assert_eq!(world.results(), [(ticket, b"a".to_vec())]);
+}
+
+#[test]
+fn a_client_that_signs_is_believed_at_once() {
+    // rule: CLI.4
+    let mut world = World::with(4, |config| config.authentication = Authentication::Signature);
+    world.turns(200);
+    let tickets = [b"a", b"b"].map(|operation| world.submit(0, Mode::Ordered, operation));
+    let read = world.submit(0, Mode::ReadOnly, b"c");
+    world.turns(20);
+    let mut results = world.results();
+    results.sort();
+    let mut expected =
+        vec![(tickets[0], b"a".to_vec()), (tickets[1], b"b".to_vec()), (read, b"c".to_vec())];
+    expected.sort();
+    assert_eq!(results, expected);
+    assert!(world.replicas.iter().all(|replica| (replica.seen, replica.signed) == (3, 2)));
+    let counts = world.driver.counts();
+    assert_eq!((counts.signed, counts.resent), (2, 0));
 }
 
 #[test]

@@ -51,6 +51,17 @@ pub const HELD_RESULT_SIZE: usize = 4096;
 /// The longest pause between retransmissions, as a power of two of the first one.
 pub const PAUSE_GROWTH_MAX: u32 = 5;
 
+/// How a client proves the ordered requests that it sends first (rule CLI.4). What it sends again is
+/// signed in any case.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Authentication {
+    /// A MAC for each member: cheap, but each member can check its own entry only.
+    #[default]
+    MacVector,
+    /// An Ed25519 signature, which everybody can check.
+    Signature,
+}
+
 /// What a client is told when it starts.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
@@ -68,6 +79,8 @@ pub struct ClientConfig {
     /// Ordered requests of a session in flight at most, and as many read-only ones. At most
     /// [`SESSION_WINDOW`], more is taken for that.
     pub window: usize,
+    /// How first transmissions are proved.
+    pub authentication: Authentication,
 }
 
 /// How an operation is carried out.
@@ -225,6 +238,8 @@ pub struct ClientCore<P> {
     outdated: ViewId,
     /// Large results that wait for those before them.
     held_large: usize,
+    /// Requests sent again.
+    resent: u64,
     now: Instant,
 }
 
@@ -251,6 +266,7 @@ impl<P: Payload> ClientCore<P> {
             views: alloc::vec![view; n],
             outdated: view,
             held_large: 0,
+            resent: 0,
             now: Instant(0),
         }
     }
@@ -295,7 +311,7 @@ impl<P: Payload> ClientCore<P> {
             }
             state.ordered.push(slot);
         }
-        self.send(slot, To::All, false, actions);
+        self.send(slot, To::All, actions);
         self.arm(session);
         Ok(self.slots.ticket(slot))
     }
@@ -351,6 +367,11 @@ impl<P: Payload> ClientCore<P> {
     /// Operations in flight.
     pub fn in_flight_count(&self) -> usize {
         self.slots.in_flight()
+    }
+
+    /// Requests that were sent again because no answer came, so far.
+    pub fn resent_count(&self) -> u64 {
+        self.resent
     }
 
     /// What this client was told at start.

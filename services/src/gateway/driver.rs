@@ -159,7 +159,7 @@ impl<C: Clock> Cluster for DriverCluster<C> {
         let more = [
             ("tetrarch_operations_submitted", counts.submitted),
             ("tetrarch_operations_completed", counts.completed),
-            ("tetrarch_operations_sent_again", counts.signed),
+            ("tetrarch_operations_sent_again", counts.resent),
             ("tetrarch_operations_timed_out", self.timeouts),
             ("tetrarch_operations_in_flight", self.waiting.len() as u64),
         ];

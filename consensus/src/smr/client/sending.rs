@@ -21,7 +21,16 @@ impl<P: Payload> ClientCore<P> {
         encode(&mut *self.pool, client, sequence, view, read_only, operation)
     }
 
-    pub(super) fn send(
+    /// Sends the request in `slot` for the first time, as far as `to` is concerned.
+    pub(super) fn send(&mut self, slot: SlotIndex, to: To, actions: &mut Actions<ClientAction<P>>) {
+        crate::spec!("CLI.4");
+        // The link proves a read-only request: nobody but its receiver ever sees it.
+        let signs = self.config.authentication == Authentication::Signature;
+        let sign = signs && !self.slots.get(slot).read_only;
+        self.transmit(slot, to, sign, actions);
+    }
+
+    fn transmit(
         &mut self,
         slot: SlotIndex,
         to: To,
@@ -113,7 +122,8 @@ impl<P: Payload> ClientCore<P> {
             let Some(slot) = slot else { continue };
             let entry = self.slots.get(slot);
             if entry.ended.is_none() && entry.sent + pause <= self.now {
-                self.send(slot, To::All, true, actions);
+                self.transmit(slot, To::All, true, actions);
+                self.resent += 1;
                 sent += 1;
             }
         }
@@ -170,7 +180,7 @@ impl<P: Payload> ClientCore<P> {
             }
             state.fallback.pop_front();
             state.ordered.push(slot);
-            self.send(slot, To::All, false, actions);
+            self.send(slot, To::All, actions);
         }
     }
 
@@ -204,7 +214,7 @@ impl<P: Payload> ClientCore<P> {
                 let window = if reads { &state.reads } else { &state.ordered };
                 let Some(slot) = window.at(at) else { continue };
                 if self.slots.voices(slot)[member].is_none() {
-                    self.send(slot, to, false, actions);
+                    self.send(slot, to, actions);
                 }
             }
         }

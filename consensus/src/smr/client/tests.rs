@@ -31,6 +31,27 @@ fn requests_go_to_all_members_and_are_numbered_without_gaps() {
 }
 
 #[test]
+fn a_client_that_signs_signs_all_ordered_requests_and_no_reads() {
+    // rule: CLI.4
+    let config = ClientConfig { authentication: Authentication::Signature, ..config(4) };
+    let mut harness = Harness::new(config, Matching::Equal);
+    harness.ordered(b"a");
+    harness.invoke(0, Mode::ReadOnly, b"b").expect("room");
+    let signed: Vec<_> = harness.take_sent().iter().map(|sent| sent.sign).collect();
+    assert_eq!(signed, [true, false]);
+    harness.core.step(harness.now, ClientInput::Connected(ReplicaId(12)), &mut harness.actions);
+    harness.pass(Duration::ZERO);
+    let signed: Vec<_> = harness.take_sent().iter().map(|sent| sent.sign).collect();
+    assert_eq!(signed, [true, false], "the first transmission for that member");
+    assert_eq!(harness.core.resent_count(), 0);
+    harness.pass(PAUSE);
+    let sent = harness.take_sent();
+    assert_eq!(sent.len(), 2, "the read is ordered, the other one sent again");
+    assert!(sent.iter().all(|sent| sent.sign && !sent.header.read_only));
+    assert_eq!(harness.core.resent_count(), 1);
+}
+
+#[test]
 fn a_certificate_of_equal_replies_completes_an_operation_once() {
     // rule: CLI.2
     let mut harness = Harness::plain();

@@ -24,6 +24,7 @@ pub(super) fn config(window: usize) -> ClientConfig {
         request_timeout: TIMEOUT,
         sessions_max: 8,
         window,
+        authentication: Authentication::MacVector,
     }
 }
 
