@@ -8,17 +8,17 @@ micro=${CARGO_TARGET_DIR:-target}/release/tetrarch-micro
 budget=bench/budget.toml
 tolerance=105 # per cent of the budget
 
-count() { # case, turns: instructions
-    valgrind --tool=callgrind --callgrind-out-file=/dev/null "$micro" "$1" "$2" 2>&1 |
+count() { # case, turns, function to count inside or -: instructions
+    local only=()
+    [ "$3" = - ] || only=(--toggle-collect="*$3*")
+    valgrind --tool=callgrind --callgrind-out-file=/dev/null "${only[@]}" "$micro" "$1" "$2" 2>&1 |
         sed -n 's/.*Collected : \([0-9]*\).*/\1/p'
 }
 
 [ -x "$micro" ] || { echo "bench-check: $micro is missing: cargo build --release -p tetrarch-bench" >&2; exit 1; }
 passed=0 failed=0 lines=
-while read -r name what; do
-    few=$(count "$name" 100)
-    many=$(count "$name" 300)
-    per_turn=$(((many - few) / 200))
+while read -r name few many inside what; do
+    per_turn=$((($(count "$name" "$many" "$inside") - $(count "$name" "$few" "$inside")) / (many - few)))
     lines+="$name = $per_turn # $what"$'\n'
     allowed=$(sed -n "s/^$name = \([0-9]*\).*/\1/p" "$budget" 2>/dev/null || true)
     if [ "${1:-}" = --update ]; then

@@ -2,14 +2,15 @@
 
 use std::process::ExitCode;
 
-use tetrarch_bench::micro::{cases, find};
+use tetrarch_bench::micro::{Counting, cases, find};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--list"] => {
             for case in cases() {
-                println!("{} {}", case.name, case.what);
+                let Counting { turns: (few, many), inside } = case.counting();
+                println!("{} {few} {many} {} {}", case.name, inside.unwrap_or("-"), case.what);
             }
             ExitCode::SUCCESS
         }
