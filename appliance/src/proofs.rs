@@ -41,12 +41,27 @@ pub struct Proofs {
     signatures: u64,
 }
 
-/// What a client proof says at first sight, before an expensive check.
+/// What a client's proof says at first sight, before an expensive check.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum First {
+pub enum Sight {
+    /// It holds.
     Proved,
+    /// It does not.
     Disproved,
+    /// It is a signature: ask [`Proofs::check_signed`], many at once.
     Signed,
+}
+
+/// For which proofs will it do that the request was proved here before, whatever this copy says?
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Memory {
+    /// For none: its client sent it, and its proof will be shown to others.
+    None,
+    /// For MAC vectors: what comes in a list of requests is kept, and a signature means that
+    /// everybody can check it (rule VAL.7).
+    MacVectors,
+    /// For all: a proposal is judged as a whole, and its proofs go no further (rule VAL.2).
+    All,
 }
 
 impl Proofs {
@@ -83,32 +98,47 @@ impl Proofs {
         self.signatures
     }
 
-    /// Does the proof of a request that its own client sent hold? It is remembered. The proof itself
-    /// is always checked, because it will be shown to others.
-    pub fn check(&mut self, request: &RequestView<'_>) -> bool {
-        let holds = match self.first_sight(request, false) {
-            First::Proved => true,
-            First::Disproved => false,
-            First::Signed => self.signature_holds(request),
-        };
-        if holds {
+    /// Does the proof of a request that its own client sent hold? What is proved is remembered. The
+    /// proof itself is always checked, because it will be shown to others.
+    pub fn check(&mut self, request: &RequestView<'_>) -> Sight {
+        let sight = self.first_sight(request, Memory::None);
+        if sight == Sight::Proved {
             self.proved.insert(&request.digest);
         }
-        holds
+        sight
+    }
+
+    /// As [`Proofs::check`], and the signature at once.
+    pub fn holds(&mut self, request: &RequestView<'_>) -> bool {
+        match self.check(request) {
+            Sight::Proved => true,
+            Sight::Disproved => false,
+            Sight::Signed => self.check_signed(&[*request]) == 1,
+        }
+    }
+
+    /// Which of `requests`, sent by their own clients, have a signature that holds? Bit i of the
+    /// answer is request i; at most [`SIGNATURES_AT_ONCE`]. They are remembered.
+    pub fn check_signed(&mut self, requests: &[RequestView<'_>]) -> u64 {
+        self.check_many(requests, Memory::None)
     }
 
     /// Which of `requests`, met inside another replica's message, can this replica authenticate? Bit
     /// i of the answer is request i; at most [`SIGNATURES_AT_ONCE`]. Their digests were compared.
-    pub fn check_nested(&mut self, requests: &[RequestView<'_>]) -> u64 {
+    pub fn check_nested(&mut self, requests: &[RequestView<'_>], memory: Memory) -> u64 {
         spec!("VAL.2", "VAL.8");
+        self.check_many(requests, memory)
+    }
+
+    fn check_many(&mut self, requests: &[RequestView<'_>], memory: Memory) -> u64 {
         assert!(requests.len() <= SIGNATURES_AT_ONCE, "one bit each");
         let mut authentic = 0u64;
         let mut signed = 0u64;
         for (at, request) in requests.iter().enumerate() {
-            match self.first_sight(request, true) {
-                First::Proved => authentic |= 1 << at,
-                First::Disproved => {}
-                First::Signed => signed |= 1 << at,
+            match self.first_sight(request, memory) {
+                Sight::Proved => authentic |= 1 << at,
+                Sight::Disproved => {}
+                Sight::Signed => signed |= 1 << at,
             }
         }
         if signed != 0 {
@@ -139,40 +169,34 @@ impl Proofs {
         true
     }
 
-    /// Everything but signatures. `remembered`: a digest that was proved before will do.
-    fn first_sight(&self, request: &RequestView<'_>, remembered: bool) -> First {
+    /// Everything but signatures.
+    fn first_sight(&self, request: &RequestView<'_>, memory: Memory) -> Sight {
         let Some(keys) = self.keys(request.client) else {
-            return First::Disproved;
+            return Sight::Disproved;
         };
+        if memory == Memory::All && self.proved.contains(&request.digest) {
+            return Sight::Proved;
+        }
         match request.auth {
             proof::MAC_VECTOR => {
-                if remembered && self.proved.contains(&request.digest) {
-                    return First::Proved;
+                if memory == Memory::MacVectors && self.proved.contains(&request.digest) {
+                    return Sight::Proved;
                 }
                 let whole = request.proof.len() == vector_size(self.members.len());
                 let digest = &request.digest.0;
                 if whole && keys.pair.verify_entry(digest, request.proof, self.own_entry) {
-                    First::Proved
+                    Sight::Proved
                 } else {
-                    First::Disproved
+                    Sight::Disproved
                 }
             }
-            proof::SIGNATURE if request.proof.len() == size_of::<Signature>() => First::Signed,
-            _ => First::Disproved,
+            proof::SIGNATURE if request.proof.len() == size_of::<Signature>() => Sight::Signed,
+            _ => Sight::Disproved,
         }
     }
 
     fn keys(&self, client: ClientId) -> Option<&ClientKeys> {
         self.clients.get(client.identity() as usize)
-    }
-
-    fn signature_holds(&mut self, request: &RequestView<'_>) -> bool {
-        self.signatures += 1;
-        let Some(keys) = self.clients.get(request.client.identity() as usize) else {
-            return false;
-        };
-        let message = codec::request_to_sign(self.cluster, &request.digest);
-        request.proof.try_into().is_ok_and(|signature| keys.verifying.verify(&message, signature))
     }
 
     /// Bit i: the signature of request i holds. Only those with a bit in `which` are looked at.
@@ -182,7 +206,6 @@ impl Proofs {
         for at in (0..requests.len()).filter(chosen) {
             messages[at] = codec::request_to_sign(self.cluster, &requests[at].digest);
         }
-        // Off the common path: a client signs only what it sends again.
         let mut items = Vec::with_capacity(requests.len());
         let mut places = Vec::with_capacity(requests.len());
         for at in (0..requests.len()).filter(chosen) {
@@ -299,17 +322,17 @@ mod tests {
             let mut proofs = proofs(&test, replica);
             for auth in [proof::MAC_VECTOR, proof::SIGNATURE] {
                 let good = made(&test, auth, b"op");
-                assert!(proofs.check(&good.view()));
+                assert!(proofs.holds(&good.view()));
                 let mut other = made(&test, auth, b"another");
                 other.proof = good.proof.clone();
-                assert!(!proofs.check(&other.view()), "a proof of something else");
+                assert!(!proofs.holds(&other.view()), "a proof of something else");
                 let mut short = made(&test, auth, b"short");
                 short.proof.pop();
-                assert!(!proofs.check(&short.view()));
+                assert!(!proofs.holds(&short.view()));
             }
             let mut none = made(&test, proof::MAC_VECTOR, b"none");
             none.auth = proof::NONE;
-            assert!(!proofs.check(&none.view()));
+            assert!(!proofs.holds(&none.view()));
         }
     }
 
@@ -319,13 +342,29 @@ mod tests {
         let mut request = made(&test, proof::MAC_VECTOR, b"op");
         request.proof[2 * 16] ^= 1;
         let convinced: Vec<_> =
-            (0..4).map(|replica| proofs(&test, replica).check(&request.view())).collect();
+            (0..4).map(|replica| proofs(&test, replica).holds(&request.view())).collect();
         assert_eq!(convinced, [true, true, false, true]);
         // A member that has proved the same request before is convinced whatever the copy says.
         let mut third = proofs(&test, 2);
-        assert_eq!(third.check_nested(&[request.view()]), 0);
-        assert!(third.check(&made(&test, proof::SIGNATURE, b"op").view()));
-        assert_eq!(third.check_nested(&[request.view()]), 1);
+        assert_eq!(third.check_nested(&[request.view()], Memory::All), 0);
+        assert!(third.holds(&made(&test, proof::SIGNATURE, b"op").view()));
+        assert_eq!(third.check_nested(&[request.view()], Memory::MacVectors), 1);
+    }
+
+    #[test]
+    fn a_wrong_signature_is_forgiven_in_a_proposal_and_never_in_a_list() {
+        // rule: VAL.2, VAL.7, VAL.8
+        let test = TestCluster::new(4, 1, 2);
+        let mut proofs = proofs(&test, 0);
+        let mut request = made(&test, proof::SIGNATURE, b"op");
+        request.proof[7] ^= 1;
+        assert_eq!(proofs.check_nested(&[request.view()], Memory::All), 0);
+        assert!(proofs.holds(&made(&test, proof::MAC_VECTOR, b"op").view()));
+        let before = proofs.signatures();
+        assert_eq!(proofs.check_nested(&[request.view()], Memory::All), 1, "it was proved");
+        assert_eq!(proofs.signatures(), before);
+        assert_eq!(proofs.check_nested(&[request.view()], Memory::MacVectors), 0);
+        assert!(!proofs.holds(&request.view()));
     }
 
     #[test]
@@ -336,7 +375,7 @@ mod tests {
         many[3].proof[7] ^= 1;
         many[8].auth = 77;
         let views: Vec<_> = many.iter().map(Made::view).collect();
-        assert_eq!(proofs.check_nested(&views), 0b0_1111_0111);
+        assert_eq!(proofs.check_nested(&views, Memory::All), 0b0_1111_0111);
         assert!(proofs.signatures() >= 8);
     }
 }

@@ -87,7 +87,7 @@ fn the_death_of_the_leader_is_survived() {
     let body =
         tetrarch_appliance::testing::request_bytes(ClientId::new(0, 0), 2, &operation(4), false);
     let cluster = test.cluster.id;
-    send_signed(&mut world, cluster, &key, &body);
+    send_signed(&mut world, cluster, &key, &body, &ALL[1..]);
     assert!(world.run_until(5000, |world| world.clients[0].answers(0, 2) == 3));
     for metrics in &world.metrics[1..] {
         assert!(metrics.regency.get() >= 1);
@@ -100,14 +100,39 @@ fn send_signed(
     cluster: u64,
     key: &tetrarch_dataplane::crypto::signature::SigningKey,
     body: &[u8],
+    to: &[u16],
 ) {
     use tetrarch_consensus::Digest;
     use tetrarch_consensus::message::{codec, proof};
     use tetrarch_dataplane::crypto::hash::body_digest;
     let digest = body_digest(body);
     let signature = key.sign(&codec::request_to_sign(cluster, &Digest(digest)));
-    for replica in 1..4 {
-        world.clients[0].send_with_proof(body, proof::SIGNATURE, &signature, replica);
+    for replica in to {
+        world.clients[0].send_with_proof(body, proof::SIGNATURE, &signature, *replica);
+    }
+}
+
+#[test]
+fn a_burst_of_signed_requests_loses_only_those_that_are_forged() {
+    // rule: CLI.4, VAL.8
+    let mut world = World::new(4, 2);
+    world.connect();
+    let cluster = world.test.cluster.id;
+    let keys = [0, 1].map(|client: usize| world.test.client_keys[client].signing_key.clone());
+    for session in 0..150 {
+        let client = ClientId::new(0, session);
+        let body = tetrarch_appliance::testing::request_bytes(client, 1, &operation(4), false);
+        send_signed(&mut world, cluster, &keys[usize::from(session % 50 == 7)], &body, &ALL);
+    }
+    assert!(world.run_until(200, |world| world.clients[0].replies.len() == 4 * 147));
+    for session in 0..150 {
+        let expected = if session % 50 == 7 { 0 } else { 4 };
+        assert_eq!(world.clients[0].answers(session, 1), expected, "session {session}");
+    }
+    for metrics in &world.metrics {
+        assert_eq!((metrics.requests.get(), metrics.reject(Reject::BadProof)), (147, 3));
+        assert_eq!(metrics.signatures.get(), 150, "once each, not again inside a proposal");
+        assert_eq!(metrics.regency.get(), 0);
     }
 }
 

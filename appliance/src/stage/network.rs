@@ -174,6 +174,7 @@ impl Network {
                     false => self.on_member(now, received, room),
                 }
             }
+            self.take_signed();
             if count < BURST_MAX / 2 {
                 break;
             }
@@ -196,6 +197,7 @@ impl Network {
                 let pushed = self.rings.requests.push(request);
                 debug_assert!(pushed.is_ok(), "the room was checked");
             }
+            Ok(Verdict::Signed) => {}
             Ok(Verdict::Query(request)) => {
                 self.counts.queries += 1;
                 let pushed = self.rings.queries.push(request);
@@ -206,6 +208,17 @@ impl Network {
                 self.egress.refuse(&mut self.links, client, sequence, read_only);
             }
         }
+    }
+
+    /// The signed requests of a burst.
+    fn take_signed(&mut self) {
+        let (requests, counts) = (&mut self.rings.requests, &mut self.counts);
+        let bad = self.ingress.check_signed(|request| {
+            counts.requests += 1;
+            let pushed = requests.push(request);
+            debug_assert!(pushed.is_ok(), "the room was checked");
+        });
+        (0..bad).for_each(|_| self.rejects.add(Reject::BadProof));
     }
 
     fn on_member(&mut self, now: Instant, received: Received, room: Room) {

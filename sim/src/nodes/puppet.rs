@@ -141,7 +141,7 @@ impl Puppet {
             let request = codec::decode_request(payload, size, digest, header.auth);
             if let Ok(request) = request
                 && !request.read_only
-                && self.proofs.check(&request.view())
+                && self.proofs.holds(&request.view())
             {
                 self.dossier.hear_request(&request);
                 self.inputs.push_back(Input::Request(Verified::vouch(request)));
@@ -166,7 +166,7 @@ impl Puppet {
         };
         let mut authentic = Selection::NONE;
         for (index, view) in batch.requests().enumerate() {
-            if self.proofs.check(&view) {
+            if self.proofs.holds(&view) {
                 authentic.insert(index);
             }
         }
