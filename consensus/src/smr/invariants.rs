@@ -9,8 +9,8 @@ use crate::smr::replica::Replica;
 
 impl<P: Payload> Replica<P> {
     pub(super) fn check_invariants(&self) {
-        let open = &self.open;
-        assert!(open.at.cid == self.decided.next(), "one instance is open: the next one");
+        let open = self.window.lowest();
+        assert!(open.at.cid == self.decided.next(), "open is what comes after the last decision");
         assert!(open.at.epoch == self.regency.epoch(), "an epoch is a regency (VP.2)");
         assert!(self.wanted >= self.regency, "an installed regency is wanted");
         assert!(self.executed <= self.decided, "what is executed was decided");

@@ -30,6 +30,7 @@ impl<P: Payload> Replica<P> {
     }
 
     fn status(&self) -> Status {
+        let lowest = self.window.lowest();
         Status {
             view: self.config.view.id(),
             regency: self.regency,
@@ -37,9 +38,9 @@ impl<P: Payload> Replica<P> {
             stopped: self.stopped,
             decided: self.decided,
             log_start: self.log_start(),
-            written: self.open.writes.voters(),
-            accepted: self.open.accepts.voters(),
-            proposed: self.open.proposal.is_some(),
+            written: lowest.writes.voters(),
+            accepted: lowest.accepts.voters(),
+            proposed: lowest.proposal.is_some(),
         }
     }
 
@@ -47,25 +48,33 @@ impl<P: Payload> Replica<P> {
     pub(super) fn on_status_deadline(&mut self, actions: &mut Actions<Action<P>>) {
         spec!("LAG.1", "LAG.3", "SYNC.1");
         self.send(Recipients::Others, Message::Status(self.status()), actions);
-        if let (Verdict::Refused(reason), Some(digest)) = (self.open.verdict, self.open.proposal) {
-            let refuse = Refuse { at: self.open.at, digest, reason };
-            self.send(Recipients::Others, Message::Refuse(refuse), actions);
-        }
+        self.refuse_again(actions);
         if self.is_behind() {
             return;
         }
         let moved = self.lag.decided_at_status != self.decided;
         let idle = !moved && self.lag.ask_at.is_none() && !self.waits_for_execution();
         if idle && self.lag.target > self.decided {
-            self.fetch(self.open.at.cid, actions);
+            self.fetch(self.window.start(), actions);
         }
         self.lag.decided_at_status = self.decided;
-        if let Some(digest) = self.open.missing() {
+        let lowest = self.window.lowest();
+        if let Some(digest) = lowest.missing() {
             // A fetch brings the bytes once; asking everybody brings them many times.
-            if !self.lag.is_fetching(self.open.at.cid) || self.open.asked == Some(digest) {
-                self.send_fetch_batch(digest, actions);
+            if !self.lag.is_fetching(lowest.at.cid) || lowest.asked == Some(digest) {
+                self.send_fetch_batch(lowest.at, digest, actions);
             }
-            self.open.asked = Some(digest);
+            self.window.lowest_mut().asked = Some(digest);
+        }
+    }
+
+    /// Refuses once more what is refused: the first refusal may be lost.
+    fn refuse_again(&self, actions: &mut Actions<Action<P>>) {
+        for open in self.window.iter() {
+            if let (Verdict::Refused(reason), Some(digest)) = (open.verdict, open.proposal) {
+                let refuse = Refuse { at: open.at, digest, reason };
+                self.send(Recipients::Others, Message::Refuse(refuse), actions);
+            }
         }
     }
 
@@ -126,18 +135,18 @@ impl<P: Payload> Replica<P> {
         if status.decided != self.decided {
             return;
         }
-        let at = self.open.at;
-        if let (true, false, Some(digest)) = (self.is_leader(), status.proposed, self.open.proposal)
-        {
-            let batch = self.open.batch(&digest).filter(|_| self.open.bound.is_none());
+        let open = self.window.lowest();
+        let at = open.at;
+        if let (true, false, Some(digest)) = (self.is_leader(), status.proposed, open.proposal) {
+            let batch = open.batch(&digest).filter(|_| open.bound.is_none());
             if let Some(batch) = batch.cloned() {
                 self.send(to, Message::Propose(Propose { at, batch }), actions);
             }
         }
-        if let (false, false, Some(digest)) = (written, self.crash_only(), self.open.wrote) {
+        if let (false, false, Some(digest)) = (written, self.crash_only(), open.wrote) {
             self.send(to, Message::Write(Vote { at, digest }), actions);
         }
-        if let (false, Some(digest)) = (accepted, self.open.accepted) {
+        if let (false, Some(digest)) = (accepted, open.accepted) {
             self.send(to, Message::Accept(Vote { at, digest }), actions);
         }
     }
@@ -150,7 +159,7 @@ impl<P: Payload> Replica<P> {
         if self.is_behind() {
             return;
         }
-        let open = self.open.at.cid;
+        let open = self.window.start();
         if self.lag.asked_to >= open {
             if open > self.lag.bytes_to {
                 self.fetch(open, actions);
@@ -172,11 +181,11 @@ impl<P: Payload> Replica<P> {
     /// Is what this replica needs next nowhere to be had? Then asking for it only disturbs.
     fn is_behind(&self) -> bool {
         spec!("LAG.4");
-        self.lag.behind == Some(self.open.at.cid)
+        self.lag.behind == Some(self.window.start())
     }
 
     fn needs_decisions(&self) -> bool {
-        self.lag.is_lagging(self.decided) || self.open.at.cid < self.resume.start
+        self.lag.is_lagging(self.decided) || self.window.start() < self.resume.start
     }
 
     fn wait_for_progress(&mut self) {
@@ -188,7 +197,7 @@ impl<P: Payload> Replica<P> {
     /// What was asked for, or hoped for, had time to come.
     pub(super) fn on_fetch_deadline(&mut self, actions: &mut Actions<Action<P>>) {
         spec!("LAG.2");
-        let asked = self.lag.asked_to >= self.open.at.cid;
+        let asked = self.lag.asked_to >= self.window.start();
         if self.is_behind() {
             self.lag.ask_at = None;
         } else if !asked && !self.needs_decisions() {
@@ -200,7 +209,7 @@ impl<P: Payload> Replica<P> {
             self.wait_for_progress();
         } else {
             self.lag.failures = (self.lag.failures + 1).min(FAILURES_MAX);
-            self.fetch(self.open.at.cid, actions);
+            self.fetch(self.window.start(), actions);
         }
     }
 
@@ -209,7 +218,7 @@ impl<P: Payload> Replica<P> {
         spec!("LAG.2");
         let last = (from.0 + FETCH_MAX - 1).min(self.decided.0 + CLAIMS_MAX);
         let to = ConsensusId(self.lag.target.0.min(last)).max(from);
-        if from == self.open.at.cid {
+        if from == self.window.start() {
             self.choose_source(from);
             self.lag.bytes_from = from;
             self.lag.bytes_to = to;
@@ -246,7 +255,7 @@ impl<P: Payload> Replica<P> {
     fn report_behind(&mut self, actions: &mut Actions<Action<P>>) {
         spec!("LAG.4");
         let one_correct = self.quorums.one_correct();
-        let next = self.open.at.cid;
+        let next = self.window.start();
         if self.lag.target < next {
             return;
         }
@@ -337,7 +346,7 @@ impl<P: Payload> Replica<P> {
         }
         let cid = match self.config.checks.proof_binding {
             true => decided.at.cid,
-            false => self.open.at.cid,
+            false => self.window.start(),
         };
         // Bytes are kept from members that were asked for them only: nobody else can fill the place.
         let batch = decided.batch.filter(|_| self.lag.sources.contains(index));
@@ -361,7 +370,8 @@ impl<P: Payload> Replica<P> {
         spec!("LAG.3");
         let entry = self.log.get(fetch.cid).filter(|entry| entry.digest == fetch.digest).copied();
         let logged = entry.and_then(|entry| self.logged_batch(&entry));
-        let Some(batch) = logged.or_else(|| self.open.batch(&fetch.digest).cloned()) else {
+        let Some(batch) = logged.or_else(|| self.window.lowest().batch(&fetch.digest).cloned())
+        else {
             return;
         };
         let body = BatchBody { view: self.config.view.id(), cid: fetch.cid, batch };
@@ -371,10 +381,11 @@ impl<P: Payload> Replica<P> {
 
     pub(super) fn on_batch_body(&mut self, body: BatchBody<P>) {
         spec!("LAG.3");
-        if self.open.missing() != Some(body.batch.digest) {
+        let lowest = self.window.lowest_mut();
+        if lowest.missing() != Some(body.batch.digest) {
             return self.ignored.add(Ignored::NotNeeded);
         }
-        self.open.keep(body.batch);
+        lowest.keep(body.batch);
     }
 
     /// The highest regency that members are known to have wanted. For tests and operators.

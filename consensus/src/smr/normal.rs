@@ -66,20 +66,20 @@ impl<P: Payload> Replica<P> {
     /// When is the time of a message for `at`?
     pub(super) fn time_of(&self, at: Position) -> Time {
         spec!("VP.2", "VP.8", "VP.9", "SMR.1");
-        let open = self.open.at;
+        let open = self.window.lowest().at;
         if at.view != open.view || at.cid < open.cid || at.epoch < open.epoch {
             Time::Past
-        } else if at == open && !self.stopped {
+        } else if at.epoch == open.epoch && at.cid <= self.window.end() && !self.stopped {
             Time::Now
         } else {
             Time::Early
         }
     }
 
-    /// May this replica vote in the open instance?
+    /// May this replica vote in the open instances?
     pub(super) fn may_vote(&self) -> bool {
         spec!("VP.2", "SYNC.9", "LAG.5");
-        !self.stopped && !self.lag.is_mute() && self.open.at.cid >= self.resume.start
+        !self.stopped && !self.lag.is_mute() && self.window.start() >= self.resume.start
     }
 
     pub(super) fn on_propose(
@@ -96,24 +96,31 @@ impl<P: Payload> Replica<P> {
         match self.time_of(propose.at) {
             Time::Past => self.ignored.add(Ignored::Stale),
             Time::Early => self.keep_early(index, propose.at, Early::Propose(propose), actions),
-            Time::Now => self.take_proposal(index, propose.batch, actions),
+            Time::Now => self.take_proposal(index, propose, actions),
         }
     }
 
-    fn take_proposal(&mut self, index: usize, batch: Batch<P>, actions: &mut Actions<Action<P>>) {
-        match self.open.proposal {
+    /// The leader's proposal for an open instance.
+    fn take_proposal(
+        &mut self,
+        index: usize,
+        propose: Propose<P>,
+        actions: &mut Actions<Action<P>>,
+    ) {
+        let Propose { at, batch } = propose;
+        let open = self.window.at_mut(at.cid);
+        match open.proposal {
             Some(first) if first != batch.digest => {
-                let at = self.open.at;
                 self.report_contradiction(index, at, first, batch.digest, actions);
             }
             Some(_) => self.ignored.add(Ignored::NotNeeded),
             // A bound level needs no proposal, but the bytes may be welcome.
-            None if self.open.bound.is_some_and(|bound| bound != batch.digest) => {
+            None if open.bound.is_some_and(|bound| bound != batch.digest) => {
                 self.ignored.add(Ignored::NotNeeded);
             }
             None => {
-                self.open.proposal = Some(batch.digest);
-                self.open.keep(batch);
+                open.proposal = Some(batch.digest);
+                open.keep(batch);
             }
         }
     }
@@ -123,7 +130,8 @@ impl<P: Payload> Replica<P> {
             Time::Past => self.ignored.add(Ignored::Stale),
             Time::Early => self.keep_early(index, vote.at, Early::Write(vote), actions),
             Time::Now => {
-                let counted = self.open.writes.vote(index, vote.digest);
+                let open = self.window.at_mut(self.counts_for(vote.at));
+                let counted = open.writes.vote(index, vote.digest);
                 self.check_counted(index, vote, counted, actions);
             }
         }
@@ -134,7 +142,8 @@ impl<P: Payload> Replica<P> {
             Time::Past => self.ignored.add(Ignored::Stale),
             Time::Early => self.keep_early(index, vote.at, Early::Accept(vote), actions),
             Time::Now => {
-                let counted = self.open.accepts.vote(index, vote.digest);
+                let open = self.window.at_mut(self.counts_for(vote.at));
+                let counted = open.accepts.vote(index, vote.digest);
                 self.check_counted(index, vote, counted, actions);
             }
         }
@@ -149,16 +158,23 @@ impl<P: Payload> Replica<P> {
         actions: &mut Actions<Action<P>>,
     ) {
         spec!("SMR.12");
-        if !self.later.store(index, message, self.open.at.cid) {
+        if !self.later.store(index, message, self.window.start()) {
             self.ignored.add(Ignored::NotNeeded);
         }
-        if self.lag.takes_part_in(index, at.cid, self.quorums.one_correct()) {
+        // Who takes part in an instance has decided the one that left the window for it.
+        let decided = ConsensusId(at.cid.0.saturating_sub(self.window.depth() as u64));
+        if self.lag.has_decided(index, decided, self.quorums.one_correct()) {
             self.pursue(actions);
         }
     }
 
     fn time_of_vote(&self, at: Position) -> Time {
         if self.config.checks.proof_binding { self.time_of(at) } else { Time::Now }
+    }
+
+    /// The open instance that a vote counts for: the one it names.
+    fn counts_for(&self, at: Position) -> ConsensusId {
+        if self.config.checks.proof_binding { at.cid } else { self.window.start() }
     }
 
     fn check_counted(
@@ -177,7 +193,7 @@ impl<P: Payload> Replica<P> {
         }
     }
 
-    /// Takes the open instance as far as it gets, and opens the next ones.
+    /// Takes the open instances as far as they get, and opens the next ones.
     pub(super) fn advance(&mut self, actions: &mut Actions<Action<P>>) {
         spec!("SMR.1");
         // Each turn reads a kept message, casts a vote, decides, delivers or proposes: all of them
@@ -198,7 +214,7 @@ impl<P: Payload> Replica<P> {
         if self.stopped {
             return false;
         }
-        let Some((index, message)) = self.later.take(self.open.at) else {
+        let Some((index, message)) = self.due() else {
             return false;
         };
         match message {
@@ -210,108 +226,140 @@ impl<P: Payload> Replica<P> {
         true
     }
 
-    /// Votes for what is bound or proposed, if it should be.
-    fn judge(&mut self, actions: &mut Actions<Action<P>>) -> bool {
-        spec!("VP.4", "VAL.3", "SYNC.9");
-        if !self.may_vote() || self.open.wrote.is_some() {
-            return false;
+    /// The next message that came early, and the index of its sender.
+    fn due(&mut self) -> Option<(usize, Early<P>)> {
+        while let Some(cid) = self.window.to_read() {
+            let message = self.later.take(self.window.position(cid));
+            if message.is_some() {
+                return message;
+            }
+            self.window.note_read();
         }
-        if let Some(bound) = self.open.bound {
-            let ready = self.open.batch(&bound).is_some();
+        None
+    }
+
+    /// Votes for what is bound or proposed in the lowest instance that was not written, if it should
+    /// be.
+    fn judge(&mut self, actions: &mut Actions<Action<P>>) -> bool {
+        spec!("VP.4", "VAL.3", "SYNC.9", "SMR.1");
+        let Some(cid) = self.window.to_write().filter(|_| self.may_vote()) else {
+            return false;
+        };
+        let open = self.window.at(cid);
+        if let Some(bound) = open.bound {
+            let ready = open.batch(&bound).is_some();
             if ready {
-                self.write(bound, actions);
+                self.write(cid, bound, actions);
             }
             return ready;
         }
-        let Some(digest) = self.open.proposal else {
+        let Some(digest) = open.proposal else {
             return false;
         };
-        match self.open.verdict {
-            Verdict::Open => self.judge_proposal(digest, actions),
-            Verdict::Refused(_)
-                if self.open.writes.count(&digest) >= self.quorums.one_correct() =>
-            {
-                self.write(digest, actions);
+        match open.verdict {
+            Verdict::Open => self.judge_proposal(cid, digest, actions),
+            Verdict::Refused(_) if open.writes.count(&digest) >= self.quorums.one_correct() => {
+                self.write(cid, digest, actions);
             }
             Verdict::Refused(_) | Verdict::Impossible | Verdict::Written => return false,
         }
         true
     }
 
-    fn judge_proposal(&mut self, digest: Digest, actions: &mut Actions<Action<P>>) {
-        assert!(self.open.verdict == Verdict::Open && self.open.bound.is_none());
-        match self.gamma(digest) {
-            Gamma::Convincing => self.write(digest, actions),
-            Gamma::Unconvincing(reason) => self.refuse(digest, reason, actions),
+    fn judge_proposal(
+        &mut self,
+        cid: ConsensusId,
+        digest: Digest,
+        actions: &mut Actions<Action<P>>,
+    ) {
+        match self.gamma(cid, digest) {
+            Gamma::Convincing => self.write(cid, digest, actions),
+            Gamma::Unconvincing(reason) => self.refuse(cid, digest, reason, actions),
             Gamma::Impossible => {
-                self.open.verdict = Verdict::Impossible;
-                self.report_impossible(actions);
+                self.window.at_mut(cid).verdict = Verdict::Impossible;
+                self.report_impossible(cid, actions);
             }
         }
     }
 
-    fn refuse(&mut self, digest: Digest, reason: RefuseReason, actions: &mut Actions<Action<P>>) {
+    fn refuse(
+        &mut self,
+        cid: ConsensusId,
+        digest: Digest,
+        reason: RefuseReason,
+        actions: &mut Actions<Action<P>>,
+    ) {
         spec!("VAL.2");
-        self.open.verdict = Verdict::Refused(reason);
-        let refuse = Refuse { at: self.open.at, digest, reason };
+        let open = self.window.at_mut(cid);
+        open.verdict = Verdict::Refused(reason);
+        let refuse = Refuse { at: open.at, digest, reason };
         self.send(Recipients::Others, Message::Refuse(refuse), actions);
         self.on_refuse(self.index, refuse, actions);
     }
 
     /// WRITE; in crash-only mode ACCEPT at once.
-    fn write(&mut self, digest: Digest, actions: &mut Actions<Action<P>>) {
-        spec!("VP.7");
+    fn write(&mut self, cid: ConsensusId, digest: Digest, actions: &mut Actions<Action<P>>) {
+        spec!("VP.7", "SMR.1");
         assert!(self.may_vote(), "only who may vote writes");
-        assert!(self.open.batch(&digest).is_some(), "a replica writes only what it has");
-        self.open.write(digest);
-        self.open.verdict = Verdict::Written;
-        self.open.work_since.get_or_insert(self.now);
-        if self.crash_only() {
-            return self.accept(digest, actions);
+        assert!(self.window.to_write() == Some(cid), "instances are written in order");
+        self.window.note_written();
+        let crash_only = self.crash_only();
+        let open = self.window.at_mut(cid);
+        assert!(open.batch(&digest).is_some(), "a replica writes only what it has");
+        open.write(digest);
+        open.verdict = Verdict::Written;
+        open.work_since.get_or_insert(self.now);
+        if crash_only {
+            return self.accept(cid, digest, actions);
         }
-        let vote = Vote { at: self.open.at, digest };
+        open.writes.vote(self.index, digest);
+        let vote = Vote { at: open.at, digest };
         self.send(Recipients::Others, Message::Write(vote), actions);
-        self.open.writes.vote(self.index, digest);
     }
 
-    /// Sees a certificate of WRITEs.
+    /// Sees a certificate of WRITEs in the lowest instance that was not accepted.
     fn certify(&mut self, actions: &mut Actions<Action<P>>) -> bool {
-        spec!("VP.5");
-        if !self.may_vote() || self.open.accepted.is_some() {
-            return false;
-        }
-        let Some(digest) = self.open.writes.reached(self.quorums.certificate()) else {
+        spec!("VP.5", "SMR.1");
+        let Some(cid) = self.window.to_accept().filter(|_| self.may_vote()) else {
             return false;
         };
-        self.accept(digest, actions);
+        let Some(digest) = self.window.at(cid).writes.reached(self.quorums.certificate()) else {
+            return false;
+        };
+        self.accept(cid, digest, actions);
         true
     }
 
-    fn accept(&mut self, digest: Digest, actions: &mut Actions<Action<P>>) {
-        assert!(self.may_vote() && self.open.accepted.is_none(), "one ACCEPT an epoch");
-        self.open.certify(digest);
-        self.open.accepted = Some(digest);
-        let vote = Vote { at: self.open.at, digest };
+    fn accept(&mut self, cid: ConsensusId, digest: Digest, actions: &mut Actions<Action<P>>) {
+        assert!(self.may_vote(), "only who may vote accepts");
+        assert!(self.window.to_accept() == Some(cid), "instances are accepted in order");
+        self.window.note_accepted();
+        let open = self.window.at_mut(cid);
+        open.certify(digest);
+        open.accepted = Some(digest);
+        open.accepts.vote(self.index, digest);
+        let vote = Vote { at: open.at, digest };
         self.send(Recipients::Others, Message::Accept(vote), actions);
-        self.open.accepts.vote(self.index, digest);
     }
 
-    /// Sees a decision: a certificate of ACCEPTs, or claims of one-correct members.
+    /// Sees the decision of the lowest instance: a certificate of ACCEPTs, or claims of one-correct
+    /// members. Those above it are looked at when their turn to be delivered comes.
     fn decide(&mut self) -> bool {
         spec!("VP.6", "LAG.2");
-        if self.open.decided.is_some() {
+        let open = self.window.lowest_mut();
+        if open.decided.is_some() {
             return false;
         }
-        let epoch = self.open.at.epoch;
-        if let Some(digest) = self.open.accepts.reached(self.quorums.certificate()) {
+        let epoch = open.at.epoch;
+        if let Some(digest) = open.accepts.reached(self.quorums.certificate()) {
             // A certificate of ACCEPTs shows that there was one of WRITEs.
-            self.open.certify(digest);
-            self.open.decided = Some(Written { epoch, digest });
+            open.certify(digest);
+            open.decided = Some(Written { epoch, digest });
             return true;
         }
-        let claimed = self.lag.claims.reached(self.open.at.cid, self.quorums.one_correct());
+        let claimed = self.lag.claims.reached(open.at.cid, self.quorums.one_correct());
         if let Some(digest) = claimed {
-            self.open.decided = Some(Written { epoch, digest });
+            open.decided = Some(Written { epoch, digest });
         }
         claimed.is_some()
     }
@@ -323,18 +371,18 @@ impl<P: Payload> Replica<P> {
         self.decided.0 - self.executed.0 >= EXECUTION_LAG_MAX
     }
 
-    /// Delivers the decision of the open instance and opens the next one.
+    /// Delivers the decision of the lowest instance and opens the next one.
     fn deliver(&mut self, actions: &mut Actions<Action<P>>) -> bool {
         spec!("SMR.7", "SMR.8", "SMR.9", "SMR.11");
-        let Some(decided) = self.open.decided else {
+        let open = self.window.lowest();
+        let Some(decided) = open.decided else {
             return false;
         };
         if self.waits_for_execution() {
             return false;
         }
-        let cid = self.open.at.cid;
-        let Some(batch) = self
-            .open
+        let (cid, at) = (open.at.cid, open.at);
+        let Some(batch) = open
             .batch(&decided.digest)
             .cloned()
             .or_else(|| self.lag.claims.take_batch(cid, &decided.digest))
@@ -345,7 +393,7 @@ impl<P: Payload> Replica<P> {
         let suppress = self.config.checks.duplicate_suppression;
         let selection = self.requests.execute(self.now, &batch, suppress);
         let context = Context { cid, timestamp_ns: batch.timestamp_ns, seed: seed(&batch.digest) };
-        self.log.push(Position { epoch: decided.epoch, ..self.open.at }, &batch);
+        self.log.push(Position { epoch: decided.epoch, ..at }, &batch);
         self.timestamp_ns = self.timestamp_ns.max(batch.timestamp_ns);
         self.decisions = [decided.digest, self.decisions[0]];
         self.decided = cid;
@@ -357,56 +405,67 @@ impl<P: Payload> Replica<P> {
     }
 
     fn open_next(&mut self) {
-        let epoch = self.open.at.epoch;
-        self.wrote_in_decided = self.open.wrote.map(|digest| Written { epoch, digest });
-        self.open.open_next();
-        self.bind_open();
+        let over = self.window.lowest();
+        let epoch = over.at.epoch;
+        self.wrote_in_decided = over.wrote.map(|digest| Written { epoch, digest });
+        self.window.slide();
+        self.bind(self.window.end());
+        // The clock of what waited behind the decision starts with it (TIME.1).
+        let lowest = self.window.lowest_mut();
+        lowest.work_since = lowest.work_since.map(|_| self.now);
         self.later.forget(self.decided);
         self.timers.decided();
     }
 
-    /// Holds the open instance to the value that the last SYNC bound it to.
-    pub(super) fn bind_open(&mut self) {
+    /// Holds open instance `cid` to the value that the last SYNC bound it to.
+    pub(super) fn bind(&mut self, cid: ConsensusId) {
         spec!("SYNC.9");
         if self.stopped {
             return;
         }
-        self.open.bound = self.resume.value_at(self.open.at.cid);
-        if self.open.bound.is_some() {
-            self.open.work_since = Some(self.now);
+        let open = self.window.at_mut(cid);
+        open.bound = self.resume.value_at(cid);
+        if open.bound.is_some() {
+            open.work_since = Some(self.now);
         }
     }
 
     /// Proposes, if this replica leads and there is something to propose.
     fn propose(&mut self, actions: &mut Actions<Action<P>>) -> bool {
         spec!("SMR.5", "SYNC.9");
-        let free = self.open.at.cid >= self.resume.free();
-        if !self.is_leader() || !self.may_vote() || !free || self.open.proposal.is_some() {
+        if !self.is_leader() || !self.may_vote() {
             return false;
         }
-        if self.open.decided.is_some() {
-            return false;
-        }
-        let Some(batch) = self.written_before().or_else(|| self.next_batch()) else {
+        let Some(cid) = self.window.to_write().filter(|cid| *cid >= self.resume.free()) else {
             return false;
         };
-        let propose = Propose { at: self.open.at, batch: batch.clone() };
+        let open = self.window.at(cid);
+        if open.proposal.is_some() || open.decided.is_some() {
+            return false;
+        }
+        let Some(batch) = self.written_before(cid).or_else(|| self.next_batch()) else {
+            return false;
+        };
+        let at = self.window.position(cid);
+        let propose = Propose { at, batch: batch.clone() };
         self.send(Recipients::Others, Message::Propose(propose), actions);
         let digest = batch.digest;
-        self.open.proposal = Some(digest);
-        self.open.keep(batch);
-        self.write(digest, actions);
+        let open = self.window.at_mut(cid);
+        open.proposal = Some(digest);
+        open.keep(batch);
+        self.write(cid, digest, actions);
         true
     }
 
-    /// The value that this replica wrote last in the open instance, in an epoch that failed, if it may
-    /// be proposed again.
-    fn written_before(&mut self) -> Option<Batch<P>> {
+    /// The value that this replica wrote last in instance `cid`, in an epoch that failed, if it may be
+    /// proposed again.
+    fn written_before(&mut self, cid: ConsensusId) -> Option<Batch<P>> {
         spec!("SYNC.12");
-        let newest = self.open.write_set.as_slice().iter().max_by_key(|written| written.epoch)?;
-        let batch = self.open.batch(&newest.digest)?.clone();
+        let open = self.window.at(cid);
+        let newest = open.write_set.as_slice().iter().max_by_key(|written| written.epoch)?;
+        let batch = open.batch(&newest.digest)?.clone();
         let proposable = self.complaints.allow(&batch);
-        let convincing = proposable && self.gamma(batch.digest) == Gamma::Convincing;
+        let convincing = proposable && self.gamma(cid, batch.digest) == Gamma::Convincing;
         convincing.then_some(batch)
     }
 
@@ -436,7 +495,7 @@ impl<P: Payload> Replica<P> {
     /// most decisions before their proposals.
     fn ask_for_batch(&mut self, actions: &mut Actions<Action<P>>) {
         spec!("LAG.3");
-        let open = &self.open;
+        let open = self.window.lowest();
         let other = |digest: &Digest| open.proposal.is_some_and(|proposal| proposal != *digest);
         let decided = open.decided.map(|written| written.digest).filter(other);
         let Some(digest) = open.bound.or(decided) else {
@@ -445,12 +504,18 @@ impl<P: Payload> Replica<P> {
         if open.asked == Some(digest) || open.batch(&digest).is_some() {
             return;
         }
-        self.open.asked = Some(digest);
-        self.send_fetch_batch(digest, actions);
+        let at = open.at;
+        self.window.lowest_mut().asked = Some(digest);
+        self.send_fetch_batch(at, digest, actions);
     }
 
-    pub(super) fn send_fetch_batch(&self, digest: Digest, actions: &mut Actions<Action<P>>) {
-        let fetch = FetchBatch { view: self.open.at.view, cid: self.open.at.cid, digest };
+    pub(super) fn send_fetch_batch(
+        &self,
+        at: Position,
+        digest: Digest,
+        actions: &mut Actions<Action<P>>,
+    ) {
+        let fetch = FetchBatch { view: at.view, cid: at.cid, digest };
         self.send(Recipients::Others, Message::FetchBatch(fetch), actions);
     }
 }

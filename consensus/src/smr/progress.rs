@@ -74,16 +74,15 @@ impl<P> Lag<P> {
         }
     }
 
-    /// The member at `index` takes part in instance `cid`, so it has decided the one before. Returns
-    /// whether more is known now of what correct members decided.
-    pub(super) fn takes_part_in(
+    /// The member at `index` shows that it has decided instance `decided`. Returns whether more is
+    /// known now of what correct members decided.
+    pub(super) fn has_decided(
         &mut self,
         index: usize,
-        cid: ConsensusId,
+        decided: ConsensusId,
         one_correct: usize,
     ) -> bool {
         spec!("LAG.2", "SMR.1");
-        let decided = ConsensusId(cid.0.saturating_sub(1));
         if decided <= self.members[index].decided {
             return false;
         }

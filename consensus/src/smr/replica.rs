@@ -27,8 +27,8 @@ use crate::smr::synchronization::Synchronization;
 use crate::smr::timers::Timers;
 use crate::spec;
 use crate::types::{ConsensusId, Digest, Instant, Lsn, Regency, ReplicaId};
-use crate::vp::instance::Instance;
 use crate::vp::safe_value::Resume;
+use crate::vp::window::Window;
 
 /// A replica's protocol core.
 pub struct Replica<P> {
@@ -57,8 +57,8 @@ pub struct Replica<P> {
     /// The last instance that the application has executed.
     pub(super) executed: ConsensusId,
     pub(super) log: DecisionLog,
-    /// Instance `decided + 1`.
-    pub(super) open: Instance<P>,
+    /// The instances that are open: `decided + 1` and those above it, as many as the depth.
+    pub(super) window: Window<P>,
     pub(super) later: OutOfContext<P>,
 
     pub(super) requests: Requests<P>,
@@ -103,7 +103,7 @@ impl<P: Payload> Replica<P> {
             timestamp_ns: 0,
             executed: ConsensusId(0),
             log: DecisionLog::new(config.decision_log_size),
-            open: Instance::new(view.id(), first, Regency(0).epoch(), per_digest),
+            window: Window::new(view.id(), 1, per_digest),
             later: OutOfContext::new(n),
             requests: Requests::new(&config),
             complaints: Complaints::new(&config),
@@ -207,7 +207,8 @@ impl<P: Payload> Replica<P> {
     ) {
         spec!("VP.1");
         self.ignored.add(Ignored::Contradiction);
-        if self.open.reported.insert(index) {
+        let here = self.window.get(at.cid).map_or(self.window.start(), |instance| instance.at.cid);
+        if self.window.at_mut(here).reported.insert(index) {
             let member = self.config.view.members()[index];
             actions.push(Action::Report(Evidence::Equivocation { member, at, first, second }));
         }

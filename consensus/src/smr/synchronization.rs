@@ -16,7 +16,7 @@ use crate::protocol::Actions;
 use crate::smr::ignored::Ignored;
 use crate::smr::replica::Replica;
 use crate::spec;
-use crate::types::{Instant, Regency, ReplicaSet};
+use crate::types::{ConsensusId, Instant, Regency, ReplicaSet};
 use crate::vp::safe_value::{self, Choice, Resume};
 
 /// See the module.
@@ -155,7 +155,7 @@ impl<P: Payload> Replica<P> {
         self.requests.restart_clocks(self.now);
         // The state is taken before the epoch's own record is cleared; both name the same values.
         let state = self.state();
-        self.open.enter_epoch(regency.epoch());
+        self.window.enter_epoch(regency.epoch());
         let leader = self.leader();
         actions.push(Action::Installed { regency, leader });
         self.synchronization.own = None;
@@ -175,8 +175,8 @@ impl<P: Payload> Replica<P> {
             replica: self.config.id,
             decided: self.decided,
             decisions: self.decisions,
-            certified: self.open.certified,
-            write_set: self.open.write_set,
+            certified: self.window.lowest().certified,
+            write_set: self.window.lowest().write_set,
         }
     }
 
@@ -325,7 +325,9 @@ impl<P: Payload> Replica<P> {
         self.stopped = false;
         self.resume = resume;
         self.requests.restart_clocks(self.now);
-        self.bind_open();
+        for cid in self.window.start().0..=self.window.end().0 {
+            self.bind(ConsensusId(cid));
+        }
         if resume.value_at(self.decided).is_some() {
             self.help_with_decided(Recipients::Others, true, true, actions);
         }
@@ -346,7 +348,7 @@ impl<P: Payload> Replica<P> {
         if self.decided.0 == 0 || self.stopped || self.lag.is_mute() {
             return;
         }
-        let at = crate::message::Position { cid: self.decided, ..self.open.at };
+        let at = self.window.position(self.decided);
         let vote = Vote { at, digest: self.decisions[0] };
         let contradicts =
             |wrote: crate::message::Written| wrote.epoch == at.epoch && wrote.digest != vote.digest;
@@ -365,7 +367,7 @@ impl<P: Payload> Replica<P> {
         actions: &mut Actions<Action<P>>,
     ) {
         self.ignored.add(Ignored::Invalid);
-        if self.open.reported.insert(index) {
+        if self.window.lowest_mut().reported.insert(index) {
             let member = self.config.view.members()[index];
             actions.push(Action::Report(Evidence::InvalidSynchronization { member, regency }));
         }

@@ -124,7 +124,7 @@ impl<P: Payload> Replica<P> {
         !self.stopped
             && self.wanted == self.regency
             && !self.lag.is_mute()
-            && self.open.decided.is_none()
+            && self.window.lowest().decided.is_none()
             && !self.lag.is_lagging(self.decided)
     }
 
@@ -139,7 +139,7 @@ impl<P: Payload> Replica<P> {
     /// When something written or bound has waited for both strikes.
     fn instance_strike_at(&self) -> Option<Instant> {
         spec!("TIME.1");
-        let since = self.open.work_since.filter(|_| self.is_watching())?;
+        let since = self.window.lowest().work_since.filter(|_| self.is_watching())?;
         Some(since + self.timeout().saturating_mul(u32::from(STRIKES)))
     }
 

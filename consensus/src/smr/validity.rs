@@ -13,7 +13,7 @@ use crate::smr::normal::Time;
 use crate::smr::out_of_context::Early;
 use crate::smr::replica::Replica;
 use crate::spec;
-use crate::types::{ClientId, Digest, Instant};
+use crate::types::{ClientId, ConsensusId, Digest, Instant};
 use crate::vp::votes::Counted;
 
 /// What a replica thinks of a proposal.
@@ -27,13 +27,14 @@ pub(super) enum Gamma {
 }
 
 impl<P: Payload> Replica<P> {
-    /// Judges the proposal of the open instance.
-    pub(super) fn gamma(&mut self, digest: Digest) -> Gamma {
+    /// Judges the batch with this digest as the proposal of open instance `cid`.
+    pub(super) fn gamma(&mut self, cid: ConsensusId, digest: Digest) -> Gamma {
         spec!("VP.4", "VAL.1", "VAL.2");
         if !self.config.checks.validity {
             return Gamma::Convincing;
         }
-        let batch = self.open.batch(&digest).expect("a proposal is kept before it is judged");
+        let open = self.window.at(cid);
+        let batch = open.batch(&digest).expect("a proposal is kept before it is judged");
         let Ok(convincing) = self.requests.check_batch(batch, self.timestamp_ns) else {
             return Gamma::Impossible;
         };
@@ -51,9 +52,10 @@ impl<P: Payload> Replica<P> {
     }
 
     /// The leader proposed what no correct leader would: evidence, and the end of its regency.
-    pub(super) fn report_impossible(&mut self, actions: &mut Actions<Action<P>>) {
+    pub(super) fn report_impossible(&mut self, cid: ConsensusId, actions: &mut Actions<Action<P>>) {
         spec!("VAL.1");
-        let evidence = Evidence::InvalidProposal { member: self.leader(), at: self.open.at };
+        let at = self.window.position(cid);
+        let evidence = Evidence::InvalidProposal { member: self.leader(), at };
         actions.push(Action::Report(evidence));
         self.ask_for_next_regency(actions);
     }
@@ -66,7 +68,7 @@ impl<P: Payload> Replica<P> {
         actions: &mut Actions<Action<P>>,
     ) {
         spec!("VAL.4", "VAL.5");
-        if refuse.at.view != self.open.at.view {
+        if refuse.at.view != self.config.view.id() {
             return self.ignored.add(Ignored::OtherView);
         }
         if let RefuseReason::Proof(client) = refuse.reason {
@@ -76,8 +78,9 @@ impl<P: Payload> Replica<P> {
             Time::Past => self.ignored.add(Ignored::Stale),
             Time::Early => self.keep_early(index, refuse.at, Early::Refuse(refuse), actions),
             Time::Now => {
-                let counted = self.open.refusals.vote(index, refuse.digest);
-                let refused = self.open.refusals.reached(self.quorums.one_correct());
+                let open = self.window.at_mut(refuse.at.cid);
+                let counted = open.refusals.vote(index, refuse.digest);
+                let refused = open.refusals.reached(self.quorums.one_correct());
                 if matches!(counted, Counted::New { .. }) && refused.is_some() {
                     self.ask_for_next_regency(actions);
                 }

@@ -26,7 +26,7 @@ pub(crate) enum Verdict {
     Impossible,
 }
 
-/// State of the instance that is open at this replica.
+/// State of an instance that is open at this replica.
 pub(crate) struct Instance<P> {
     pub(crate) at: Position,
     /// Digest of the first PROPOSE of this epoch.
@@ -77,9 +77,9 @@ impl<P> Instance<P> {
         }
     }
 
-    /// Forgets everything and opens the next instance in the same memory.
-    pub(crate) fn open_next(&mut self) {
-        self.at.cid = self.at.cid.next();
+    /// Forgets everything and opens instance `cid` in the same memory.
+    pub(crate) fn reopen(&mut self, cid: ConsensusId) {
+        self.at.cid = cid;
         self.certified = None;
         self.write_set = WriteSet::EMPTY;
         self.decided = None;

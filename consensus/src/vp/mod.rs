@@ -4,3 +4,4 @@ pub(crate) mod claims;
 pub(crate) mod instance;
 pub mod safe_value;
 pub mod votes;
+pub(crate) mod window;
