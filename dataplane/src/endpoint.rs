@@ -182,6 +182,14 @@ pub struct EndpointCounts {
     pub accept_failed: u64,
 }
 
+impl EndpointCounts {
+    /// One whole message was delivered, with a body of `body_size` bytes.
+    pub(crate) fn note_rx(&mut self, body_size: usize) {
+        self.rx_messages += 1;
+        self.rx_bytes += (HEADER_SIZE + body_size) as u64;
+    }
+}
+
 /// Control path of a back end: may allocate, block, and fail with words.
 pub trait Transport {
     /// For people: `tcp`, `memory`.

@@ -1,41 +1,25 @@
-//! The state of one connection.
+//! The socket of one connection.
 //!
-//! Owns its socket, its half message and its transmit queue. Always true: one turn reads and writes
+//! Owns it, and the bytes that were read and not taken. Always true: one turn reads and writes
 //! a bounded number of bytes. Must not: know other connections.
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 
 use mio::net::TcpStream;
 
-use super::reassembly::{Reassembly, Sink, Stop};
-use super::tx_queue::TxQueue;
-use crate::endpoint::{ConnId, EndpointCounts, MESSAGE_SIZE_MAX_UNAUTHENTICATED};
-use crate::limits::HEADER_SIZE;
-use crate::types::Instant;
+use crate::endpoint::EndpointCounts;
+use crate::transport::stream::reassembly::{Reassembly, Sink, Stop};
+use crate::transport::stream::tx_queue::TxQueue;
 
-/// A connection, from the first attempt to dial or its acceptance.
-pub(super) struct Conn {
+/// What the table keeps for a connection.
+pub(super) struct Socket {
     pub(super) stream: TcpStream,
-    pub(super) id: ConnId,
-    /// Which entry of the list of peers to dial made it.
-    pub(super) dial: Option<usize>,
-    /// Dialled and not established.
-    pub(super) connecting: bool,
-    /// The user raised its limit.
-    pub(super) authenticated: bool,
-    pub(super) opened: Instant,
-    /// The largest message accepted.
-    pub(super) limit: u32,
     /// The kernel may have bytes for us.
     pub(super) readable: bool,
     /// The kernel said the other side closed: read until the end, even after a short read.
     pub(super) ending: bool,
     /// The kernel may take bytes.
     pub(super) writable: bool,
-    /// It is in the queue of those to read from.
-    pub(super) rx_queued: bool,
-    /// It is in the queue of those to write to.
-    pub(super) tx_queued: bool,
     /// Bytes that were read and not taken.
     pub(super) held: Option<Held>,
 }
@@ -75,29 +59,9 @@ pub(super) enum TxTurn {
     Failed,
 }
 
-impl Conn {
-    pub(super) fn new(
-        stream: TcpStream,
-        id: ConnId,
-        dial: Option<usize>,
-        connecting: bool,
-        opened: Instant,
-    ) -> Self {
-        Self {
-            stream,
-            id,
-            dial,
-            connecting,
-            authenticated: false,
-            opened,
-            limit: MESSAGE_SIZE_MAX_UNAUTHENTICATED,
-            readable: false,
-            ending: false,
-            writable: false,
-            rx_queued: false,
-            tx_queued: false,
-            held: None,
-        }
+impl Socket {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self { stream, readable: false, ending: false, writable: false, held: None }
     }
 
     /// Take what was read, read more, until a limit is reached.
@@ -113,7 +77,7 @@ impl Conn {
         loop {
             if let Some(held) = &mut self.held {
                 let mut input = &held.buffer[held.start..held.end];
-                let stop = take_counted(reassembly, &mut input, sink, counts);
+                let stop = reassembly.take_counted(&mut input, sink, counts);
                 held.start = held.end - input.len();
                 match stop {
                     Some(Stop::NeedMore) => {}
@@ -170,7 +134,7 @@ impl Conn {
             && count > 0
             && let Some(message) = reassembly.advance(sink.conn, count.min(direct))
         {
-            note_rx(counts, message.body.size());
+            counts.note_rx(message.body.size());
             // There is room: the turn looked before it read.
             let pushed = sink.into.push(message);
             debug_assert!(pushed.is_ok());
@@ -214,24 +178,4 @@ impl Conn {
         }
         TxTurn::Idle
     }
-}
-
-/// Reassemble, and count the messages that became whole. `None`: malformed.
-fn take_counted(
-    reassembly: &mut Reassembly,
-    input: &mut &[u8],
-    sink: &mut Sink<'_>,
-    counts: &mut EndpointCounts,
-) -> Option<Stop> {
-    let before = sink.into.len();
-    let stop = reassembly.take(input, sink);
-    for message in sink.into.iter().skip(before) {
-        note_rx(counts, message.body.size());
-    }
-    stop.ok()
-}
-
-fn note_rx(counts: &mut EndpointCounts, body_size: usize) {
-    counts.rx_messages += 1;
-    counts.rx_bytes += (HEADER_SIZE + body_size) as u64;
 }

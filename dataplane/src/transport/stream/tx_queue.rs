@@ -17,9 +17,9 @@ use crate::limits::HEADER_SIZE;
 /// Bodies up to this size are copied.
 const COPY_MAX: usize = 4096;
 /// Slices of one write.
-pub(super) const SLICES_MAX: usize = 64;
+pub(in crate::transport) const SLICES_MAX: usize = 64;
 /// Bytes of the buffer that small messages of one write are copied to.
-pub(super) const SCRATCH_SIZE: usize = 64 * 1024;
+pub(in crate::transport) const SCRATCH_SIZE: usize = 64 * 1024;
 
 struct Message {
     header: HeaderBytes,
@@ -43,7 +43,7 @@ enum Segment {
 }
 
 /// The transmit queue of a connection.
-pub(super) struct TxQueue {
+pub(in crate::transport) struct TxQueue {
     messages: VecDeque<Message>,
     /// Of all messages, written parts included.
     bytes: usize,
@@ -52,22 +52,22 @@ pub(super) struct TxQueue {
 }
 
 impl TxQueue {
-    pub(super) fn new() -> Self {
+    pub(in crate::transport) fn new() -> Self {
         Self { messages: VecDeque::new(), bytes: 0, written: 0 }
     }
 
     /// Make place for `count` messages now rather than when they come.
-    pub(super) fn reserve(&mut self, count: usize) {
+    pub(in crate::transport) fn reserve(&mut self, count: usize) {
         self.messages.reserve(count.saturating_sub(self.messages.len()));
     }
 
     /// Forget everything: the connection is gone.
-    pub(super) fn reset(&mut self) {
+    pub(in crate::transport) fn reset(&mut self) {
         self.messages.clear();
         (self.bytes, self.written) = (0, 0);
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::transport) fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }
 
@@ -75,7 +75,7 @@ impl TxQueue {
     ///
     /// # Errors
     /// Gives it back if the queue is full.
-    pub(super) fn push(
+    pub(in crate::transport) fn push(
         &mut self,
         out: RawOutgoing,
         messages_max: usize,
@@ -92,7 +92,7 @@ impl TxQueue {
     }
 
     /// Call `write` with the next bytes: as many as fit a write. It says how many it took.
-    pub(super) fn write_with<E>(
+    pub(in crate::transport) fn write_with<E>(
         &mut self,
         scratch: &mut [u8],
         write: impl FnOnce(&[IoSlice<'_>]) -> Result<usize, E>,
@@ -172,13 +172,13 @@ impl TxQueue {
 
 /// What one write did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Written {
+pub(in crate::transport) struct Written {
     /// Bytes taken.
-    pub(super) bytes: usize,
+    pub(in crate::transport) bytes: usize,
     /// Bytes offered.
-    pub(super) offered: usize,
+    pub(in crate::transport) offered: usize,
     /// Messages that are completely written now.
-    pub(super) messages: usize,
+    pub(in crate::transport) messages: usize,
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::types::{Instant, PeerId};
 
 /// Exponential back-off with jitter.
 #[derive(Clone, Debug)]
-pub(super) struct Backoff {
+pub(in crate::transport) struct Backoff {
     min: Duration,
     max: Duration,
     next: Duration,
@@ -17,7 +17,7 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    pub(super) fn new(min: Duration, max: Duration, peer: PeerId, salt: u64) -> Self {
+    pub(in crate::transport) fn new(min: Duration, max: Duration, peer: PeerId, salt: u64) -> Self {
         let min = min.max(Duration::from_millis(1));
         let random = (u64::from(peer.0) << 32 ^ salt) | 1;
         Self { min, max: max.max(min), next: min, random }
@@ -25,7 +25,7 @@ impl Backoff {
 
     /// The time of the next attempt: between half the wait and the whole of it from now. The wait
     /// after that is twice as long.
-    pub(super) fn next(&mut self, now: Instant) -> Instant {
+    pub(in crate::transport) fn next(&mut self, now: Instant) -> Instant {
         let wait = self.next;
         self.next = (wait * 2).min(self.max);
         self.random ^= now.0;
@@ -40,7 +40,7 @@ impl Backoff {
     }
 
     /// The peer was reached: the next wait is the shortest again.
-    pub(super) fn reset(&mut self) {
+    pub(in crate::transport) fn reset(&mut self) {
         self.next = self.min;
     }
 }

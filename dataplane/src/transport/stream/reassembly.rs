@@ -7,17 +7,17 @@
 
 use crate::arena::FramePool;
 use crate::burst::Burst;
-use crate::endpoint::{ConnId, HeaderBytes, RawReceived, framed_size};
+use crate::endpoint::{ConnId, EndpointCounts, HeaderBytes, RawReceived, framed_size};
 use crate::frame::FrameMut;
 use crate::limits::HEADER_SIZE;
 use crate::reject::Reject;
 
 /// Messages up to this size, header included, wait for their rest outside the pool.
-pub(super) const SMALL_MAX: usize = 1024;
+pub(in crate::transport) const SMALL_MAX: usize = 1024;
 
 /// Why [`Reassembly::take`] returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stop {
+pub(in crate::transport) enum Stop {
     /// The input is used up.
     NeedMore,
     /// `into` is full; there is more in the input.
@@ -27,12 +27,12 @@ pub(super) enum Stop {
 }
 
 /// Where whole messages go.
-pub(super) struct Sink<'a> {
-    pub(super) conn: ConnId,
+pub(in crate::transport) struct Sink<'a> {
+    pub(in crate::transport) conn: ConnId,
     /// The largest message, header included.
-    pub(super) limit: u32,
-    pub(super) pool: &'a FramePool,
-    pub(super) into: &'a mut Burst<RawReceived>,
+    pub(in crate::transport) limit: u32,
+    pub(in crate::transport) pool: &'a FramePool,
+    pub(in crate::transport) into: &'a mut Burst<RawReceived>,
 }
 
 /// A message that is received into its slot.
@@ -44,31 +44,35 @@ struct Large {
 }
 
 /// The half message of one connection.
-pub(super) struct Reassembly {
+pub(in crate::transport) struct Reassembly {
     small: Box<[u8; SMALL_MAX]>,
     have: usize,
     large: Option<Large>,
 }
 
 impl Reassembly {
-    pub(super) fn new() -> Self {
+    pub(in crate::transport) fn new() -> Self {
         Self { small: Box::new([0; SMALL_MAX]), have: 0, large: None }
     }
 
     /// Forget everything: the connection is gone.
-    pub(super) fn reset(&mut self) {
+    pub(in crate::transport) fn reset(&mut self) {
         self.have = 0;
         self.large = None;
     }
 
     /// The rest of the slot of a large message, to be received into directly.
-    pub(super) fn space(&mut self) -> Option<&mut [u8]> {
+    pub(in crate::transport) fn space(&mut self) -> Option<&mut [u8]> {
         let large = self.large.as_mut()?;
         Some(&mut large.frame.bytes_mut()[large.have..large.size])
     }
 
     /// `count` bytes were written to [`Reassembly::space`]. Returns the message if it is complete.
-    pub(super) fn advance(&mut self, conn: ConnId, count: usize) -> Option<RawReceived> {
+    pub(in crate::transport) fn advance(
+        &mut self,
+        conn: ConnId,
+        count: usize,
+    ) -> Option<RawReceived> {
         let large = self.large.as_mut()?;
         large.have = (large.have + count).min(large.size);
         if large.have < large.size {
@@ -84,7 +88,11 @@ impl Reassembly {
     /// # Errors
     /// The stream is not made of our messages, or one is above the limit. Nothing after that can be
     /// understood: close the connection.
-    pub(super) fn take(&mut self, input: &mut &[u8], sink: &mut Sink<'_>) -> Result<Stop, Reject> {
+    pub(in crate::transport) fn take(
+        &mut self,
+        input: &mut &[u8],
+        sink: &mut Sink<'_>,
+    ) -> Result<Stop, Reject> {
         loop {
             if sink.into.is_full() {
                 return Ok(Stop::Full);
@@ -100,6 +108,21 @@ impl Reassembly {
                 return Ok(stop);
             }
         }
+    }
+
+    /// As [`Reassembly::take`], counting the messages that became whole. `None`: malformed.
+    pub(in crate::transport) fn take_counted(
+        &mut self,
+        input: &mut &[u8],
+        sink: &mut Sink<'_>,
+        counts: &mut EndpointCounts,
+    ) -> Option<Stop> {
+        let before = sink.into.len();
+        let stop = self.take(input, sink);
+        for message in sink.into.iter().skip(before) {
+            counts.note_rx(message.body.size());
+        }
+        stop.ok()
     }
 
     /// No message is begun: most are whole in the input.
