@@ -245,7 +245,9 @@ fn a_thousand_silent_connections_are_harmless() {
         counts.accepted + counts.refused == 1001
     });
     let counts = a.links.counts();
-    assert!(counts.refused + counts.evicted >= 800, "{counts:?}");
+    // On a slow machine some have their time first.
+    let timed_out = a.links.rejects().get(Reject::HandshakeTimeout);
+    assert!(counts.refused + counts.evicted + timed_out >= 800, "{counts:?} {timed_out}");
     let mut c = dialler(PeerId::client(0), vec![(replica(0), address)]);
     until(&mut [&mut a, &mut b, &mut c], "a late peer gets in", |nodes| {
         nodes[2].links.is_up(replica(0)) && nodes[0].links.is_up(PeerId::client(0))
