@@ -390,13 +390,19 @@ mod tests {
         let run = || run((identity(1, 11), &all, 7), (identity(0, 10), &all, 7)).unwrap();
         let (first, accepted) = run();
         assert_eq!(accepted.peer, PeerId(1));
-        let tag = first.tx.tag(1, &[b"to the acceptor"]);
-        assert!(accepted.keys.rx.verify(1, &[b"to the acceptor"], &tag));
-        assert!(!accepted.keys.tx.verify(1, &[b"to the acceptor"], &tag), "one key per direction");
-        let back = accepted.keys.tx.tag(1, &[b"to the dialler"]);
-        assert!(first.rx.verify(1, &[b"to the dialler"], &back));
+        let tag = first.tx.tag(1, &[7; 80], b"to the acceptor");
+        assert!(accepted.keys.rx.verify(1, &[7; 80], b"to the acceptor", &tag));
+        assert!(
+            !accepted.keys.tx.verify(1, &[7; 80], b"to the acceptor", &tag),
+            "one key per direction"
+        );
+        let back = accepted.keys.tx.tag(1, &[7; 80], b"to the dialler");
+        assert!(first.rx.verify(1, &[7; 80], b"to the dialler", &back));
         let (second, _) = run();
-        assert!(!second.tx.verify(1, &[b"to the acceptor"], &tag), "fresh at every connection");
+        assert!(
+            !second.tx.verify(1, &[7; 80], b"to the acceptor", &tag),
+            "fresh at every connection"
+        );
     }
 
     #[test]

@@ -129,7 +129,7 @@ fn authentication() {
             tag: [0; 16],
         };
         let bytes = header.to_bytes();
-        header.tag = key.tag(9, &[header::covered(&bytes), &body[..500]]);
+        header.tag = key.tag(9, header::covered(&bytes), &body[..500]);
         let parsed = Header::parse(&header.to_bytes()).expect("just written");
         let covered = header::covered(&bytes);
         let item = MacItem {

@@ -6,6 +6,10 @@
 //! part would leak and tags could be forged. Whoever owns a sending key owns its counter; keys are
 //! never stored, so a restart makes new ones.
 
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "calls functions compiled for instructions that were detected")]
+mod x86;
+
 use crate::limits::{BURST_MAX, HEADER_COVERED_SIZE, PROOF_SIZE_MAX, TAG_SIZE};
 use aes_gcm::aead::array::Array;
 use aes_gcm::aead::inout::InOutBuf;
@@ -26,8 +30,18 @@ const COVERED_SIZE_SMALL: usize = HEADER_COVERED_SIZE + 64;
 
 /// The key of one direction of one session. Wiped when dropped.
 pub struct LinkKey {
-    cipher: Aes128Gcm,
+    cipher: Cipher,
     salt: [u8; 4],
+}
+
+/// Who computes the tags. All give the same.
+#[allow(clippy::large_enum_variant, reason = "a box would be one more load for each tag")]
+enum Cipher {
+    /// Ours, on processors with the instructions.
+    #[cfg(target_arch = "x86_64")]
+    X86(x86::Key),
+    /// The library's, elsewhere.
+    Library(Box<Aes128Gcm>),
 }
 
 impl LinkKey {
@@ -43,52 +57,84 @@ impl LinkKey {
 
     /// The key made of an AES key and the salt of its nonces.
     pub fn from_parts(key: &[u8; 16], salt: [u8; 4]) -> Self {
-        Self { cipher: Aes128Gcm::new(&Array(*key)), salt }
+        #[cfg(target_arch = "x86_64")]
+        if let Some(key) = x86::Key::new(key) {
+            return Self { cipher: Cipher::X86(key), salt };
+        }
+        Self::by_library(key, salt)
     }
 
-    /// The tag over the concatenation of `parts` as message number `sequence`.
+    /// As [`LinkKey::from_parts`], on any processor.
+    fn by_library(key: &[u8; 16], salt: [u8; 4]) -> Self {
+        Self { cipher: Cipher::Library(Box::new(Aes128Gcm::new(&Array(*key)))), salt }
+    }
+
+    /// The tag over `header` and `proof` as message number `sequence`.
     ///
     /// # Panics
-    /// If `parts` are longer than [`COVERED_SIZE_MAX`]: our own messages respect the limits.
-    pub fn tag(&self, sequence: u64, parts: &[&[u8]]) -> Tag {
-        let tag = self.compute(sequence, parts);
-        tag.expect("what we send has a header of 80 bytes and a proof within its limit")
+    /// If `proof` is longer than [`PROOF_SIZE_MAX`]: our own messages respect the limits.
+    pub fn tag(&self, sequence: u64, header: &[u8; HEADER_COVERED_SIZE], proof: &[u8]) -> Tag {
+        assert!(proof.len() <= PROOF_SIZE_MAX, "what we send has a proof within its limit");
+        self.gmac(sequence, header, proof).to_le_bytes()
     }
 
-    /// Does `tag` belong to the concatenation of `parts` as message number `sequence`? Takes the
-    /// same time wherever the tags differ. Parts longer than any valid message are never authentic.
-    pub fn verify(&self, sequence: u64, parts: &[&[u8]], tag: &Tag) -> bool {
-        match self.compute(sequence, parts) {
-            Some(expected) => expected.ct_eq(tag).into(),
-            None => false,
+    /// Does `tag` belong to `header` and `proof` as message number `sequence`? Takes the same time
+    /// wherever the tags differ. A proof longer than any valid one is never authentic.
+    pub fn verify(
+        &self,
+        sequence: u64,
+        header: &[u8; HEADER_COVERED_SIZE],
+        proof: &[u8],
+        tag: &Tag,
+    ) -> bool {
+        proof.len() <= PROOF_SIZE_MAX
+            && self.gmac(sequence, header, proof).ct_eq(&u128::from_le_bytes(*tag)).into()
+    }
+
+    /// GMAC is GCM with nothing to encrypt. `whole` is whole blocks; it and `rest` together are at
+    /// most [`COVERED_SIZE_MAX`] bytes.
+    #[inline]
+    fn gmac(&self, sequence: u64, whole: &[u8], rest: &[u8]) -> u128 {
+        match &self.cipher {
+            #[cfg(target_arch = "x86_64")]
+            Cipher::X86(key) => {
+                let (blocks, part) = whole.as_chunks();
+                assert!(part.is_empty(), "the rest begins a block");
+                key.tag(self.first_counter(sequence), blocks, rest)
+            }
+            Cipher::Library(cipher) => self.gmac_by_library(cipher, sequence, whole, rest),
         }
     }
 
-    fn compute(&self, sequence: u64, parts: &[&[u8]]) -> Option<Tag> {
-        let size: usize = parts.iter().map(|part| part.len()).sum();
-        match (parts, size) {
-            ([], _) => Some(self.gmac(sequence, &[])),
-            ([part], ..=COVERED_SIZE_MAX) => Some(self.gmac(sequence, part)),
-            (_, ..=COVERED_SIZE_SMALL) => {
-                let mut buffer = [0; COVERED_SIZE_SMALL];
-                Some(self.gmac(sequence, concatenate(parts, &mut buffer)))
-            }
-            (_, ..=COVERED_SIZE_MAX) => {
-                let mut buffer = [0; COVERED_SIZE_MAX];
-                Some(self.gmac(sequence, concatenate(parts, &mut buffer)))
-            }
-            _ => None,
-        }
+    /// The block that GCM encrypts to hide the hash: the nonce, and a 1 in big endian.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    fn first_counter(&self, sequence: u64) -> u128 {
+        let salt = u128::from(u32::from_le_bytes(self.salt));
+        salt | u128::from(sequence) << 32 | 1 << 120
     }
 
-    /// GMAC is GCM with nothing to encrypt.
-    fn gmac(&self, sequence: u64, covered: &[u8]) -> Tag {
+    #[inline(never)]
+    fn gmac_by_library(
+        &self,
+        cipher: &Aes128Gcm,
+        sequence: u64,
+        whole: &[u8],
+        rest: &[u8],
+    ) -> u128 {
         let mut nonce = [0; 12];
         nonce[..4].copy_from_slice(&self.salt);
         nonce[4..].copy_from_slice(&sequence.to_le_bytes());
-        let nothing: InOutBuf<'_, '_, u8> = InOutBuf::from(&mut [][..]);
-        let tag = self.cipher.encrypt_inout_detached(&Array(nonce), covered, nothing);
-        tag.expect("GCM fails only beyond 2^61 bytes").0
+        let tag = |covered: &[u8]| {
+            let nothing: InOutBuf<'_, '_, u8> = InOutBuf::from(&mut [][..]);
+            let tag = cipher.encrypt_inout_detached(&Array(nonce), covered, nothing);
+            u128::from_le_bytes(tag.expect("GCM fails only beyond 2^61 bytes").0)
+        };
+        match whole.len() + rest.len() {
+            _ if rest.is_empty() => tag(whole),
+            ..=COVERED_SIZE_SMALL => tag(concatenate(whole, rest, &mut [0; COVERED_SIZE_SMALL])),
+            _ => tag(concatenate(whole, rest, &mut [0; COVERED_SIZE_MAX])),
+        }
     }
 }
 
@@ -98,14 +144,12 @@ impl fmt::Debug for LinkKey {
     }
 }
 
-/// Copy `parts` one after the other into `buffer`, which is long enough.
-fn concatenate<'a>(parts: &[&[u8]], buffer: &'a mut [u8]) -> &'a [u8] {
-    let mut end = 0;
-    for part in parts {
-        buffer[end..end + part.len()].copy_from_slice(part);
-        end += part.len();
-    }
-    &buffer[..end]
+/// Copy both parts one after the other into `buffer`, which is long enough.
+fn concatenate<'a>(whole: &[u8], rest: &[u8], buffer: &'a mut [u8]) -> &'a [u8] {
+    let size = whole.len() + rest.len();
+    buffer[..whole.len()].copy_from_slice(whole);
+    buffer[whole.len()..size].copy_from_slice(rest);
+    &buffer[..size]
 }
 
 /// One message of a burst to verify.
@@ -129,8 +173,12 @@ pub struct MacItem<'a> {
 /// If there are more than 64 items.
 pub fn verify_burst(items: &[MacItem<'_>]) -> u64 {
     assert!(items.len() <= BURST_MAX, "one bit for each item");
+    #[cfg(target_arch = "x86_64")]
+    if let Some(good) = x86::verify_burst(items) {
+        return good;
+    }
     let bit = |(i, item): (usize, &MacItem<'_>)| {
-        u64::from(item.key.verify(item.sequence, &[item.header, item.proof], item.tag)) << i
+        u64::from(item.key.verify(item.sequence, item.header, item.proof, item.tag)) << i
     };
     items.iter().enumerate().map(bit).fold(0, |all, one| all | one)
 }
@@ -152,11 +200,12 @@ mod tests {
             let iv: [u8; 12] = bytes(iv);
             let (salt, sequence) = iv.split_first_chunk::<4>().unwrap();
             let sequence = u64::from_le_bytes(sequence.try_into().unwrap());
-            let key = LinkKey::from_parts(&bytes(key), *salt);
-            assert_eq!(key.tag(sequence, &[aad]), bytes(tag));
-            let halves = aad.split_at(aad.len() / 2);
-            assert_eq!(key.tag(sequence, &[halves.0, halves.1]), bytes(tag));
-            assert!(key.verify(sequence, &[halves.0, halves.1], &bytes(tag)));
+            for key in both(&bytes(key), *salt) {
+                for blocks in 0..=aad.len() / 16 {
+                    let (whole, rest) = aad.split_at(blocks * 16);
+                    assert_eq!(key.gmac(sequence, whole, rest).to_le_bytes(), bytes(tag));
+                }
+            }
         };
         check(
             "11754cd72aec309bf52f7687212e8957",
@@ -197,39 +246,51 @@ mod tests {
         );
     }
 
+    /// Whoever computes here, and the library.
+    fn both(key: &[u8; 16], salt: [u8; 4]) -> [LinkKey; 2] {
+        [LinkKey::from_parts(key, salt), LinkKey::by_library(key, salt)]
+    }
+
     fn key(seed: u8) -> LinkKey {
         LinkKey::from_parts(&[seed; 16], [seed, 1, 2, 3])
     }
 
     #[test]
     fn a_tag_is_bound_to_key_salt_sequence_and_every_byte() {
-        let header = [5u8; 80];
-        let proof = [6u8; 64];
-        let tag = key(1).tag(7, &[&header, &proof]);
-        assert!(key(1).verify(7, &[&header, &proof], &tag));
-        assert!(!key(2).verify(7, &[&header, &proof], &tag));
-        assert!(!LinkKey::from_parts(&[1; 16], [9, 1, 2, 3]).verify(7, &[&header, &proof], &tag));
-        assert!(!key(1).verify(8, &[&header, &proof], &tag));
-        assert!(!key(1).verify(7, &[&header], &tag));
-        assert!(!key(1).verify(7, &[&header, &proof, &[0]], &tag));
-        assert!(!key(1).verify(7, &[], &tag));
+        let (header, proof) = ([5u8; 80], [6u8; 64]);
+        let tag = key(1).tag(7, &header, &proof);
+        assert!(key(1).verify(7, &header, &proof, &tag));
+        assert!(!key(2).verify(7, &header, &proof, &tag));
+        assert!(!LinkKey::from_parts(&[1; 16], [9, 1, 2, 3]).verify(7, &header, &proof, &tag));
+        assert!(!key(1).verify(8, &header, &proof, &tag));
+        assert!(!key(1).verify(7, &header, &[], &tag));
+        assert!(!key(1).verify(7, &header, &[6; 65], &tag));
+        for byte in 0..80 {
+            let mut other = header;
+            other[byte] ^= 1;
+            assert!(!key(1).verify(7, &other, &proof, &tag));
+        }
+        for byte in 0..64 {
+            let mut other = proof;
+            other[byte] ^= 0x80;
+            assert!(!key(1).verify(7, &header, &other, &tag));
+        }
     }
 
     #[test]
     fn key_and_salt_come_from_the_material() {
         let material: [u8; 32] = std::array::from_fn(|i| i as u8);
         let parts = LinkKey::from_parts(&std::array::from_fn(|i| i as u8), [16, 17, 18, 19]);
-        assert_eq!(LinkKey::new(&material).tag(1, &[b"x"]), parts.tag(1, &[b"x"]));
+        let header = [7; 80];
+        assert_eq!(LinkKey::new(&material).tag(1, &header, b"x"), parts.tag(1, &header, b"x"));
     }
 
     #[test]
     fn too_long_is_not_authentic() {
-        let long = [0u8; COVERED_SIZE_MAX + 1];
-        assert!(!key(1).verify(1, &[&long], &[0; 16]));
-        assert!(!key(1).verify(1, &[&long, &long], &[0; 16]));
-        let longest = [0u8; PROOF_SIZE_MAX];
-        let tag = key(1).tag(1, &[&[0; 80], &longest]);
-        assert!(key(1).verify(1, &[&long[1..]], &tag));
+        let long = [0u8; PROOF_SIZE_MAX + 1];
+        assert!(!key(1).verify(1, &[0; 80], &long, &[0; 16]));
+        let tag = key(1).tag(1, &[0; 80], &long[1..]);
+        assert!(key(1).verify(1, &[0; 80], &long[1..], &tag));
     }
 
     #[test]
@@ -239,17 +300,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn parts_are_a_concatenation(
-            covered in proptest::collection::vec(any::<u8>(), 0..1100),
-            cuts in proptest::collection::vec(any::<u16>(), 0..4),
+        fn tags_are_those_of_the_library(
+            key: [u8; 16],
+            salt: [u8; 4],
             sequence: u64,
+            header in proptest::collection::vec(any::<u8>(), 80),
+            proof in proptest::collection::vec(any::<u8>(), 0..=PROOF_SIZE_MAX),
+            // The sizes that have code of their own, and all.
+            size in prop_oneof![Just(0), Just(64), 0..=PROOF_SIZE_MAX],
         ) {
-            let mut cuts: Vec<usize> =
-                cuts.iter().map(|cut| usize::from(*cut) % (covered.len() + 1)).collect();
-            cuts.extend([0, covered.len()]);
-            cuts.sort_unstable();
-            let parts: Vec<&[u8]> = cuts.windows(2).map(|w| &covered[w[0]..w[1]]).collect();
-            prop_assert_eq!(key(3).tag(sequence, &parts), key(3).tag(sequence, &[&covered]));
+            let [ours, library] = both(&key, salt);
+            let (header, proof) = (header.first_chunk().unwrap(), &proof[..size.min(proof.len())]);
+            let tag = library.tag(sequence, header, proof);
+            prop_assert_eq!(ours.tag(sequence, header, proof), tag);
+            prop_assert!(ours.verify(sequence, header, proof, &tag));
+            prop_assert_eq!(
+                ours.gmac(sequence, &[], proof), library.gmac(sequence, &[], proof)
+            );
         }
 
         #[test]
@@ -257,17 +324,18 @@ mod tests {
             bad in proptest::collection::vec(any::<bool>(), 0..=64),
             flip in 0usize..128,
         ) {
-            let keys = [key(1), key(2)];
+            let keys = [key(1), key(2), LinkKey::by_library(&[3; 16], [4; 4])];
             let header = [9u8; 80];
+            let proofs = [vec![], vec![8; 64], vec![1, 2, 3], vec![7; 500]];
             let tags: Vec<Tag> = bad.iter().enumerate().map(|(i, bad)| {
-                let mut tag = keys[i % 2].tag(i as u64, &[&header, &[1, 2, 3]]);
+                let mut tag = keys[i % 3].tag(i as u64, &header, &proofs[i % 4]);
                 if *bad {
                     tag[flip / 8] ^= 1 << (flip % 8);
                 }
                 tag
             }).collect();
             let items: Vec<MacItem<'_>> = tags.iter().enumerate().map(|(i, tag)| MacItem {
-                key: &keys[i % 2], sequence: i as u64, header: &header, proof: &[1, 2, 3], tag,
+                key: &keys[i % 3], sequence: i as u64, header: &header, proof: &proofs[i % 4], tag,
             }).collect();
             let good = verify_burst(&items);
             for (i, bad) in bad.iter().enumerate() {

@@ -140,9 +140,7 @@ fn seal(session: &mut Session, mut header: Header, payload: &[u8]) -> HeaderByte
     header.sequence = session.tx_sequence;
     let mut bytes = header.to_bytes();
     let proof = &payload[payload.len() - usize::from(header.proof_size)..];
-    let parts: [&[u8]; 2] = [covered(&bytes), proof];
-    let parts = if proof.is_empty() { &parts[..1] } else { &parts };
-    let tag = session.keys.tx.tag(header.sequence, parts);
+    let tag = session.keys.tx.tag(header.sequence, covered(&bytes), proof);
     set_tag(&mut bytes, &tag);
     bytes
 }
