@@ -35,6 +35,11 @@ impl Latencies {
         let _ = self.histogram.add(&other.histogram);
     }
 
+    /// Forgets all of them.
+    pub fn clear(&mut self) {
+        self.histogram.reset();
+    }
+
     /// How many were recorded.
     pub fn count(&self) -> u64 {
         self.histogram.len()
@@ -49,10 +54,24 @@ impl Latencies {
             p90_us: at(0.9),
             p99_us: at(0.99),
             p999_us: at(0.999),
+            p9999_us: at(0.9999),
             max_us: self.histogram.max() as f64 / 1000.0,
         }
     }
+
+    /// Percentile and microseconds, along a curve. A percentile that would speak of less than one
+    /// request is left out.
+    pub fn curve(&self) -> Vec<(f64, f64)> {
+        let told = |percent: &f64| self.count() as f64 * (100.0 - percent) >= 99.999;
+        let at = |percent: f64| (percent, self.histogram.value_at_percentile(percent) as f64 / 1e3);
+        CURVE.into_iter().filter(told).map(at).collect()
+    }
 }
+
+/// Percentiles of a curve: each next one looks at a smaller share of the slowest requests.
+const CURVE: [f64; 15] = [
+    0.0, 25.0, 50.0, 75.0, 90.0, 95.0, 97.5, 99.0, 99.5, 99.75, 99.9, 99.95, 99.975, 99.99, 99.999,
+];
 
 /// Percentiles, microseconds.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
@@ -67,6 +86,8 @@ pub struct LatencySummary {
     pub p99_us: f64,
     /// 99.9th percentile.
     pub p999_us: f64,
+    /// 99.99th percentile.
+    pub p9999_us: f64,
     /// Longest.
     pub max_us: f64,
 }
@@ -97,6 +118,11 @@ mod tests {
         assert!((summary.p50_us - 500.0).abs() < 1.0, "{summary:?}");
         assert!((summary.p99_us - 990.0).abs() < 2.0, "{summary:?}");
         assert!((summary.max_us - 1000.0).abs() < 2.0, "{summary:?}");
+        let curve = latencies.curve();
+        assert_eq!(curve.last().map(|point| point.0), Some(99.9), "one of 1000 is above it");
+        assert!(curve.is_sorted_by(|a, b| a.1 <= b.1), "{curve:?}");
+        latencies.clear();
+        assert_eq!((latencies.count(), latencies.curve()), (0, vec![]));
     }
 
     #[test]

@@ -9,5 +9,6 @@ pub mod load;
 pub mod local;
 pub mod machine;
 pub mod matrix;
+pub mod memory;
 pub mod micro;
 pub mod ping;

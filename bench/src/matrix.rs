@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde::Serialize;
-use tetrarch_client::Mode;
 
 use crate::latency::humane_us;
-use crate::load::{LoadOptions, LoadResult, Progress, run};
+use crate::load::arrivals::Rate;
+use crate::load::{LoadOptions, LoadResult, OpenOptions, Progress, run_rates};
 use crate::local::{LocalCluster, Shape};
 use crate::machine::Machine;
 
@@ -22,14 +22,22 @@ pub struct MatrixOptions {
     pub shapes: Vec<Shape>,
     /// Bytes of request and reply.
     pub payloads: Vec<(usize, u32)>,
-    /// Sessions, each with one request in flight.
+    /// Sessions.
     pub sessions: Vec<u32>,
+    /// Requests in flight per session.
+    pub outstanding: u32,
     /// Are all requests signed?
     pub signed: bool,
     /// Seconds of each cell.
     pub duration: Duration,
     /// Seconds before each cell.
     pub warm_up: Duration,
+    /// Rates of the open loop; none for the closed loop.
+    pub rates: Vec<Rate>,
+    /// The open loop, but for its rate.
+    pub open_loop: OpenOptions,
+    /// How long a saturation is measured, where a rate is a percentage.
+    pub saturation: Duration,
 }
 
 /// One cell.
@@ -45,36 +53,50 @@ pub struct Cell {
 /// Runs all cells; `tell` hears of each as it ends.
 ///
 /// # Errors
-/// The first cell that could not be measured.
-pub fn run_matrix(options: &MatrixOptions, tell: &mut dyn FnMut(&Cell)) -> Result<Vec<Cell>> {
+/// The first cell that could not be measured, or what `tell` says.
+pub fn run_matrix(
+    options: &MatrixOptions,
+    tell: &mut dyn FnMut(&Cell) -> Result<()>,
+) -> Result<Vec<Cell>> {
     let mut cells = Vec::new();
     for shape in &options.shapes {
-        for (request_size, reply_size) in &options.payloads {
+        for payload in &options.payloads {
             // One cluster for a row: sessions only grow.
             let cluster = LocalCluster::start(&options.tetrarch, *shape)?;
             for sessions in &options.sessions {
-                let load = LoadOptions {
-                    directory: cluster.path(),
-                    client: 0,
-                    sessions: *sessions,
-                    outstanding: 1,
-                    request_size: *request_size,
-                    reply_size: *reply_size,
-                    duration: options.duration,
-                    warm_up: options.warm_up,
-                    rate: None,
-                    mode: Mode::Ordered,
-                    signed: options.signed,
-                    pids: cluster.pids(),
+                let load = cell_options(options, &cluster, *payload, *sessions);
+                let mut tell = |result| {
+                    let cell = Cell { cluster: shape.name(), result };
+                    tell(&cell)?;
+                    cells.push(cell);
+                    Ok(())
                 };
-                let result = run(&load, &mut |_: Progress| {})?;
-                let cell = Cell { cluster: shape.name(), result };
-                tell(&cell);
-                cells.push(cell);
+                let watch = &mut |_: Progress| {};
+                run_rates(&load, &options.rates, options.saturation, watch, &mut tell)?;
             }
         }
     }
     Ok(cells)
+}
+
+fn cell_options(
+    options: &MatrixOptions,
+    cluster: &LocalCluster,
+    (request_size, reply_size): (usize, u32),
+    sessions: u32,
+) -> LoadOptions {
+    LoadOptions {
+        sessions,
+        outstanding: options.outstanding,
+        request_size,
+        reply_size,
+        duration: options.duration,
+        warm_up: options.warm_up,
+        open_loop: (!options.rates.is_empty()).then_some(options.open_loop),
+        signed: options.signed,
+        pids: cluster.pids(),
+        ..LoadOptions::new(cluster.path())
+    }
 }
 
 /// The table in Markdown: throughput, then median and 99th percentile.

@@ -12,6 +12,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::TcpConfig;
 use super::conn::{RxTurn, Socket, TxTurn};
+use super::fine_wait::fine_wait;
 use crate::arena::FramePool;
 use crate::burst::Burst;
 use crate::endpoint::{
@@ -102,6 +103,7 @@ impl TcpEndpoint {
 
     /// Ask the kernel what is ready, waiting at most `limit`.
     fn poll_kernel(&mut self, limit: Duration) {
+        let limit = fine_wait(self.poll.as_raw_fd(), limit);
         if self.poll.poll(&mut self.ready, Some(limit)).is_err() {
             // Interrupted by a signal; there is no other reason once it was opened.
             return;

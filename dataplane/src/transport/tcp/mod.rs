@@ -7,6 +7,8 @@
 mod conn;
 mod connect;
 pub mod endpoint;
+#[expect(unsafe_code, reason = "the libraries used wrap epoll, but not ppoll")]
+mod fine_wait;
 
 use std::net::{SocketAddr, TcpListener};
 

@@ -1,0 +1,83 @@
+//! What came of a load.
+
+use serde::Serialize;
+
+use super::arrivals::Arrivals;
+use super::series::Second;
+use crate::cpu::Usage;
+use crate::latency::LatencySummary;
+
+/// What came of a load. The open loop's fields are absent in the closed loop.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct LoadResult {
+    /// Sessions.
+    pub sessions: u32,
+    /// Requests in flight per session at most.
+    pub outstanding: u32,
+    /// Bytes of each operation.
+    pub request_size: usize,
+    /// Bytes of each result.
+    pub reply_size: u32,
+    /// `ordered` or `read-only`.
+    pub mode: &'static str,
+    /// Were all requests signed?
+    pub signed: bool,
+    /// Seconds measured.
+    pub seconds: f64,
+    /// Requests answered while measuring.
+    pub requests: u64,
+    /// Requests refused by the cluster, forgotten, or never answered.
+    pub errors: u64,
+    /// Requests sent again.
+    pub retransmitted: u64,
+    /// Requests answered per second.
+    pub throughput: f64,
+    /// From the intended start to the result.
+    pub latency: LatencySummary,
+    /// The same as a curve: percentile and microseconds.
+    pub latency_curve: Vec<(f64, f64)>,
+    /// Processor seconds of this process per second.
+    pub client_cpu: Usage,
+    /// Processor seconds per second of each replica named by `pids`.
+    pub replica_cpu: Vec<Usage>,
+    /// Memory of each replica named by `pids`.
+    pub replica_memory: Vec<Resident>,
+    /// What each second saw.
+    pub series: Vec<Second>,
+    /// The open loop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub open_loop: Option<OpenLoop>,
+}
+
+/// Resident memory of a process, MiB.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
+pub struct Resident {
+    /// When measuring began.
+    pub before_mib: f64,
+    /// When it ended.
+    pub after_mib: f64,
+}
+
+/// What only the open loop has to say.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub struct OpenLoop {
+    /// Requests per second asked for.
+    pub rate: f64,
+    /// The same in percent of the saturation that was measured just before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub percent: Option<f64>,
+    /// Pauses between requests.
+    pub arrivals: Arrivals,
+    /// Requests whose time came while measuring. Each was answered, refused here, or is an error.
+    pub offered: u64,
+    /// Of these, those that found no free session at once and waited for one.
+    pub waited: u64,
+    /// Of these, those that found the generator's queue full and were never sent.
+    pub refused: u64,
+    /// Of these, those answered later than `late_ms` after their intended start.
+    pub late: u64,
+    /// See `late`.
+    pub late_ms: u64,
+    /// Of these, those answered only after measuring ended.
+    pub after_end: u64,
+}
