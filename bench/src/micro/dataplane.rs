@@ -2,7 +2,9 @@
 
 use std::hint::black_box;
 
+use tetrarch_dataplane::crypto::authenticator::{PairKey, write_vector};
 use tetrarch_dataplane::crypto::hash::{body_digest, digest_burst};
+use tetrarch_dataplane::crypto::keys::StaticSecret;
 use tetrarch_dataplane::crypto::mac::{LinkKey, MacItem, Tag, verify_burst};
 use tetrarch_dataplane::header::{Header, covered};
 
@@ -14,6 +16,8 @@ pub const CASES: &[Case] = &[
     Case { name: "link_tag", what: "GMAC over a header", run: link_tag },
     Case { name: "link_tag_64_proof", what: "GMAC over a header and a proof", run: link_tag_proof },
     Case { name: "link_verify_64", what: "verify 64 tags of headers", run: link_verify },
+    Case { name: "client_vector_4", what: "a request's MACs for 4 replicas", run: client_vector },
+    Case { name: "client_entry", what: "check a request's MAC", run: client_entry },
     Case { name: "digest_burst_64x64", what: "64 bodies of 64 B in lanes", run: digest_burst_64 },
     Case { name: "digest_single_64", what: "one body of 64 B", run: digest_single },
 ];
@@ -65,6 +69,30 @@ fn link_verify(turns: u64) {
     let items: Vec<MacItem<'_>> = (0..).zip(&tags).map(item).collect();
     for _ in 0..turns {
         assert_eq!(verify_burst(black_box(&items)), u64::MAX);
+    }
+}
+
+fn pair_keys() -> Vec<PairKey> {
+    let client = StaticSecret::from_bytes(&[1; 32]);
+    let replica = |seed| StaticSecret::from_bytes(&[seed; 32]).public();
+    (2..6).filter_map(|seed| PairKey::for_client(&client, &replica(seed), 1).ok()).collect()
+}
+
+fn client_vector(turns: u64) {
+    let keys = pair_keys();
+    let mut vector = [0; 64];
+    for _ in 0..turns {
+        write_vector(&keys, black_box(&[9; 32]), &mut vector);
+        black_box(&vector);
+    }
+}
+
+fn client_entry(turns: u64) {
+    let keys = pair_keys();
+    let mut vector = [0; 64];
+    write_vector(&keys, &[9; 32], &mut vector);
+    for _ in 0..turns {
+        assert!(keys[2].verify_entry(black_box(&[9; 32]), black_box(&vector), 2));
     }
 }
 

@@ -7,9 +7,7 @@
 //! never stored, so a restart makes new ones.
 
 #[cfg(target_arch = "x86_64")]
-#[expect(unsafe_code, reason = "calls functions compiled for instructions that were detected")]
-mod x86;
-
+use super::x86;
 use crate::limits::{BURST_MAX, HEADER_COVERED_SIZE, PROOF_SIZE_MAX, TAG_SIZE};
 use aes_gcm::aead::array::Array;
 use aes_gcm::aead::inout::InOutBuf;
@@ -30,16 +28,16 @@ const COVERED_SIZE_SMALL: usize = HEADER_COVERED_SIZE + 64;
 
 /// The key of one direction of one session. Wiped when dropped.
 pub struct LinkKey {
-    cipher: Cipher,
+    pub(super) cipher: Cipher,
     salt: [u8; 4],
 }
 
 /// Who computes the tags. All give the same.
 #[allow(clippy::large_enum_variant, reason = "a box would be one more load for each tag")]
-enum Cipher {
+pub(super) enum Cipher {
     /// Ours, on processors with the instructions.
     #[cfg(target_arch = "x86_64")]
-    X86(x86::Key),
+    X86(x86::GmacKey),
     /// The library's, elsewhere.
     Library(Box<Aes128Gcm>),
 }
@@ -58,7 +56,7 @@ impl LinkKey {
     /// The key made of an AES key and the salt of its nonces.
     pub fn from_parts(key: &[u8; 16], salt: [u8; 4]) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if let Some(key) = x86::Key::new(key) {
+        if let Some(key) = x86::GmacKey::new(key) {
             return Self { cipher: Cipher::X86(key), salt };
         }
         Self::by_library(key, salt)
@@ -109,7 +107,7 @@ impl LinkKey {
     /// The block that GCM encrypts to hide the hash: the nonce, and a 1 in big endian.
     #[cfg(target_arch = "x86_64")]
     #[inline]
-    fn first_counter(&self, sequence: u64) -> u128 {
+    pub(super) fn first_counter(&self, sequence: u64) -> u128 {
         let salt = u128::from(u32::from_le_bytes(self.salt));
         salt | u128::from(sequence) << 32 | 1 << 120
     }

@@ -10,6 +10,9 @@ pub mod hash;
 pub mod keys;
 pub mod mac;
 pub mod signature;
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "calls functions compiled for instructions that were detected")]
+mod x86;
 
 use std::fmt;
 

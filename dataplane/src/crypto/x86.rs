@@ -1,14 +1,14 @@
-//! AES-128-GMAC with the processor's AES and carry-less multiplication.
+//! AES-128-GMAC and AES-128-CMAC with the processor's AES and carry-less multiplication.
 //!
-//! Owns the expanded key: round keys and powers of the hash key. Always true: a [`Key`] exists only
-//! where the processor has [`available`] instructions, and gives the tags that any GCM gives. Must
-//! not: branch on, or index by, anything secret.
+//! Owns expanded keys: round keys and powers of the hash key. Always true: a key exists only where
+//! the processor has [`available`] instructions, and gives the tags that any GMAC or CMAC gives.
+//! Must not: branch on, or index by, anything secret.
 //!
 //! Why not the library's: it finds out at each call what the processor can do, expands the round
 //! keys for wide vectors at each call, and calls through functions that cannot be inlined into each
 //! other. That is 700 instructions for the tag of a header; this is about 120.
 //!
-//! The hash is computed as POLYVAL (RFC 8452, appendix A: GHASH of byte-reversed blocks under the
+//! GMAC's hash is computed as POLYVAL (RFC 8452, appendix A: GHASH of byte-reversed blocks under the
 //! hash key times x), in the field of 2^128 elements modulo x^128 + p·x^64 + 1 with
 //! p = x^63 + x^62 + x^57. Let M = M1·x^64 + M0 be a block and H = H1·x^64 + H0 a power of the key.
 //! As x^-64 = x^64 + p, the product with H/x^64 is a product with D = H0·x^64 + H1 + H0·p, so
@@ -25,7 +25,8 @@ use std::arch::x86_64::{
     _mm_xor_si128,
 };
 
-use super::{Cipher, MacItem};
+use super::authenticator::cmac_last_block;
+use super::mac::{Cipher, MacItem};
 use crate::limits::HEADER_COVERED_SIZE;
 use zeroize::Zeroize;
 
@@ -42,26 +43,26 @@ const P: i64 = 0xc200_0000_0000_0000_u64.cast_signed();
 /// A power of the hash key: H and D of the module's header.
 type Power = (u128, u128);
 
-/// The expanded key. Wiped when dropped.
-pub(super) struct Key {
+/// An expanded key of GMAC. Wiped when dropped.
+pub(super) struct GmacKey {
     /// Of AES: the key itself, then one for each round.
     rounds: [u128; 11],
     /// `powers[i]` is the hash key to the power of `i + 1`.
     powers: [Power; POWERS],
 }
 
-/// Has the processor what a [`Key`] needs?
+/// Has the processor what a key needs?
 pub(super) fn available() -> bool {
     is_x86_feature_detected!("aes")
         && is_x86_feature_detected!("pclmulqdq")
         && is_x86_feature_detected!("avx")
 }
 
-impl Key {
+impl GmacKey {
     /// `None` where the instructions are missing.
     pub(super) fn new(key: &[u8; BLOCK]) -> Option<Self> {
         // SAFETY: the instructions that the function needs were detected.
-        available().then(|| unsafe { expand(key) })
+        available().then(|| unsafe { expand_gmac(key) })
     }
 
     /// The tag over `whole` and then `rest`, encrypted with the first block of the counter.
@@ -69,18 +70,18 @@ impl Key {
     /// `whole` is whole blocks, so that `rest` begins a block.
     pub(super) fn tag(&self, counter: u128, whole: &[[u8; BLOCK]], rest: &[u8]) -> u128 {
         // SAFETY: a key exists only if the instructions were detected.
-        unsafe { tag(self, counter, whole, rest) }
+        unsafe { gmac(self, counter, whole, rest) }
     }
 }
 
-/// As [`super::verify_burst`]; `None` where the instructions are missing. The tags of a burst do not
+/// As [`super::mac::verify_burst`]; `None` where the instructions are missing. The tags of a burst do not
 /// depend on each other: in one loop the processor computes several at a time.
 pub(super) fn verify_burst(items: &[MacItem<'_>]) -> Option<u64> {
     // SAFETY: the instructions that the function needs were detected.
     available().then(|| unsafe { verify_each(items) })
 }
 
-impl Drop for Key {
+impl Drop for GmacKey {
     fn drop(&mut self) {
         self.rounds.zeroize();
         for (h, d) in &mut self.powers {
@@ -90,17 +91,66 @@ impl Drop for Key {
     }
 }
 
+/// An expanded key of CMAC (NIST SP 800-38B, RFC 4493). Wiped when dropped.
+pub(super) struct CmacKey {
+    rounds: [u128; 11],
+    /// What is added to a last block that is whole: K1 of the specification.
+    last: u128,
+}
+
+impl CmacKey {
+    /// `None` where the instructions are missing.
+    pub(super) fn new(key: &[u8; BLOCK]) -> Option<Self> {
+        // SAFETY: the instructions that the function needs were detected.
+        available().then(|| unsafe { expand_cmac(key) })
+    }
+
+    /// The tag over whole blocks, at least one.
+    pub(super) fn tag<const N: usize>(&self, blocks: &[[u8; BLOCK]; N]) -> u128 {
+        const { assert!(N > 0) };
+        // SAFETY: a key exists only if the instructions were detected.
+        unsafe { cmac(self, blocks) }
+    }
+}
+
+impl Drop for CmacKey {
+    fn drop(&mut self) {
+        self.rounds.zeroize();
+        self.last.zeroize();
+    }
+}
+
 #[target_feature(enable = "aes,pclmulqdq,avx")]
-fn expand(key: &[u8; BLOCK]) -> Key {
+fn expand_cmac(key: &[u8; BLOCK]) -> CmacKey {
     let rounds = expand_rounds(u128::from_le_bytes(*key));
-    let h = from_vector(multiply_by_x(reverse(encrypt(&rounds, 0))));
+    let last = cmac_last_block(from_vector(encrypt(&rounds, _mm_setzero_si128())));
+    CmacKey { rounds, last }
+}
+
+#[target_feature(enable = "aes,pclmulqdq,avx")]
+fn cmac<const N: usize>(key: &CmacKey, blocks: &[[u8; BLOCK]; N]) -> u128 {
+    let mut state = _mm_setzero_si128();
+    for (i, block) in blocks.iter().enumerate() {
+        state = _mm_xor_si128(state, to_vector(u128::from_le_bytes(*block)));
+        if i == N - 1 {
+            state = _mm_xor_si128(state, to_vector(key.last));
+        }
+        state = encrypt(&key.rounds, state);
+    }
+    from_vector(state)
+}
+
+#[target_feature(enable = "aes,pclmulqdq,avx")]
+fn expand_gmac(key: &[u8; BLOCK]) -> GmacKey {
+    let rounds = expand_rounds(u128::from_le_bytes(*key));
+    let h = from_vector(multiply_by_x(reverse(encrypt(&rounds, _mm_setzero_si128()))));
     let first = power(to_vector(h));
     let mut powers = [first; POWERS];
     for i in 1..POWERS {
         let last = to_vector(powers[i - 1].0);
         powers[i] = power(reduce(multiply(last, first, Sums::zero())));
     }
-    Key { rounds, powers }
+    GmacKey { rounds, powers }
 }
 
 /// FIPS 197, section 5.2.
@@ -124,8 +174,8 @@ fn expand_rounds(key: u128) -> [u128; 11] {
 
 #[inline]
 #[target_feature(enable = "aes,pclmulqdq,avx")]
-fn encrypt(rounds: &[u128; 11], block: u128) -> __m128i {
-    let mut state = _mm_xor_si128(to_vector(block), to_vector(rounds[0]));
+fn encrypt(rounds: &[u128; 11], block: __m128i) -> __m128i {
+    let mut state = _mm_xor_si128(block, to_vector(rounds[0]));
     for round in &rounds[1..10] {
         state = _mm_aesenc_si128(state, to_vector(*round));
     }
@@ -133,7 +183,7 @@ fn encrypt(rounds: &[u128; 11], block: u128) -> __m128i {
 }
 
 #[target_feature(enable = "aes,pclmulqdq,avx")]
-fn tag(key: &Key, counter: u128, whole: &[[u8; BLOCK]], rest: &[u8]) -> u128 {
+fn gmac(key: &GmacKey, counter: u128, whole: &[[u8; BLOCK]], rest: &[u8]) -> u128 {
     let sums = match (whole, rest) {
         ([a, b, c, d, e], []) => hash_blocks(&key.powers, &[a, b, c, d, e]),
         _ => hash_long(key, whole, rest),
@@ -173,10 +223,10 @@ fn equal(a: __m128i, b: __m128i) -> bool {
 /// The tag, from the sums over `size` bytes.
 #[inline]
 #[target_feature(enable = "aes,pclmulqdq,avx")]
-fn finish(key: &Key, counter: u128, size: usize, sums: Sums) -> __m128i {
+fn finish(key: &GmacKey, counter: u128, size: usize, sums: Sums) -> __m128i {
     let lengths = to_vector(u128::from(size as u64 * 8) << 64);
     let hash = reduce(multiply(lengths, key.powers[0], sums));
-    _mm_xor_si128(reverse(hash), encrypt(&key.rounds, counter))
+    _mm_xor_si128(reverse(hash), encrypt(&key.rounds, to_vector(counter)))
 }
 
 /// The sums of the blocks times the powers from N + 1 down to 2: the block of lengths follows.
@@ -194,7 +244,7 @@ fn hash_blocks<const N: usize>(powers: &[Power; POWERS], blocks: &[&[u8; BLOCK];
 /// common, and has its blocks at fixed places.
 #[inline(never)]
 #[target_feature(enable = "aes,pclmulqdq,avx")]
-fn hash_long(key: &Key, whole: &[[u8; BLOCK]], rest: &[u8]) -> Sums {
+fn hash_long(key: &GmacKey, whole: &[[u8; BLOCK]], rest: &[u8]) -> Sums {
     match (whole, rest.as_chunks()) {
         ([a, b, c, d, e], ([f, g, h, i], [])) => {
             hash_blocks(&key.powers, &[a, b, c, d, e, f, g, h, i])
@@ -204,7 +254,7 @@ fn hash_long(key: &Key, whole: &[[u8; BLOCK]], rest: &[u8]) -> Sums {
 }
 
 #[target_feature(enable = "aes,pclmulqdq,avx")]
-fn hash_any(key: &Key, whole: &[[u8; BLOCK]], blocks: &[[u8; BLOCK]], tail: &[u8]) -> Sums {
+fn hash_any(key: &GmacKey, whole: &[[u8; BLOCK]], blocks: &[[u8; BLOCK]], tail: &[u8]) -> Sums {
     let mut last = [0; BLOCK];
     last[..tail.len()].copy_from_slice(tail);
     let last = (!tail.is_empty()).then_some(&last);
