@@ -1,4 +1,4 @@
-//! Established links over TCP allocate nothing, whatever the size of the messages.
+//! Established links over either way to move TCP's bytes allocate nothing, whatever the size of the messages.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -11,23 +11,26 @@ use tetrarch_dataplane::alloc_guard::{self, FrozenAllocator};
 use tetrarch_dataplane::burst::Burst;
 use tetrarch_dataplane::clock::{Clock, SystemClock};
 use tetrarch_dataplane::crypto::hash::body_digest;
-use tetrarch_dataplane::endpoint::Transport;
 use tetrarch_dataplane::frame::Frame;
 use tetrarch_dataplane::links::Outgoing;
-use tetrarch_dataplane::transport::tcp::{TcpConfig, TcpTransport};
+use tetrarch_dataplane::transport::choice::TransportKind;
 
 #[global_allocator]
 static ALLOCATOR: FrozenAllocator<System> = FrozenAllocator::new(System);
 
 #[test]
 fn steady_state_allocates_nothing() {
-    let listen = Some(([127, 0, 0, 1], 0).into());
-    let mut acceptor = TcpTransport::new(TcpConfig { listen, ..TcpConfig::default() }).unwrap();
-    let dial = vec![(replica(0), acceptor.local_address().unwrap())];
-    let mut dialler = TcpTransport::new(TcpConfig { dial, ..TcpConfig::default() }).unwrap();
+    for kind in [TransportKind::Tcp, ring_or_epoll()] {
+        steady_state(kind);
+    }
+}
+
+fn steady_state(kind: TransportKind) {
+    let mut acceptor = listening(kind);
+    let mut dialler = dialling(kind, &acceptor);
     let (arena_a, arena_b) = (arena(), arena());
-    let endpoints =
-        [acceptor.open(0, arena_a.pool()).unwrap(), dialler.open(0, arena_b.pool()).unwrap()];
+    let endpoints = [(&mut acceptor, &arena_a), (&mut dialler, &arena_b)]
+        .map(|(chosen, arena)| chosen.transport.open(0, arena.pool()).unwrap());
     let [at_a, at_b] = endpoints;
     let mut a = Node::new(replica(0), arena_a, at_a);
     let mut b = Node::new(replica(1), arena_b, at_b);
@@ -82,5 +85,5 @@ fn steady_state_allocates_nothing() {
             round();
         }
     });
-    assert_eq!(allocations, 0);
+    assert_eq!(allocations, 0, "{kind}");
 }

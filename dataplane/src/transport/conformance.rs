@@ -403,4 +403,113 @@ mod tests {
         };
         run(&mut |a, b| tcp_pair(&config, a, b));
     }
+
+    #[cfg(target_os = "linux")]
+    mod uring {
+        use super::*;
+        use crate::transport::uring::{self, UringConfig, UringTransport};
+
+        fn listening(tcp: &TcpConfig) -> TcpConfig {
+            TcpConfig { listen: Some(([127, 0, 0, 1], 0).into()), ..tcp.clone() }
+        }
+
+        fn dialling(tcp: &TcpConfig, address: Option<std::net::SocketAddr>) -> TcpConfig {
+            TcpConfig { dial: vec![(PeerId::replica(0), address.unwrap())], ..tcp.clone() }
+        }
+
+        fn open(config: &UringConfig, tcp: TcpConfig) -> UringTransport {
+            UringTransport::new(UringConfig { tcp, ..config.clone() }).unwrap()
+        }
+
+        /// Without io_uring there is nothing to check; `choice` checks what happens then.
+        fn missing() -> bool {
+            uring::probe().inspect_err(|why| eprintln!("{why}")).is_err()
+        }
+
+        fn pair(config: &UringConfig, a: FramePool, b: FramePool) -> Pair {
+            let mut acceptor = open(config, listening(&config.tcp));
+            let mut dialler = open(config, dialling(&config.tcp, acceptor.local_address()));
+            Pair { dialler: dialler.open(0, a).unwrap(), acceptor: acceptor.open(0, b).unwrap() }
+        }
+
+        #[test]
+        fn uring() {
+            if missing() {
+                return;
+            }
+            run(&mut |a, b| pair(&UringConfig::default(), a, b));
+        }
+
+        /// Small buffers and turns, of which the kernel runs out: every message is cut somewhere.
+        #[test]
+        fn uring_with_small_buffers() {
+            if missing() {
+                return;
+            }
+            for receive_buffers in [1, 3] {
+                let tcp = TcpConfig {
+                    receive_buffer_size: 4096,
+                    receive_buffers,
+                    turn_bytes_max: 5000,
+                    tx_messages_max: 7,
+                    ..TcpConfig::default()
+                };
+                run(&mut |a, b| {
+                    pair(&UringConfig { tcp: tcp.clone(), ..Default::default() }, a, b)
+                });
+            }
+        }
+
+        #[test]
+        fn uring_without_copies() {
+            if missing() {
+                return;
+            }
+            let config = UringConfig { zero_copy_from: Some(4097), ..UringConfig::default() };
+            run(&mut |a, b| pair(&config, a, b));
+        }
+
+        #[test]
+        fn uring_of_an_older_kernel() {
+            if missing() {
+                return;
+            }
+            let config = UringConfig::default();
+            run(&mut |a, b| {
+                let mut acceptor = open(&config, listening(&config.tcp)).cooperative();
+                let tcp = dialling(&config.tcp, acceptor.local_address());
+                let mut dialler = open(&config, tcp).cooperative();
+                Pair {
+                    dialler: dialler.open(0, a).unwrap(),
+                    acceptor: acceptor.open(0, b).unwrap(),
+                }
+            });
+        }
+
+        /// The bytes are the same whatever moves them.
+        #[test]
+        fn uring_with_tcp() {
+            if missing() {
+                return;
+            }
+            let config = UringConfig::default();
+            run(&mut |a, b| {
+                let mut acceptor = TcpTransport::new(listening(&config.tcp)).unwrap();
+                let mut dialler = open(&config, dialling(&config.tcp, acceptor.local_address()));
+                Pair {
+                    dialler: dialler.open(0, a).unwrap(),
+                    acceptor: acceptor.open(0, b).unwrap(),
+                }
+            });
+            run(&mut |a, b| {
+                let mut acceptor = open(&config, listening(&config.tcp));
+                let tcp = dialling(&config.tcp, acceptor.local_address());
+                let mut dialler = TcpTransport::new(tcp).unwrap();
+                Pair {
+                    dialler: dialler.open(0, a).unwrap(),
+                    acceptor: acceptor.open(0, b).unwrap(),
+                }
+            });
+        }
+    }
 }

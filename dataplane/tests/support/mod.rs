@@ -13,6 +13,8 @@ use tetrarch_dataplane::crypto::keys::{StaticPublic, StaticSecret};
 use tetrarch_dataplane::endpoint::Endpoint;
 use tetrarch_dataplane::handshake::{Directory, Identity};
 use tetrarch_dataplane::links::{LinkConfig, LinkEvent, Links, Outgoing, Received};
+use tetrarch_dataplane::transport::choice::{self, Chosen, TransportKind};
+use tetrarch_dataplane::transport::tcp::TcpConfig;
 use tetrarch_dataplane::types::{Instant, PeerId};
 
 pub const CLUSTER: u64 = 0x7e7a;
@@ -41,6 +43,29 @@ pub fn arena() -> Arena {
     let class = |slot_size, count| SlotClass { slot_size, count };
     let classes = vec![class(512, 4096), class(16384, 64), class(2_200_000, 4)];
     Arena::heap(&ArenaSpec { classes }).unwrap()
+}
+
+/// io_uring, or epoll with a word about it where there is none.
+pub fn ring_or_epoll() -> TransportKind {
+    match choice::open(TransportKind::Auto.into(), TcpConfig::default()).unwrap().fallback {
+        None => TransportKind::IoUring,
+        Some(line) => {
+            eprintln!("{line}");
+            TransportKind::Tcp
+        }
+    }
+}
+
+/// A transport that listens at any port of the loopback interface.
+pub fn listening(kind: TransportKind) -> Chosen {
+    let listen = Some(([127, 0, 0, 1], 0).into());
+    choice::open(kind.into(), TcpConfig { listen, ..TcpConfig::default() }).unwrap()
+}
+
+/// A transport that dials replica 0 there.
+pub fn dialling(kind: TransportKind, listening: &Chosen) -> Chosen {
+    let dial = vec![(replica(0), listening.local_address.unwrap())];
+    choice::open(kind.into(), TcpConfig { dial, ..TcpConfig::default() }).unwrap()
 }
 
 /// A peer with its links.

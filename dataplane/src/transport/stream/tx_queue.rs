@@ -15,7 +15,7 @@ use crate::frame::Frame;
 use crate::limits::HEADER_SIZE;
 
 /// Bodies up to this size are copied.
-const COPY_MAX: usize = 4096;
+pub(in crate::transport) const COPY_MAX: usize = 4096;
 /// Slices of one write.
 pub(in crate::transport) const SLICES_MAX: usize = 64;
 /// Bytes of the buffer that small messages of one write are copied to.
@@ -97,9 +97,24 @@ impl TxQueue {
         scratch: &mut [u8],
         write: impl FnOnce(&[IoSlice<'_>]) -> Result<usize, E>,
     ) -> Result<Written, E> {
+        let mut outcome = Ok(0);
+        let offered = self.gather_with(scratch, usize::MAX, |slices| outcome = write(slices));
+        let (bytes, offered) = (outcome?, offered.offered);
+        let messages = self.advance(bytes.min(offered));
+        Ok(Written { bytes, offered, messages })
+    }
+
+    /// Call `with` with the next bytes, as many as fit a write, up to the first body of which
+    /// `body_max` bytes or more are left. Nothing counts as written before [`TxQueue::advance`].
+    pub(in crate::transport) fn gather_with(
+        &self,
+        scratch: &mut [u8],
+        body_max: usize,
+        with: impl FnOnce(&[IoSlice<'_>]),
+    ) -> Gathered {
         let mut segments: [Segment; SLICES_MAX] =
             std::array::from_fn(|_| Segment::Scratch(Range::default()));
-        let count = self.gather(scratch, &mut segments);
+        let (count, copied) = self.gather(scratch, body_max, &mut segments);
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let mut offered = 0;
         for (slice, segment) in slices.iter_mut().zip(&segments[..count]) {
@@ -110,13 +125,26 @@ impl TxQueue {
             offered += bytes.len();
             *slice = IoSlice::new(bytes);
         }
-        let bytes = write(&slices[..count])?;
-        let messages = self.advance(bytes.min(offered));
-        Ok(Written { bytes, offered, messages })
+        with(&slices[..count]);
+        Gathered { offered, copied }
     }
 
-    /// Describe the next bytes as segments, copying what is small. Returns how many segments.
-    fn gather(&self, scratch: &mut [u8], segments: &mut [Segment; SLICES_MAX]) -> usize {
+    /// The rest of the first body, if its header is written and `min` bytes or more are left: the
+    /// frame, and where the rest begins.
+    pub(in crate::transport) fn large_body(&self, min: usize) -> Option<(&Frame, usize)> {
+        let body = self.messages.front()?.body.as_ref()?;
+        let from = self.written.checked_sub(HEADER_SIZE)?;
+        (body.size() - from >= min).then_some((body, from))
+    }
+
+    /// Describe the next bytes as segments, copying what is small. Returns how many segments, and
+    /// how many bytes were copied.
+    fn gather(
+        &self,
+        scratch: &mut [u8],
+        body_max: usize,
+        segments: &mut [Segment; SLICES_MAX],
+    ) -> (usize, usize) {
         let mut count = 0;
         let mut used = 0;
         let mut skip = self.written;
@@ -144,16 +172,19 @@ impl TxQueue {
                 }
                 _ => {}
             }
+            if rest.len() >= body_max {
+                break;
+            }
             if rest.len() > COPY_MAX {
                 segments[count] = Segment::Body { message: index, range: from..body.len() };
                 count += 1;
             }
         }
-        count
+        (count, used)
     }
 
     /// `count` more bytes were written: drop what is complete. Returns how many messages.
-    fn advance(&mut self, count: usize) -> usize {
+    pub(in crate::transport) fn advance(&mut self, count: usize) -> usize {
         self.written += count;
         let mut complete = 0;
         while let Some(message) = self.messages.front() {
@@ -168,6 +199,15 @@ impl TxQueue {
         }
         complete
     }
+}
+
+/// What was offered to a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::transport) struct Gathered {
+    /// Bytes in all slices.
+    pub(in crate::transport) offered: usize,
+    /// Those of them that were copied to the scratch memory.
+    pub(in crate::transport) copied: usize,
 }
 
 /// What one write did.

@@ -34,6 +34,11 @@ impl<S: Signal> Wake<S> {
         Self { shared: Arc::new(Shared { signal, pending, parked, watched }) }
     }
 
+    /// What a wake makes ready.
+    pub(in crate::transport) fn signal(&self) -> &S {
+        &self.shared.signal
+    }
+
     /// From now on every wake signals.
     pub(in crate::transport) fn watch(&self) {
         self.shared.watched.store(true, Ordering::SeqCst);
