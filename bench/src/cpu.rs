@@ -34,22 +34,48 @@ pub struct CpuMeter {
     begin: Instant,
     own: Usage,
     others: Vec<(u32, Usage)>,
+    machine: f64,
+}
+
+/// Processor seconds per second.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct CpuReading {
+    /// Of this process.
+    pub own: Usage,
+    /// Of each process that was named.
+    pub others: Vec<Usage>,
+    /// Of everything that runs on the machine, these included.
+    pub machine: f64,
 }
 
 impl CpuMeter {
     /// Starts to count for this process and for `pids`.
     pub fn start(pids: &[u32]) -> Self {
         let others = pids.iter().map(|pid| (*pid, usage(&pid.to_string()))).collect();
-        Self { begin: Instant::now(), own: usage("self"), others }
+        Self { begin: Instant::now(), own: usage("self"), others, machine: machine_busy() }
     }
 
-    /// Processor seconds per second: of this process, and of each other one.
-    pub fn stop(&self) -> (Usage, Vec<Usage>) {
+    /// What was used since.
+    pub fn stop(&self) -> CpuReading {
         let elapsed = self.begin.elapsed().as_secs_f64().max(1e-9);
         let own = usage("self").since(self.own, elapsed);
         let other = |(pid, before): &(u32, Usage)| usage(&pid.to_string()).since(*before, elapsed);
-        (own, self.others.iter().map(other).collect())
+        let others = self.others.iter().map(other).collect();
+        CpuReading { own, others, machine: (machine_busy() - self.machine).max(0.0) / elapsed }
     }
+}
+
+/// Processor time that anybody used since the machine was started.
+fn machine_busy() -> f64 {
+    /// Fields of the line, in order, that are time in which nothing ran.
+    const IDLE: [usize; 2] = [3, 4];
+    /// User, nice, system, idle, iowait, irq, softirq, steal; the rest is counted in these.
+    const FIELDS: usize = 8;
+    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let Some(line) = text.lines().find_map(|line| line.strip_prefix("cpu ")) else { return 0.0 };
+    let ticks = line.split_whitespace().take(FIELDS).enumerate();
+    let busy = ticks.filter(|(at, _)| !IDLE.contains(at));
+    busy.filter_map(|(_, field)| field.parse::<f64>().ok()).sum::<f64>() / TICKS_PER_SECOND
 }
 
 /// User and system time of a process so far; 0 when it is gone.
@@ -74,9 +100,10 @@ mod tests {
         while begin.elapsed().as_millis() < 60 {
             sum = sum.wrapping_mul(31).wrapping_add(1);
         }
-        let (own, others) = meter.stop();
+        let CpuReading { own, others, machine } = meter.stop();
         assert!(std::hint::black_box(sum) != 7);
         assert!(own.user > 0.0 && others[0].total() > 0.0, "{own:?} {others:?}");
+        assert!(machine > 0.0, "{machine}");
         assert_eq!(others[1], Usage::default(), "no such process");
     }
 }

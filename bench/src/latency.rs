@@ -62,6 +62,7 @@ impl Latencies {
     /// Percentile and microseconds, along a curve. A percentile that would speak of less than one
     /// request is left out.
     pub fn curve(&self) -> Vec<(f64, f64)> {
+        // 99.999 for 100: the difference is not exact.
         let told = |percent: &f64| self.count() as f64 * (100.0 - percent) >= 99.999;
         let at = |percent: f64| (percent, self.histogram.value_at_percentile(percent) as f64 / 1e3);
         CURVE.into_iter().filter(told).map(at).collect()

@@ -4,6 +4,7 @@
 //! with which options it was made. Must not: assert on time.
 
 pub mod cpu;
+pub mod floors;
 pub mod latency;
 pub mod load;
 pub mod local;
@@ -12,3 +13,6 @@ pub mod matrix;
 pub mod memory;
 pub mod micro;
 pub mod ping;
+pub mod roofline;
+pub mod scrape;
+pub mod wire;

@@ -1,7 +1,7 @@
 //! A cluster of real `tetrarch` processes on loopback, in a temporary directory, for a measurement.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -13,6 +13,8 @@ use anyhow::{Context, Result, bail};
 pub struct LocalCluster {
     directory: PathBuf,
     replicas: Vec<Child>,
+    /// Replica i listens at this port plus i, its metrics are at this port plus n plus i.
+    base_port: u16,
 }
 
 /// Which cluster.
@@ -40,9 +42,10 @@ impl LocalCluster {
         let name = format!("tetrarch-bench-{}-{}", std::process::id(), unique());
         let directory = std::env::temp_dir().join(name);
         fs::create_dir(&directory).with_context(|| directory.display().to_string())?;
-        let mut cluster = Self { directory, replicas: Vec::new() };
+        let mut cluster = Self { directory, replicas: Vec::new(), base_port: 0 };
         let model = if shape.crash_only { "crash" } else { "byzantine" };
         let base = free_ports(2 * shape.replicas)?;
+        cluster.base_port = base;
         let output = Command::new(tetrarch)
             .arg("init")
             .arg(cluster.path())
@@ -76,6 +79,13 @@ impl LocalCluster {
     /// Processes of the replicas.
     pub fn pids(&self) -> Vec<u32> {
         self.replicas.iter().map(Child::id).collect()
+    }
+
+    /// Where the replicas' metrics are.
+    pub fn metrics(&self) -> Vec<SocketAddr> {
+        let count = self.replicas.len() as u16;
+        let port = |id| SocketAddr::from(([127, 0, 0, 1], self.base_port + count + id));
+        (0..count).map(port).collect()
     }
 
     fn wait(&mut self, base: u16, replicas: u16) -> Result<()> {

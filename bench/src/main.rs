@@ -25,6 +25,10 @@ enum Command {
     Cluster(commands::cluster::ClusterArgs),
     /// Round trips over one authenticated loopback link: the floor under every other figure
     Ping(commands::ping::PingArgs),
+    /// What this machine allows, how far protocol figures are from it, and what binds them
+    Roofline(commands::roofline::RooflineArgs),
+    /// Digests one by one and in bursts, as a ratio of interleaved runs
+    Hash(commands::roofline::HashArgs),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +36,8 @@ fn main() -> ExitCode {
         Command::Load(args) => commands::load::run(args),
         Command::Cluster(args) => commands::cluster::run(args),
         Command::Ping(args) => commands::ping::run(&args),
+        Command::Roofline(args) => commands::roofline::run(&args),
+        Command::Hash(args) => commands::roofline::run_hash(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -59,7 +65,10 @@ mod tests {
             "tetrarch-bench load d --rate 5000 --arrivals fixed --queue 1000 --late-ms 50",
             "tetrarch-bench cluster --byzantine 4,7 --crash 0 --payloads 0/0 --json",
             "tetrarch-bench cluster --rate 90% --sessions 1000 --outstanding 8",
-            "tetrarch-bench ping --sizes 64 --spin",
+            "tetrarch-bench ping --sizes 64 --spin --transport memory,tcp",
+            "tetrarch-bench roofline --duration 1 --json",
+            "tetrarch-bench roofline --floors-only",
+            "tetrarch-bench hash",
         ] {
             let parsed = Cli::try_parse_from(line.split(' '));
             assert!(parsed.is_ok(), "{line}: {:?}", parsed.err());

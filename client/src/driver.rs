@@ -24,7 +24,7 @@ use tetrarch_consensus::smr::client::{
 use tetrarch_consensus::{Actions, Digest, Payload, Protocol, ReplicaId, ViewId};
 use tetrarch_dataplane::arena::Arena;
 use tetrarch_dataplane::burst::Burst;
-use tetrarch_dataplane::endpoint::{Endpoint, Transport, Waker};
+use tetrarch_dataplane::endpoint::{Endpoint, EndpointCounts, Transport, Waker};
 use tetrarch_dataplane::frame::FramePool;
 use tetrarch_dataplane::handshake::Identity;
 use tetrarch_dataplane::limits::{BURST_MAX, HEADER_SIZE};
@@ -306,6 +306,11 @@ impl ClientDriver {
     /// What was seen so far.
     pub fn counts(&self) -> DriverCounts {
         DriverCounts { resent: self.core.resent_count(), ..self.counts }
+    }
+
+    /// Messages and bytes of its links so far.
+    pub fn link_counts(&self) -> EndpointCounts {
+        self.links.counts()
     }
 
     /// The next finding about a link that an operator should read.

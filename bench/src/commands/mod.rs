@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod load;
 pub mod ping;
+pub mod roofline;
 
 use std::time::Duration;
 

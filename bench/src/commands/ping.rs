@@ -5,12 +5,16 @@ use clap::Args;
 use tetrarch_bench::latency::humane_us;
 use tetrarch_bench::machine::Machine;
 use tetrarch_bench::ping::{self, PingOptions};
+use tetrarch_bench::wire::Wire;
 
 use super::{latency_line, print_json};
 
 /// Options of `ping`.
 #[derive(Args, Debug)]
 pub struct PingArgs {
+    /// What the link is made of; several are measured one after the other
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "tcp")]
+    transport: Vec<Wire>,
     /// Bytes of each message
     #[arg(long, value_delimiter = ',', default_value = "64,1024,4096")]
     sizes: Vec<usize>,
@@ -34,18 +38,22 @@ pub fn run(args: &PingArgs) -> Result<()> {
     if !args.json {
         println!("{}", machine.line());
     }
-    for size in &args.sizes {
-        let options = PingOptions { size: *size, count: args.count, park: !args.spin };
-        let result = ping::run(options).with_context(|| format!("ping of {size} bytes"))?;
-        if args.json {
-            print_json("ping", &machine, &result)?;
-            continue;
+    for wire in &args.transport {
+        for size in &args.sizes {
+            let (wire, size, park) = (*wire, *size, !args.spin);
+            let options = PingOptions { wire, size, count: args.count, park };
+            let result = ping::run(options).with_context(|| format!("ping of {size} bytes"))?;
+            if args.json {
+                print_json("ping", &machine, &result)?;
+                continue;
+            }
+            println!(
+                "{}, {size} B round trip: {}; five one-way hops: {}",
+                wire.name(),
+                latency_line(&result.round_trip),
+                humane_us(result.request_floor_us()),
+            );
         }
-        println!(
-            "{size} B round trip: {}; five one-way hops: {}",
-            latency_line(&result.round_trip),
-            humane_us(result.request_floor_us()),
-        );
     }
     Ok(())
 }

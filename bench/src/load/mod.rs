@@ -31,7 +31,7 @@ use crate::latency::Latencies;
 use crate::memory::Memory;
 use arrivals::{ArrivalCounts, Arrivals, Backlog};
 pub use rates::run_rates;
-pub use result::{LoadResult, OpenLoop, Resident};
+pub use result::{LoadResult, OpenLoop, Resident, Traffic};
 pub use series::Second;
 use series::{Series, Standing};
 
@@ -432,7 +432,7 @@ impl<'a> Load<'a> {
     fn measured(&mut self, start: &Start) -> LoadResult {
         let options = self.options;
         let seconds = self.clock.now().since(self.measure_from).as_secs_f64();
-        let (client_cpu, replica_cpu) = start.cpu.stop();
+        let cpu = start.cpu.stop();
         let after = Memory::of(&options.pids).now();
         let memory = start.memory.iter().zip(after);
         LoadResult {
@@ -448,8 +448,9 @@ impl<'a> Load<'a> {
             seconds,
             requests: self.counts.answered,
             throughput: self.counts.answered as f64 / seconds,
-            client_cpu,
-            replica_cpu,
+            client_cpu: cpu.own,
+            replica_cpu: cpu.others,
+            machine_cpu: cpu.machine,
             replica_memory: memory
                 .map(|(before_mib, after_mib)| Resident { before_mib: *before_mib, after_mib })
                 .collect(),
@@ -458,11 +459,23 @@ impl<'a> Load<'a> {
         }
     }
 
+    fn traffic(&self) -> Traffic {
+        let device = self.driver.link_counts();
+        Traffic {
+            requests: self.driver.counts().completed,
+            messages_out: device.tx_messages,
+            messages_in: device.rx_messages,
+            bytes_out: device.tx_bytes,
+            bytes_in: device.rx_bytes,
+        }
+    }
+
     /// What can be said when everything is answered, or never will be.
     fn complete(&self, result: &mut LoadResult, start: &Start) {
         let (counts, ended) = (self.counts, self.arrivals());
         result.errors = counts.errors;
         result.retransmitted = self.driver.counts().resent - start.resent;
+        result.client_traffic = self.traffic();
         result.latency = self.latencies.summary();
         result.latency_curve = self.latencies.curve();
         result.open_loop = self.options.open_loop.map(|open| OpenLoop {

@@ -40,13 +40,33 @@ pub struct LoadResult {
     pub client_cpu: Usage,
     /// Processor seconds per second of each replica named by `pids`.
     pub replica_cpu: Vec<Usage>,
+    /// Processor seconds per second of everything on the machine, these included: what is more than
+    /// their sum, others took.
+    pub machine_cpu: f64,
     /// Memory of each replica named by `pids`.
     pub replica_memory: Vec<Resident>,
+    /// What the client sent and received in the whole run, with warm-up and end.
+    pub client_traffic: Traffic,
     /// What each second saw.
     pub series: Vec<Second>,
     /// The open loop.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub open_loop: Option<OpenLoop>,
+}
+
+/// What a client moved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Traffic {
+    /// Requests that ended.
+    pub requests: u64,
+    /// Messages sent.
+    pub messages_out: u64,
+    /// Messages received.
+    pub messages_in: u64,
+    /// Bytes sent, headers included.
+    pub bytes_out: u64,
+    /// Bytes received, headers included.
+    pub bytes_in: u64,
 }
 
 /// Resident memory of a process, MiB.
