@@ -8,37 +8,48 @@
 //! Each session has a ring of bytes that grows to the size its replies need, up to its share. When
 //! the sum reaches the limit, the session not used for longest loses its ring.
 
-use std::collections::{BTreeMap, VecDeque};
-
 use tetrarch_consensus::limits::SESSION_WINDOW;
 use tetrarch_consensus::{ClientId, Sequence};
 
 /// The smallest ring: a window of small replies without growing.
 const RING_SIZE_MIN: usize = 4096;
 
+/// No session.
+const NONE: u32 = u32::MAX;
+
 /// One kept reply: where its bytes are in the session's ring. `start + size` may wrap.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Entry {
     sequence: Sequence,
-    start: usize,
-    size: usize,
+    start: u32,
+    size: u32,
 }
 
-/// A session's replies, oldest first.
+/// A session's replies.
 #[derive(Debug)]
 struct Session {
-    entries: VecDeque<Entry>,
-    ring: Box<[u8]>,
-    /// Bytes in use, from the first entry's start to the last one's end.
-    used: usize,
+    client: ClientId,
     /// When it was last used, as a number that grows with each use.
     stamp: u64,
+    /// Place of the oldest entry, and how many there are.
+    oldest: usize,
+    count: usize,
+    /// Where the next reply starts.
+    end: usize,
+    /// Bytes in use, from the oldest entry's start to `end`.
+    used: usize,
+    ring: Box<[u8]>,
+    entries: Box<[Entry; SESSION_WINDOW]>,
 }
 
 /// Replies by session.
 #[derive(Debug)]
 pub struct ReplyCache {
-    sessions: BTreeMap<ClientId, Session>,
+    /// By client identity and session number: the place in `sessions`, or `NONE`. Only sessions that
+    /// executed something are here, so the core's limits bound it.
+    places: Vec<Vec<u32>>,
+    /// In no order.
+    sessions: Vec<Session>,
     /// Sum of the rings, in bytes.
     size: usize,
     size_max: usize,
@@ -52,7 +63,8 @@ impl ReplyCache {
     /// larger reply is kept alone.
     pub fn new(size_max: usize, session_size_max: usize) -> Self {
         Self {
-            sessions: BTreeMap::new(),
+            places: Vec::new(),
+            sessions: Vec::new(),
             size: 0,
             size_max,
             session_size_max: session_size_max.max(RING_SIZE_MIN),
@@ -63,34 +75,32 @@ impl ReplyCache {
 
     /// Keeps `body`, the reply to `sequence`. Sequences of a session come in execution order.
     pub fn insert(&mut self, client: ClientId, sequence: Sequence, body: &[u8]) {
+        let mut at = match self.find(client) {
+            Some(at) => at,
+            None => self.open(client),
+        };
         self.stamp += 1;
-        let stamp = self.stamp;
-        if !self.sessions.contains_key(&client) {
-            self.make_room(RING_SIZE_MIN, client);
-            self.size += RING_SIZE_MIN;
-        }
-        let session = self.sessions.entry(client).or_insert_with(Session::new);
-        session.stamp = stamp;
-        let wanted = session.ring_wanted(body.len(), self.session_size_max);
-        let grow = wanted - session.ring.len();
+        self.sessions[at].stamp = self.stamp;
+        let wanted = self.sessions[at].ring_wanted(body.len(), self.session_size_max);
+        let grow = wanted - self.sessions[at].ring.len();
         if grow > 0 {
             self.make_room(grow, client);
+            // What made room may have moved it.
+            at = self.find(client).expect("making room keeps this session");
             self.size += grow;
+            self.sessions[at].grow(wanted);
         }
-        let session = self.sessions.entry(client).or_insert_with(Session::new);
-        session.grow(wanted);
-        session.push(sequence, body);
+        self.sessions[at].push(sequence, body);
     }
 
     /// The kept reply to `sequence`, in two parts when it wraps around the end of the ring.
     pub fn get(&mut self, client: ClientId, sequence: Sequence) -> Option<(&[u8], &[u8])> {
+        let at = self.find(client)?;
         self.stamp += 1;
-        let session = self.sessions.get_mut(&client)?;
+        let session = &mut self.sessions[at];
         session.stamp = self.stamp;
-        let entry = session.entries.iter().rev().find(|entry| entry.sequence == sequence)?;
-        let first = entry.size.min(session.ring.len() - entry.start);
-        let head = &session.ring[entry.start..entry.start + first];
-        Some((head, &session.ring[..entry.size - first]))
+        let entry = session.entries().find(|entry| entry.sequence == sequence)?;
+        Some(session.parts(&entry))
     }
 
     /// Bytes reserved now.
@@ -103,40 +113,88 @@ impl ReplyCache {
         self.evicted
     }
 
+    fn find(&self, client: ClientId) -> Option<usize> {
+        let places = self.places.get(client.identity() as usize)?;
+        let at = *places.get(client.session() as usize)?;
+        (at != NONE).then_some(at as usize)
+    }
+
+    fn open(&mut self, client: ClientId) -> usize {
+        self.make_room(RING_SIZE_MIN, client);
+        self.size += RING_SIZE_MIN;
+        self.sessions.push(Session::new(client));
+        self.set_place(client, self.sessions.len() as u32 - 1);
+        self.sessions.len() - 1
+    }
+
+    fn set_place(&mut self, client: ClientId, place: u32) {
+        let (identity, number) = (client.identity() as usize, client.session() as usize);
+        if self.places.len() <= identity {
+            self.places.resize_with(identity + 1, Vec::new);
+        }
+        let places = &mut self.places[identity];
+        if places.len() <= number {
+            places.resize(number + 1, NONE);
+        }
+        places[number] = place;
+    }
+
     /// Drops the sessions not used for longest, but not `keep`, until `size` more bytes fit. Looks
     /// at every session, so it drops a sixteenth of them at once: many new sessions cost no more
     /// than a few look-ups each.
     fn make_room(&mut self, size: usize, keep: ClientId) {
         while self.size + size > self.size_max {
-            let mut ages: Vec<(u64, ClientId)> = self
-                .sessions
-                .iter()
-                .filter(|(client, _)| **client != keep)
-                .map(|(client, session)| (session.stamp, *client))
-                .collect();
+            let others = self.sessions.iter().filter(|session| session.client != keep);
+            let mut ages: Vec<(u64, ClientId)> =
+                others.map(|session| (session.stamp, session.client)).collect();
             if ages.is_empty() {
                 return;
             }
             let last = ages.len() / 16;
             let (oldest, next, _) = ages.select_nth_unstable(last);
             for (_, client) in oldest.iter().chain([&*next]) {
-                if let Some(session) = self.sessions.remove(client) {
-                    self.size -= session.ring.len();
-                    self.evicted += 1;
-                }
+                self.evict(*client);
             }
+        }
+    }
+
+    fn evict(&mut self, client: ClientId) {
+        let at = self.find(client).expect("only what is here goes");
+        let gone = self.sessions.swap_remove(at);
+        self.size -= gone.ring.len();
+        self.evicted += 1;
+        self.set_place(client, NONE);
+        if let Some(moved) = self.sessions.get(at) {
+            self.set_place(moved.client, at as u32);
         }
     }
 }
 
 impl Session {
-    fn new() -> Self {
+    fn new(client: ClientId) -> Self {
         Self {
-            entries: VecDeque::with_capacity(SESSION_WINDOW),
-            ring: vec![0; RING_SIZE_MIN].into_boxed_slice(),
-            used: 0,
+            client,
             stamp: 0,
+            oldest: 0,
+            count: 0,
+            end: 0,
+            used: 0,
+            ring: vec![0; RING_SIZE_MIN].into_boxed_slice(),
+            entries: Box::new([Entry::default(); SESSION_WINDOW]),
         }
+    }
+
+    /// Newest first.
+    fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
+        let place = |back| self.entries[(self.oldest + back) % SESSION_WINDOW];
+        (0..self.count).rev().map(place)
+    }
+
+    /// The bytes of an entry.
+    fn parts(&self, entry: &Entry) -> (&[u8], &[u8]) {
+        let (start, size) = (entry.start as usize, entry.size as usize);
+        let first = size.min(self.ring.len() - start);
+        (&self.ring[start..start + first], &self.ring[..size - first])
     }
 
     /// The ring size that holds a window of replies such as this one, within the share; at least
@@ -144,7 +202,7 @@ impl Session {
     fn ring_wanted(&self, size: usize, share: usize) -> usize {
         let needed = self.used + size;
         let now = self.ring.len();
-        if needed <= now || self.entries.len() == SESSION_WINDOW && size <= now {
+        if needed <= now || self.count == SESSION_WINDOW && size <= now {
             return now;
         }
         let wanted = needed.checked_next_power_of_two().unwrap_or(needed).min(share);
@@ -153,39 +211,43 @@ impl Session {
 
     /// Moves the replies into a larger ring.
     fn grow(&mut self, size: usize) {
-        if size <= self.ring.len() {
-            return;
-        }
         let mut ring = vec![0; size].into_boxed_slice();
         let mut at = 0;
-        for entry in &mut self.entries {
-            let first = entry.size.min(self.ring.len() - entry.start);
-            ring[at..at + first].copy_from_slice(&self.ring[entry.start..entry.start + first]);
-            ring[at + first..at + entry.size].copy_from_slice(&self.ring[..entry.size - first]);
-            entry.start = at;
-            at += entry.size;
+        for back in 0..self.count {
+            let place = (self.oldest + back) % SESSION_WINDOW;
+            let (head, tail) = self.parts(&self.entries[place]);
+            ring[at..at + head.len()].copy_from_slice(head);
+            ring[at + head.len()..][..tail.len()].copy_from_slice(tail);
+            self.entries[place].start = at as u32;
+            at += self.entries[place].size as usize;
         }
+        self.end = if at == size { 0 } else { at };
         self.ring = ring;
     }
 
     /// Appends a reply, dropping the oldest ones it needs the place of.
     fn push(&mut self, sequence: Sequence, body: &[u8]) {
-        assert!(body.len() <= self.ring.len(), "the ring was grown for this reply");
-        while self.entries.len() == SESSION_WINDOW || self.used + body.len() > self.ring.len() {
-            let Some(oldest) = self.entries.pop_front() else {
-                break;
-            };
-            self.used -= oldest.size;
+        let size = self.ring.len();
+        assert!(body.len() <= size, "the ring was grown for this reply");
+        while self.count == SESSION_WINDOW || self.used + body.len() > size {
+            self.used -= self.entries[self.oldest].size as usize;
+            self.oldest = (self.oldest + 1) % SESSION_WINDOW;
+            self.count -= 1;
         }
-        let start = match self.entries.back() {
-            Some(last) => (last.start + last.size) % self.ring.len(),
-            None => 0,
-        };
-        let first = body.len().min(self.ring.len() - start);
-        self.ring[start..start + first].copy_from_slice(&body[..first]);
-        self.ring[..body.len() - first].copy_from_slice(&body[first..]);
-        self.entries.push_back(Entry { sequence, start, size: body.len() });
+        let (start, end) = (self.end, self.end + body.len());
+        if end <= size {
+            self.ring[start..end].copy_from_slice(body);
+        } else {
+            let (head, tail) = body.split_at(size - start);
+            self.ring[start..].copy_from_slice(head);
+            self.ring[..tail.len()].copy_from_slice(tail);
+        }
+        self.end = if end < size { end } else { end - size };
         self.used += body.len();
+        // Replies are far below 4 GiB.
+        let entry = Entry { sequence, start: start as u32, size: body.len() as u32 };
+        self.entries[(self.oldest + self.count) % SESSION_WINDOW] = entry;
+        self.count += 1;
     }
 }
 
@@ -252,5 +314,30 @@ mod tests {
         assert_eq!(get(&mut cache, 2, 1), None);
         assert!(get(&mut cache, 1, 1).is_some() && get(&mut cache, 5, 1).is_some());
         assert_eq!((cache.size(), cache.evicted()), (4 * RING_SIZE_MIN, 1));
+    }
+
+    #[test]
+    fn sessions_that_come_and_go_never_answer_for_each_other() {
+        let mut cache = ReplyCache::new(16 * RING_SIZE_MIN, 2 * RING_SIZE_MIN);
+        let mut last = std::collections::BTreeMap::new();
+        for step in 1..=4000u32 {
+            // Two clients of 16 sessions each; some replies need a larger ring.
+            let client = ClientId::new(step % 2, step.wrapping_mul(2_654_435_761) >> 16 & 0xf).0;
+            let body = vec![step as u8; if step % 7 == 0 { 3000 } else { 40 }];
+            insert(&mut cache, client, step, &body);
+            last.insert(client, (step, body));
+            let mut kept = 0;
+            for (client, (counter, body)) in &last {
+                if let Some(found) = get(&mut cache, *client, *counter) {
+                    assert_eq!(&found, body, "client {client}");
+                    kept += 1;
+                }
+            }
+            assert_eq!(kept, cache.sessions.len());
+            assert!(cache.size() <= 16 * RING_SIZE_MIN);
+            let rings: usize = cache.sessions.iter().map(|session| session.ring.len()).sum();
+            assert_eq!(rings, cache.size());
+        }
+        assert!(cache.evicted() > 100);
     }
 }
