@@ -72,6 +72,9 @@ impl Ordering {
     fn step(&mut self, now: Instant, input: Input<FramePayload>) -> bool {
         debug_assert!(self.waiting.is_empty(), "the core waits while actions do");
         self.core.step(CoreInstant(now.0), input, &mut self.actions);
+        if self.actions.is_empty() {
+            return true;
+        }
         self.waiting.extend(self.actions.drain());
         self.hand_on()
     }

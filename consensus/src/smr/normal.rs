@@ -31,17 +31,24 @@ pub(super) enum Time {
 }
 
 impl<P: Payload> Replica<P> {
-    /// A client's request.
-    pub(super) fn on_request(&mut self, request: Request<P>, actions: &mut Actions<Action<P>>) {
-        spec!("SMR.3", "SMR.10");
+    /// A client's request. Says whether anything may follow from it now, that is, whether this replica
+    /// was waiting for it; else nothing but the queue has changed.
+    pub(super) fn on_request(
+        &mut self,
+        request: Request<P>,
+        actions: &mut Actions<Action<P>>,
+    ) -> bool {
+        spec!("SMR.3", "SMR.5", "SMR.10");
         if request.read_only {
-            return self.ignored.add(Ignored::Invalid);
+            self.ignored.add(Ignored::Invalid);
+            return false;
         }
         let (client, sequence) = (request.client, request.sequence);
         let admission = self.requests.admit(self.now, request, &self.complaints);
         if admission == Admission::Executed {
             actions.push(Action::ResendReply { client, sequence });
         }
+        self.place_to_propose().is_some()
     }
 
     /// Requests that a member passes on. Only what this replica could authenticate itself enters.
@@ -432,17 +439,9 @@ impl<P: Payload> Replica<P> {
 
     /// Proposes, if this replica leads and there is something to propose.
     fn propose(&mut self, actions: &mut Actions<Action<P>>) -> bool {
-        spec!("SMR.5", "SYNC.9");
-        if !self.is_leader() || !self.may_vote() {
-            return false;
-        }
-        let Some(cid) = self.window.to_write().filter(|cid| *cid >= self.resume.free()) else {
+        let Some(cid) = self.place_to_propose() else {
             return false;
         };
-        let open = self.window.at(cid);
-        if open.proposal.is_some() || open.decided.is_some() {
-            return false;
-        }
         let Some(batch) = self.written_before(cid).or_else(|| self.next_batch()) else {
             return false;
         };
@@ -455,6 +454,17 @@ impl<P: Payload> Replica<P> {
         open.keep(batch);
         self.write(cid, digest, actions);
         true
+    }
+
+    /// The instance in which this replica leads and may propose now, if there is something to.
+    pub(super) fn place_to_propose(&self) -> Option<ConsensusId> {
+        spec!("SMR.5", "SYNC.9");
+        if !self.is_leader() || !self.may_vote() {
+            return None;
+        }
+        let cid = self.window.to_write().filter(|cid| *cid >= self.resume.free())?;
+        let open = self.window.at(cid);
+        (open.proposal.is_none() && open.decided.is_none()).then_some(cid)
     }
 
     /// The value that this replica wrote last in instance `cid`, in an epoch that failed, if it may be

@@ -256,7 +256,12 @@ impl<P: Payload> Protocol for Replica<P> {
         // A driver's clock must not go back; if it does, time stands still here.
         self.now = now.max(self.now);
         match input {
-            Input::Request(request) => self.on_request(request.into_inner(), actions),
+            // The one input of which there are hundreds between two messages.
+            Input::Request(request) => {
+                if !self.on_request(request.into_inner(), actions) {
+                    return;
+                }
+            }
             Input::Peer { from, message } => self.on_message(from, message.into_inner(), actions),
             Input::Deadline => self.on_deadline(actions),
             Input::Connected(member) => self.on_connected(member, actions),

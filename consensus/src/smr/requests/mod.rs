@@ -275,6 +275,9 @@ impl<P: Payload> Requests<P> {
     }
 
     fn open(&mut self, client: ClientId) -> Option<u32> {
+        if let Some(at) = self.table.find(client) {
+            return Some(at);
+        }
         let at = self.table.open(client)?;
         for list in [&mut self.ready, &mut self.signed, &mut self.unsigned] {
             list.grow(at);
