@@ -6,6 +6,7 @@
 //! for many items (a hop costs 58 ns alone, 2 ns an item when streaming).
 
 use crate::burst::Burst;
+use crate::limits::BURST_MAX;
 use std::fmt;
 
 /// A ring for at most `capacity` items.
@@ -128,6 +129,63 @@ impl<T> fmt::Debug for Consumer<T> {
     }
 }
 
+/// The receiving ends of several rings, one for each producer, read as one.
+///
+/// Order is kept within a ring. Between rings turns are taken: no ring waits for more than
+/// [`FAN_IN_TURN`] items of each of the others.
+pub struct FanIn<T> {
+    rings: Box<[Consumer<T>]>,
+    /// Whose turn it is.
+    at: usize,
+    /// What is left of its turn.
+    left: usize,
+}
+
+/// Items taken from one ring of a fan-in before the others have their turn.
+pub const FAN_IN_TURN: usize = BURST_MAX;
+
+impl<T> FanIn<T> {
+    /// All of these, the first one first.
+    ///
+    /// # Panics
+    /// If there is none: nothing could ever arrive.
+    pub fn new(rings: Vec<Consumer<T>>) -> Self {
+        assert!(!rings.is_empty(), "a fan-in without rings receives nothing");
+        Self { rings: rings.into(), at: 0, left: FAN_IN_TURN }
+    }
+
+    /// Take the oldest item of the ring whose turn it is.
+    pub fn pop(&mut self) -> Option<T> {
+        for _ in 0..=self.rings.len() {
+            if self.left > 0
+                && let Some(item) = self.rings[self.at].pop()
+            {
+                self.left -= 1;
+                return Some(item);
+            }
+            self.at = if self.at + 1 < self.rings.len() { self.at + 1 } else { 0 };
+            self.left = FAN_IN_TURN;
+        }
+        None
+    }
+
+    /// Items that can be taken from all rings.
+    pub fn len(&self) -> usize {
+        self.rings.iter().map(Consumer::len).sum()
+    }
+
+    /// Is there nothing to take?
+    pub fn is_empty(&self) -> bool {
+        self.rings.iter().all(Consumer::is_empty)
+    }
+}
+
+impl<T> fmt::Debug for FanIn<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.rings.iter()).finish()
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -192,6 +250,34 @@ mod tests {
         assert!(tx.is_abandoned());
         drop(tx);
         assert_eq!(std::sync::Arc::strong_count(&item), 1);
+    }
+
+    #[test]
+    fn a_fan_in_takes_turns_keeps_each_order_and_loses_nothing() {
+        let (mut first, a) = ring(4 * FAN_IN_TURN);
+        let (mut second, b) = ring(4);
+        let (_third, c) = ring(4);
+        let mut rings = FanIn::new(vec![a, b, c]);
+        assert!(rings.is_empty());
+        for item in 0..3 * FAN_IN_TURN {
+            first.push((0, item)).unwrap();
+        }
+        for item in 0..4 {
+            second.push((1, item)).unwrap();
+        }
+        assert_eq!(rings.len(), 3 * FAN_IN_TURN + 4);
+        let taken: Vec<_> = std::iter::from_fn(|| rings.pop()).collect();
+        assert_eq!(taken.len(), 3 * FAN_IN_TURN + 4);
+        // However full the first is, the second has its turn after one of the first.
+        assert!(taken[..FAN_IN_TURN].iter().all(|(from, _)| *from == 0));
+        assert!(taken[FAN_IN_TURN..FAN_IN_TURN + 4].iter().all(|(from, _)| *from == 1));
+        for from in [0, 1] {
+            let order: Vec<_> = taken.iter().filter(|item| item.0 == from).collect();
+            assert!(order.windows(2).all(|pair| pair[0].1 < pair[1].1));
+        }
+        second.push((1, 9)).unwrap();
+        assert_eq!(rings.pop(), Some((1, 9)), "an empty ring costs no turn");
+        assert_eq!(rings.pop(), None);
     }
 
     #[test]

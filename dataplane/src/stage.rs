@@ -7,17 +7,20 @@
 
 use crate::affinity::{self, CoreId};
 use crate::clock::Clock;
+use crate::endpoint::Waker;
 use crate::types::{Instant, OpenError};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
 use std::time::Duration;
 
 /// Longest sleep of a core whose stage is woken by what it waits for: bounds how late an order to
 /// stop is noticed.
 pub const PARK_MAX: Duration = Duration::from_millis(10);
 
-/// Longest sleep of a core on which no stage can be woken, because its work comes through rings:
-/// bounds the latency that sleeping adds. `Thread::unpark` ends it early.
+/// Longest sleep of a core that nobody wakes: one whose waker was never asked for, or with a stage
+/// that waits for room in a ring. Bounds the latency that sleeping adds.
 pub const PARK_UNWOKEN_MAX: Duration = Duration::from_micros(200);
 
 /// Idle turns before an adaptive core parks: about 100 microseconds of an empty pipeline, several
@@ -57,6 +60,17 @@ pub trait Stage: Send {
         let _ = limit;
         false
     }
+
+    /// Ends [`Stage::park`] from another thread. `None` for a stage that does not park.
+    fn waker(&self) -> Option<Waker> {
+        None
+    }
+
+    /// Does it have work that waits for room in a ring? Nobody wakes it when there is some, so its
+    /// core sleeps for a short time only.
+    fn waits_for_room(&self) -> bool {
+        false
+    }
 }
 
 /// What a core does when there is nothing to do.
@@ -87,12 +101,46 @@ pub struct Core {
     stages: Vec<Box<dyn Stage>>,
     policy: IdlePolicy,
     report: CoreReport,
+    /// The thread it runs on, once it runs.
+    thread: Arc<OnceLock<Thread>>,
+    /// Somebody holds its waker, and so wakes it for what is put into its rings.
+    woken: bool,
+    /// [`PARK_MAX`], but in tests.
+    park_max: Duration,
 }
 
 impl Core {
     /// A core that runs `stages` in this order.
     pub fn new(name: impl Into<String>, stages: Vec<Box<dyn Stage>>, policy: IdlePolicy) -> Self {
-        Self { name: name.into(), stages, policy, report: CoreReport::default() }
+        let thread = Arc::new(OnceLock::new());
+        Self {
+            name: name.into(),
+            stages,
+            policy,
+            report: CoreReport::default(),
+            thread,
+            woken: false,
+            park_max: PARK_MAX,
+        }
+    }
+
+    /// Ends its sleep, from any thread, also one that is about to begin. Whoever puts something into
+    /// a ring of one of its stages calls it afterwards; from now on the core relies on that.
+    pub fn waker(&mut self) -> Waker {
+        self.woken = true;
+        // The one that sleeps for all, see `park`.
+        if let Some(waker) = self.stages.iter().rev().find_map(|stage| stage.waker()) {
+            return waker;
+        }
+        let thread = Arc::clone(&self.thread);
+        Waker::new(move || {
+            // Pairs with the fence in `run`: either the thread sees what was put into the ring when
+            // it first polls, or it is seen here. The token of `unpark` outlives a missed sleep.
+            fence(Ordering::SeqCst);
+            if let Some(thread) = thread.get() {
+                thread.unpark();
+            }
+        })
     }
 
     /// For messages and thread names.
@@ -134,6 +182,9 @@ impl Core {
         if let Some(core) = pin {
             affinity::pin_current(core)?;
         }
+        // Runs once, so nobody set it before.
+        let _ = self.thread.set(std::thread::current());
+        fence(Ordering::SeqCst);
         let mut idle_turns = 0u32;
         while !stop.load(Ordering::Acquire) {
             let now = clock.now();
@@ -161,15 +212,17 @@ impl Core {
 
     /// Sleep until the next deadline, until a stage is woken, or for a bounded time.
     fn park(&mut self, now: Instant) {
-        let until_deadline = self.next_deadline().map_or(PARK_MAX, |at| at.since(now));
-        let limit = until_deadline.min(PARK_MAX);
+        let until_deadline = self.next_deadline().map_or(self.park_max, |at| at.since(now));
+        let waits = self.stages.iter().any(|stage| stage.waits_for_room());
+        let limit = until_deadline.min(if waits { PARK_UNWOKEN_MAX } else { self.park_max });
         if limit.is_zero() {
             return;
         }
         self.report.parks += 1;
         // The last stage that can be woken sleeps for all: a core has one endpoint to wait for.
         if !self.stages.iter_mut().rev().any(|stage| stage.park(limit)) {
-            std::thread::park_timeout(limit.min(PARK_UNWOKEN_MAX));
+            let limit = if self.woken { limit } else { limit.min(PARK_UNWOKEN_MAX) };
+            std::thread::park_timeout(limit);
         }
     }
 }
@@ -372,6 +425,85 @@ mod tests {
         fn next_deadline(&self) -> Option<Instant> {
             None
         }
+    }
+
+    /// Takes one item at a time, and says so.
+    struct Taker {
+        input: Consumer<u64>,
+        taken: std::sync::mpsc::Sender<u64>,
+    }
+
+    impl Stage for Taker {
+        fn name(&self) -> &'static str {
+            "taker"
+        }
+
+        fn poll(&mut self, _now: Instant) -> Progress {
+            let Some(item) = self.input.pop() else {
+                return Progress::Idle;
+            };
+            self.taken.send(item).expect("the test listens");
+            Progress::Worked
+        }
+
+        fn next_deadline(&self) -> Option<Instant> {
+            None
+        }
+    }
+
+    /// Each item is put into the ring of a core that sleeps, or is about to, and that would sleep for
+    /// an hour: one lost wake, and the test waits in vain.
+    #[test]
+    fn a_sleeping_core_is_woken_for_each_item() {
+        const ITEMS: u64 = 2000;
+        let (mut tx, input) = ring(4);
+        let (taken, items) = std::sync::mpsc::channel();
+        let taker = Box::new(Taker { input, taken });
+        let mut core = Core::new("taker", vec![taker], IdlePolicy::Park);
+        core.park_max = Duration::from_secs(3600);
+        let waker = core.waker();
+        let stop = Arc::new(AtomicBool::new(false));
+        let order = Arc::clone(&stop);
+        let core =
+            std::thread::spawn(move || core.run(crate::clock::SystemClock::new(), &order, None));
+        for item in 0..ITEMS {
+            tx.push(item).unwrap();
+            waker.wake();
+            assert_eq!(items.recv_timeout(Duration::from_secs(60)), Ok(item), "a lost wake");
+        }
+        stop.store(true, Ordering::Release);
+        waker.wake();
+        assert_eq!(core.join().unwrap().unwrap().worked, ITEMS);
+    }
+
+    #[test]
+    fn a_core_that_waits_for_room_sleeps_shortly_and_the_stage_with_an_endpoint_knows() {
+        struct Waiting(Recorder);
+        impl Stage for Waiting {
+            fn name(&self) -> &'static str {
+                "w"
+            }
+            fn poll(&mut self, _now: Instant) -> Progress {
+                Progress::Idle
+            }
+            fn next_deadline(&self) -> Option<Instant> {
+                None
+            }
+            fn park(&mut self, limit: Duration) -> bool {
+                self.0.park(limit)
+            }
+            fn waits_for_room(&self) -> bool {
+                true
+            }
+        }
+        let log = Log::default();
+        let stage = Waiting(Recorder { parks: true, ..recorder("a", &log) });
+        let stop = AtomicBool::new(false);
+        let clock = Countdown { now: Cell::new(0), last: 1, stop: &stop };
+        Core::new("test", vec![Box::new(stage)], IdlePolicy::Park)
+            .run(clock, &stop, None)
+            .unwrap();
+        assert_eq!(*log.lock().unwrap(), ["a park 200000"]);
     }
 
     /// The same stages on one thread or on two give the same result.
