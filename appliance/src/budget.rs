@@ -14,6 +14,7 @@ use tetrarch_consensus::limits::{BATCH_SIZE_MAX, DECISION_LOG_SIZE_MAX, RESULT_S
 use tetrarch_dataplane::arena::{ArenaSpec, SlotClass};
 use tetrarch_dataplane::limits::BODY_SIZE_MAX;
 
+use crate::proofs::PROVED_SIZE;
 use crate::stage::rings_size;
 
 const KIB: usize = 1024;
@@ -59,8 +60,13 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// The sum for these sizes.
+    /// The sum for these sizes, with ingress as part of the network stage.
     pub fn new(sizes: Sizes) -> Self {
+        Self::with_workers(sizes, 0)
+    }
+
+    /// The sum for these sizes and so many ingress workers.
+    pub fn with_workers(sizes: Sizes, workers: usize) -> Self {
         let arena = arena(sizes.frames_size);
         let lines = vec![
             Line { size: arena.size(), what: "frames for messages in flight".into() },
@@ -69,8 +75,11 @@ impl Budget {
                 size: sizes.reply_cache_size,
                 what: "replies kept for repeated requests".into(),
             },
-            Line { size: rings_size(), what: "rings between stages".into() },
-            Line { size: RESULT_SIZE_MAX + 2 * MIB, what: "scratch, proved requests".into() },
+            Line { size: rings_size(workers), what: "rings between stages".into() },
+            Line {
+                size: RESULT_SIZE_MAX + MIB + (1 + workers) * PROVED_SIZE,
+                what: "scratch, proved requests".into(),
+            },
         ];
         Self { arena, lines }
     }
@@ -131,7 +140,7 @@ mod tests {
 
     #[test]
     fn the_sum_is_what_is_reserved_and_reads_well() {
-        let budget = Budget::new(Sizes::default());
+        let budget = Budget::with_workers(Sizes::default(), 2);
         assert_eq!(budget.lines[0].size, budget.arena.size());
         let text = budget.to_string();
         assert!(

@@ -103,7 +103,7 @@ pub struct InitArgs {
     /// What an idle core does: park (shared cores), adaptive, or spin (dedicated cores)
     #[arg(long, default_value = "park", value_parser = ["park", "adaptive", "spin"])]
     pub idle: String,
-    /// Where stages run: fused (one core) or spread (network | ordering | execution)
+    /// Where stages run: fused (one core) or spread (several)
     #[arg(long, default_value = "fused", value_parser = ["fused", "spread"])]
     pub layout: String,
     /// Memory for messages in flight, MiB [default: 128]

@@ -4,6 +4,8 @@
 //! later fails for configuration's sake; each error names file, field, value and remedy. Must not:
 //! guess what was meant.
 
+mod placement;
+
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,12 +16,11 @@ use tetrarch_consensus::limits::{
     BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, OPERATION_SIZE_MAX, SESSION_WINDOW,
 };
 use tetrarch_consensus::{Config, ReplicaId};
-use tetrarch_dataplane::affinity::{self, CoreId};
 use tetrarch_dataplane::crypto::keys::hex_decode;
 use tetrarch_dataplane::stage::IdlePolicy;
 
 use crate::budget::Sizes;
-use crate::placement::{Layout, Placement, idle_name};
+use crate::placement::{Placement, idle_name};
 use crate::service::{self, Seed, ServiceKind};
 
 /// The error of every check.
@@ -72,20 +73,35 @@ fn default_timeout() -> u64 {
 #[derive(Clone, Serialize, Deserialize, Debug)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlacementFile {
-    /// `fused` or `spread`.
+    /// `fused`, `spread`, or `table` for what `core` says.
     pub layout: String,
     /// `park`, `adaptive` or `spin`.
     pub idle: String,
-    /// Processors to pin to; empty: none.
+    /// Processors to pin to; empty: none. Of the spread layout their number says how many there are.
     pub cores: Vec<usize>,
+    /// The table: one entry for each core.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub core: Vec<CoreFile>,
+}
+
+/// `[[placement.core]]`.
+#[derive(Clone, Serialize, Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct CoreFile {
+    /// Names of stages: `network`, `ingress`, `ordering`, `execution`.
+    pub stages: Vec<String>,
+    /// The processor to pin to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<usize>,
 }
 
 impl Default for PlacementFile {
     fn default() -> Self {
         Self {
-            layout: Layout::Fused.name().into(),
+            layout: "fused".into(),
             idle: idle_name(IdlePolicy::Park).into(),
             cores: Vec::new(),
+            core: Vec::new(),
         }
     }
 }
@@ -344,67 +360,6 @@ impl Check<'_> {
         }
         let remedy = format!("use {least} to {most}");
         Err(self.wrong(field, value, "out of range", remedy))
-    }
-
-    fn placement(&self, raw: &PlacementFile) -> Result<Placement, ConfigError> {
-        let layout = match raw.layout.as_str() {
-            "fused" => Layout::Fused,
-            "spread" => Layout::Spread,
-            other => {
-                return Err(self.wrong(
-                    "placement.layout",
-                    format!("{other:?}"),
-                    "no such layout",
-                    "use \"fused\" (one core) or \"spread\" (network | ordering | execution)",
-                ));
-            }
-        };
-        let idle = match raw.idle.as_str() {
-            "spin" => IdlePolicy::Spin,
-            "adaptive" => IdlePolicy::Adaptive,
-            "park" => IdlePolicy::Park,
-            other => {
-                return Err(self.wrong(
-                    "placement.idle",
-                    format!("{other:?}"),
-                    "no such idle policy",
-                    "use \"park\" (shared cores), \"adaptive\" or \"spin\" (dedicated cores)",
-                ));
-            }
-        };
-        let cores = raw.cores.iter().map(|core| CoreId(*core)).collect::<Vec<_>>();
-        self.cores(layout, &cores)?;
-        Ok(Placement { layout, idle, cores })
-    }
-
-    fn cores(&self, layout: Layout, cores: &[CoreId]) -> Result<(), ConfigError> {
-        let field = "placement.cores";
-        let list = || format!("{:?}", cores.iter().map(|core| core.0).collect::<Vec<_>>());
-        let wanted = layout.cores().len();
-        if cores.is_empty() {
-            return Ok(());
-        }
-        if cores.len() != wanted {
-            return Err(self.wrong(
-                field,
-                list(),
-                format!("the {} layout needs {wanted} processors", layout.name()),
-                format!("list {wanted}, or none to let the system decide"),
-            ));
-        }
-        let allowed = affinity::allowed_cores().map_err(|error| {
-            self.wrong(field, list(), error.to_string(), "leave the list empty")
-        })?;
-        if let Some(core) = cores.iter().find(|core| !allowed.contains(core)) {
-            let allowed: Vec<String> = allowed.iter().map(|core| core.0.to_string()).collect();
-            return Err(self.wrong(
-                field,
-                core.0,
-                "this process has no such processor",
-                format!("use some of {}, or none to let the system decide", allowed.join(", ")),
-            ));
-        }
-        Ok(())
     }
 
     fn core(&self, raw: &ReplicaFile, cluster: &Cluster) -> Result<Config, ConfigError> {

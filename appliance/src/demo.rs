@@ -22,7 +22,7 @@ use tetrarch_dataplane::stage::IdlePolicy;
 use crate::budget::Sizes;
 use crate::cli::DemoArgs;
 use crate::init::generate;
-use crate::placement::{Layout, Placement};
+use crate::placement::Placement;
 use crate::replica_command::stop_on_signals;
 use crate::running::{Running, Start};
 use crate::service::ServiceKind;
@@ -128,7 +128,7 @@ fn replica(
         service_seed: [0; 2],
         listen,
         metrics: None,
-        placement: Placement { layout: Layout::Fused, idle: IdlePolicy::Park, cores: Vec::new() },
+        placement: Placement::fused(IdlePolicy::Park),
         sizes: SIZES,
         core,
         half_open_max: 16,

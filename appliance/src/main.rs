@@ -57,7 +57,11 @@ fn make(args: InitArgs) -> Result<()> {
         hosts: args.hosts,
         service: args.service,
         request_timeout_ms: args.request_timeout_ms,
-        placement: PlacementFile { layout: args.layout, idle: args.idle, cores: Vec::new() },
+        placement: PlacementFile {
+            layout: args.layout,
+            idle: args.idle,
+            ..PlacementFile::default()
+        },
         frames_mib: args.frames_mib,
     };
     let cluster = init(&args.directory, &options)?;

@@ -36,6 +36,55 @@ impl Number {
     }
 }
 
+/// What one ingress worker counts. Its writer is the worker; the network stage adds it to the node's.
+#[derive(Debug)]
+pub struct IngressCounts {
+    requests: Number,
+    queries: Number,
+    signatures: Number,
+    rejects: [Number; Reject::COUNT],
+}
+
+impl IngressCounts {
+    /// All zero.
+    pub fn new() -> Self {
+        Self {
+            requests: Number::default(),
+            queries: Number::default(),
+            signatures: Number::default(),
+            rejects: std::array::from_fn(|_| Number::default()),
+        }
+    }
+
+    /// Replaces all values.
+    pub fn set(&self, requests: u64, queries: u64, signatures: u64, rejects: &RejectCounts) {
+        self.requests.set(requests);
+        self.queries.set(queries);
+        self.signatures.set(signatures);
+        for (reason, count) in rejects.iter() {
+            self.rejects[reason as usize].set(count);
+        }
+    }
+
+    /// Requests accepted, queries accepted, signatures checked.
+    pub fn get(&self) -> (u64, u64, u64) {
+        (self.requests.get(), self.queries.get(), self.signatures.get())
+    }
+
+    /// Adds what was dropped to `to`.
+    pub fn add_rejects(&self, to: &mut RejectCounts) {
+        for (reason, number) in Reject::ALL.iter().zip(&self.rejects) {
+            to.add_many(*reason, number.get());
+        }
+    }
+}
+
+impl Default for IngressCounts {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 macro_rules! numbers {
     ($($(#[doc = $doc:literal])* $field:ident: $kind:literal,)*) => {
         /// Everything a node tells about itself.

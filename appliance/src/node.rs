@@ -1,4 +1,4 @@
-//! A node: a replica's three stages, put together.
+//! A node: a replica's stages, put together.
 //!
 //! Owns the composition, and nothing else does: production and simulator build the same node from
 //! the same parts, and differ in the endpoint below the links. Always true: no clock, thread, file
@@ -18,16 +18,19 @@ use tetrarch_dataplane::links::Links;
 use tetrarch_dataplane::stage::{Progress, Stage};
 use tetrarch_dataplane::types::{Instant, PeerId};
 
-use crate::metrics::Metrics;
+use crate::metrics::{IngressCounts, Metrics};
 use crate::payload::{FramePayload, FramePayloadPool};
 use crate::proofs::Proofs;
 use crate::reply_cache::ReplyCache;
+use crate::stage::dispatch::IngressPlan;
 use crate::stage::egress::Egress;
 use crate::stage::execution::Execution;
 use crate::stage::ingress::Ingress;
 use crate::stage::network::Network;
 use crate::stage::ordering::Ordering;
-use crate::stage::{Events, rings};
+use crate::stage::room::Gauge;
+use crate::stage::worker::Worker;
+use crate::stage::{Events, StageKind, Wakers, rings};
 
 /// What a node is made of.
 pub struct Parts<'a> {
@@ -66,53 +69,94 @@ pub struct BadClientKey {
 /// See the module.
 pub struct Node {
     network: Box<Network>,
+    workers: Vec<Worker>,
     ordering: Box<Ordering>,
     execution: Box<Execution>,
 }
 
+/// A node's stages, to be placed on cores.
+pub struct Stages {
+    /// Links, egress, and ingress if it is inline.
+    pub network: Box<dyn Stage>,
+    /// Ingress on other cores.
+    pub workers: Vec<Box<dyn Stage>>,
+    /// The core of the protocol.
+    pub ordering: Box<dyn Stage>,
+    /// The application.
+    pub execution: Box<dyn Stage>,
+}
+
 impl Node {
-    /// Puts a node together. The second value is what it has to tell operators.
+    /// Puts a node together, with ingress as part of the network stage. The second value is what it
+    /// has to tell operators.
     ///
     /// # Errors
     /// A client's public key gives no secrecy.
     pub fn new(parts: Parts<'_>, now: Instant) -> Result<(Self, Events), BadClientKey> {
+        Self::with_ingress(parts, IngressPlan::default(), now)
+    }
+
+    /// As [`Node::new`], with ingress where `plan` says.
+    ///
+    /// # Errors
+    /// A client's public key gives no secrecy.
+    pub fn with_ingress(
+        parts: Parts<'_>,
+        plan: IngressPlan,
+        now: Instant,
+    ) -> Result<(Self, Events), BadClientKey> {
         let Parts { config, cluster, keys, links, pool, service, validator, metrics, .. } = parts;
         let (own, view) = (config.id, config.view.clone());
-        let (network_rings, ordering_rings, execution_rings, events) = rings();
+        let rings = rings(plan.workers);
         let proofs = Proofs::new(cluster, own, keys)
             .map_err(|(client, source)| BadClientKey { client, source })?;
         let sessions_max = config.sessions_per_client_max;
         let ingress = Ingress::new(view.clone(), proofs, validator, sessions_max);
+        let mut ingresses = ingress.split(1 + plan.workers).into_iter();
+        let ingress = ingresses.next().expect("the network stage's own");
+        let gauge = Gauge::new(pool.clone(), Arc::clone(&metrics));
+        let (mut workers, mut counts) = (Vec::new(), Vec::new());
+        for (ingress, rings) in ingresses.zip(rings.workers) {
+            let count = Arc::new(IngressCounts::new());
+            counts.push(Arc::clone(&count));
+            workers.push(Worker::new(view.clone(), ingress, rings, gauge.clone(), count));
+        }
         let egress = Egress::new(own, view.clone(), keys.signing_key.clone(), pool.clone());
         let network = Network::new(
             own,
             view.clone(),
             links,
             ingress,
+            plan.inline,
+            counts,
             egress,
-            network_rings,
+            rings.network,
+            gauge,
             pool.clone(),
             Arc::clone(&metrics),
         );
         let core_pool = Box::new(FramePayloadPool(pool.clone()));
         let core = Replica::new(config, core_pool, CoreInstant(now.0));
-        let ordering = Ordering::new(core, ordering_rings, Arc::clone(&metrics));
+        let ordering = Ordering::new(core, rings.ordering, Arc::clone(&metrics));
         let cache = ReplyCache::new(parts.reply_cache_size, parts.reply_cache_session_size);
-        let execution = Execution::new(service, cache, execution_rings, pool, view.id(), metrics);
+        let execution = Execution::new(service, cache, rings.execution, pool, view.id(), metrics);
         let node = Self {
             network: Box::new(network),
+            workers,
             ordering: Box::new(ordering),
             execution: Box::new(execution),
         };
-        Ok((node, events))
+        Ok((node, rings.events))
     }
 
     /// One turn of all stages, fused. Call it again while it says that it worked.
     pub fn turn(&mut self, now: Instant) -> Progress {
         let network = self.network.poll(now);
+        let poll = |progress: Progress, worker: &mut Worker| progress.or(worker.poll(now));
+        let ingress = self.workers.iter_mut().fold(network, poll);
         let ordering = self.ordering.poll(now);
         let execution = self.execution.poll(now);
-        network.or(ordering).or(execution)
+        ingress.or(ordering).or(execution)
     }
 
     /// When to call [`Node::turn`] even if nothing arrives.
@@ -121,17 +165,26 @@ impl Node {
         stages.iter().filter_map(|stage| stage.next_deadline()).min()
     }
 
-    /// Tells ordering and execution to wake the network stage for what they leave in its rings. For
-    /// stages on different cores: on one core the network stage has its turn anyway.
-    pub fn wake_across_cores(&mut self) {
-        let waker = self.network.waker();
-        self.ordering.wake_network(waker.clone());
-        self.execution.wake_network(waker);
+    /// Tells each stage which cores to wake for what it leaves in their rings: `wakers` says it for
+    /// the stages of each kind, and for ingress by the number of the worker.
+    pub fn wake_across_cores(&mut self, wakers: impl Fn(StageKind, usize) -> Wakers) {
+        self.network.wake_others(wakers(StageKind::Network, 0));
+        for (at, worker) in self.workers.iter_mut().enumerate() {
+            worker.wake_others(wakers(StageKind::Ingress, at));
+        }
+        self.ordering.wake_others(wakers(StageKind::Ordering, 0));
+        self.execution.wake_others(wakers(StageKind::Execution, 0));
     }
 
-    /// The stages, to be placed on cores: network, ordering, execution.
-    pub fn into_stages(self) -> [Box<dyn Stage>; 3] {
-        [self.network, self.ordering, self.execution]
+    /// The stages, to be placed on cores.
+    pub fn into_stages(self) -> Stages {
+        let worker = |worker: Worker| Box::new(worker) as Box<dyn Stage>;
+        Stages {
+            network: self.network,
+            workers: self.workers.into_iter().map(worker).collect(),
+            ordering: self.ordering,
+            execution: self.execution,
+        }
     }
 
     /// Wakes a parked network stage.

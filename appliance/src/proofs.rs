@@ -5,19 +5,28 @@
 //! a MAC entry or a signature of its own client was checked here; nothing is believed because a
 //! replica said so (rule VAL.8). Must not: look at what is requested.
 
+use std::sync::Arc;
+
 use tetrarch_client::cluster::{Cluster, PrivateKeys};
 use tetrarch_consensus::message::codec::{self, REQUEST_TO_SIGN_SIZE, STATE_TO_SIGN_SIZE};
 use tetrarch_consensus::message::{SignedState, proof};
-use tetrarch_consensus::{ClientId, Digest, ReplicaId, RequestView, View, spec};
+use tetrarch_consensus::{ClientId, ReplicaId, RequestView, View, spec};
 use tetrarch_dataplane::crypto::authenticator::{PairKey, vector_size};
+use tetrarch_dataplane::crypto::hash::body_digest;
 use tetrarch_dataplane::crypto::keys::KeyError;
 use tetrarch_dataplane::crypto::signature::{
     Signature, SignedItem, SigningKey, VerifyingKey, verify_batch,
 };
+use tetrarch_dataplane::digest_memory::DigestMemory;
 
-/// Requests remembered as proved, a power of two: several times what a cluster orders in the time
-/// between a client's request and the proposal that holds it. Half a MiB.
+/// Requests that one ingress remembers as proved, a power of two: several times what a cluster orders
+/// in the time between a client's request and the proposal that holds it. Three quarters of a MiB.
+///
+/// A digest covers client, number and operation, so nothing else has to be kept.
 const PROVED_MAX: usize = 32 * 1024;
+
+/// Bytes of that memory.
+pub const PROVED_SIZE: usize = DigestMemory::table_size(PROVED_MAX);
 
 /// Signatures checked together at most. Their messages are on the stack.
 pub const SIGNATURES_AT_ONCE: usize = 64;
@@ -27,8 +36,15 @@ struct ClientKeys {
     verifying: VerifyingKey,
 }
 
-/// Checks proofs for one replica. One owner: the network stage.
+/// Checks proofs for one replica, on one core. Several of them can share keys and memory.
 pub struct Proofs {
+    keys: Arc<Keys>,
+    proved: DigestMemory,
+    signatures: u64,
+}
+
+/// What never changes.
+struct Keys {
     cluster: u64,
     view: View,
     /// This replica's entry in a MAC vector.
@@ -37,8 +53,6 @@ pub struct Proofs {
     clients: Vec<ClientKeys>,
     /// By member index.
     members: Vec<VerifyingKey>,
-    proved: Proved,
-    signatures: u64,
 }
 
 /// What a client's proof says at first sight, before an expensive check.
@@ -84,13 +98,23 @@ impl Proofs {
             clients.push(ClientKeys { pair, verifying: client.signing_key });
         }
         let members = cluster.members.iter().map(|member| member.signing_key).collect();
-        let proved = Proved::new();
-        Ok(Self { cluster: cluster.id, view, own_entry, clients, members, proved, signatures: 0 })
+        let keys = Keys { cluster: cluster.id, view, own_entry, clients, members };
+        Ok(Self::sharing(Arc::new(keys), 1).remove(0))
+    }
+
+    fn sharing(keys: Arc<Keys>, count: usize) -> Vec<Self> {
+        let memories = DigestMemory::shared(count, PROVED_MAX).into_iter();
+        memories.map(|proved| Self { keys: Arc::clone(&keys), proved, signatures: 0 }).collect()
+    }
+
+    /// `count` of them in the place of this one, for as many cores: what one has proved, all know.
+    pub fn split(self, count: usize) -> Vec<Self> {
+        Self::sharing(self.keys, count)
     }
 
     /// How many client identities there are.
     pub fn clients(&self) -> usize {
-        self.clients.len()
+        self.keys.clients.len()
     }
 
     /// Signatures checked so far.
@@ -103,7 +127,7 @@ impl Proofs {
     pub fn check(&mut self, request: &RequestView<'_>) -> Sight {
         let sight = self.first_sight(request, Memory::None);
         if sight == Sight::Proved {
-            self.proved.insert(&request.digest);
+            self.proved.insert(&request.digest.0);
         }
         sight
     }
@@ -118,7 +142,8 @@ impl Proofs {
     }
 
     /// Which of `requests`, sent by their own clients, have a signature that holds? Bit i of the
-    /// answer is request i; at most [`SIGNATURES_AT_ONCE`]. They are remembered.
+    /// answer is request i; at most [`SIGNATURES_AT_ONCE`]. They are remembered. A signature that was
+    /// checked inside a proposal, which can come first, is not checked again.
     pub fn check_signed(&mut self, requests: &[RequestView<'_>]) -> u64 {
         self.check_many(requests, Memory::None)
     }
@@ -138,18 +163,33 @@ impl Proofs {
             match self.first_sight(request, memory) {
                 Sight::Proved => authentic |= 1 << at,
                 Sight::Disproved => {}
+                Sight::Signed if self.knows_signature(request) => authentic |= 1 << at,
                 Sight::Signed => signed |= 1 << at,
             }
         }
         if signed != 0 {
-            authentic |= signed & self.signatures_hold(requests, signed);
+            signed &= self.signatures_hold(requests, signed);
+            authentic |= signed;
+        }
+        if memory != Memory::None {
+            // Their clients' own copies are on their way.
+            for (_, request) in requests.iter().enumerate().filter(|(at, _)| signed & 1 << at != 0)
+            {
+                self.proved.insert(&signature_digest(request));
+            }
         }
         for (at, request) in requests.iter().enumerate() {
             if authentic & (1 << at) != 0 {
-                self.proved.insert(&request.digest);
+                self.proved.insert(&request.digest.0);
             }
         }
         authentic
+    }
+
+    /// Was this very signature of this request checked?
+    fn knows_signature(&self, request: &RequestView<'_>) -> bool {
+        // The first question is nearly always answered with no, and costs less.
+        self.proved.contains(&request.digest.0) && self.proved.contains(&signature_digest(request))
     }
 
     /// Is every signature of `states` its member's? Stops at the first that is not.
@@ -157,12 +197,12 @@ impl Proofs {
         spec!("SYNC.7");
         let mut bytes = [0; STATE_TO_SIGN_SIZE];
         for signed in states {
-            let Some(index) = self.view.index_of(signed.state.replica) else {
+            let Some(index) = self.keys.view.index_of(signed.state.replica) else {
                 return false;
             };
             codec::encode_state(&signed.state, &mut bytes);
             self.signatures += 1;
-            if !self.members[index].verify(&bytes, &signed.signature) {
+            if !self.keys.members[index].verify(&bytes, &signed.signature) {
                 return false;
             }
         }
@@ -171,20 +211,20 @@ impl Proofs {
 
     /// Everything but signatures.
     fn first_sight(&self, request: &RequestView<'_>, memory: Memory) -> Sight {
-        let Some(keys) = self.keys(request.client) else {
+        let Some(keys) = self.client_keys(request.client) else {
             return Sight::Disproved;
         };
-        if memory == Memory::All && self.proved.contains(&request.digest) {
+        if memory == Memory::All && self.proved.contains(&request.digest.0) {
             return Sight::Proved;
         }
         match request.auth {
             proof::MAC_VECTOR => {
-                if memory == Memory::MacVectors && self.proved.contains(&request.digest) {
+                if memory == Memory::MacVectors && self.proved.contains(&request.digest.0) {
                     return Sight::Proved;
                 }
-                let whole = request.proof.len() == vector_size(self.members.len());
+                let whole = request.proof.len() == vector_size(self.keys.members.len());
                 let digest = &request.digest.0;
-                if whole && keys.pair.verify_entry(digest, request.proof, self.own_entry) {
+                if whole && keys.pair.verify_entry(digest, request.proof, self.keys.own_entry) {
                     Sight::Proved
                 } else {
                     Sight::Disproved
@@ -195,8 +235,8 @@ impl Proofs {
         }
     }
 
-    fn keys(&self, client: ClientId) -> Option<&ClientKeys> {
-        self.clients.get(client.identity() as usize)
+    fn client_keys(&self, client: ClientId) -> Option<&ClientKeys> {
+        self.keys.clients.get(client.identity() as usize)
     }
 
     /// Bit i: the signature of request i holds. Only those with a bit in `which` are looked at.
@@ -204,12 +244,12 @@ impl Proofs {
         let mut messages = [[0; REQUEST_TO_SIGN_SIZE]; SIGNATURES_AT_ONCE];
         let chosen = |at: &usize| which & (1 << at) != 0;
         for at in (0..requests.len()).filter(chosen) {
-            messages[at] = codec::request_to_sign(self.cluster, &requests[at].digest);
+            messages[at] = codec::request_to_sign(self.keys.cluster, &requests[at].digest);
         }
         let mut items = Vec::with_capacity(requests.len());
         let mut places = Vec::with_capacity(requests.len());
         for at in (0..requests.len()).filter(chosen) {
-            let keys = self.keys(requests[at].client);
+            let keys = self.client_keys(requests[at].client);
             if let (Some(keys), Ok(signature)) = (keys, requests[at].proof.try_into()) {
                 items.push(SignedItem { key: &keys.verifying, message: &messages[at], signature });
                 places.push(at);
@@ -223,6 +263,18 @@ impl Proofs {
     }
 }
 
+/// Names a request together with its signature. Never equal to the digest of a request that is proved:
+/// as a request, these bytes would begin with a client number that no cluster has.
+fn signature_digest(request: &RequestView<'_>) -> [u8; 32] {
+    const MARK: &[u8; 32] = b"tetrarch checked this signature ";
+    let mut bytes = [0; 32 + 32 + size_of::<Signature>()];
+    bytes[..32].copy_from_slice(MARK);
+    bytes[32..64].copy_from_slice(&request.digest.0);
+    let proof = request.proof;
+    bytes[64..64 + proof.len()].copy_from_slice(proof);
+    body_digest(&bytes)
+}
+
 /// Signs this replica's states on their way out (rule SYNC.5).
 pub fn sign_state(signed: &mut SignedState, key: &SigningKey) {
     spec!("SYNC.5");
@@ -231,48 +283,13 @@ pub fn sign_state(signed: &mut SignedState, key: &SigningKey) {
     signed.signature = key.sign(&bytes);
 }
 
-/// Digests of requests that were proved: a table with one place for each, where the newer one wins.
-/// A digest covers client, number and operation, so nothing else has to be kept. 128 bits of it are:
-/// to have another request taken for a proved one, somebody would have to find a second preimage.
-struct Proved {
-    digests: Box<[u128]>,
-}
-
-impl Proved {
-    fn new() -> Self {
-        Self { digests: vec![0; PROVED_MAX].into_boxed_slice() }
-    }
-
-    fn insert(&mut self, digest: &Digest) {
-        let half = Self::half(digest);
-        self.digests[Self::place(half)] = half;
-    }
-
-    fn contains(&self, digest: &Digest) -> bool {
-        let half = Self::half(digest);
-        half != 0 && self.digests[Self::place(half)] == half
-    }
-
-    fn half(digest: &Digest) -> u128 {
-        let mut half = [0; 16];
-        half.copy_from_slice(&digest.0[..16]);
-        u128::from_le_bytes(half)
-    }
-
-    fn place(half: u128) -> usize {
-        half as usize & (PROVED_MAX - 1)
-    }
-}
-
-const _: () = assert!(PROVED_MAX.is_power_of_two());
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{TestCluster, request_bytes};
+    use tetrarch_consensus::Digest;
     use tetrarch_consensus::batch::REQUEST_HEADER_SIZE;
     use tetrarch_dataplane::crypto::authenticator::write_vector;
-    use tetrarch_dataplane::crypto::hash::body_digest;
 
     struct Made {
         body: Vec<u8>,
@@ -377,5 +394,29 @@ mod tests {
         let views: Vec<_> = many.iter().map(Made::view).collect();
         assert_eq!(proofs.check_nested(&views, Memory::All), 0b0_1111_0111);
         assert!(proofs.signatures() >= 8);
+    }
+
+    #[test]
+    fn what_one_core_proved_another_knows() {
+        let test = TestCluster::new(4, 1, 2);
+        let mut proofs = proofs(&test, 0).split(2);
+        let request = made(&test, proof::SIGNATURE, b"op");
+        assert!(proofs[1].holds(&request.view()));
+        assert_eq!(proofs[0].check_nested(&[request.view()], Memory::All), 1);
+        assert_eq!((proofs[0].signatures(), proofs[1].signatures()), (0, 1));
+    }
+
+    #[test]
+    fn a_signature_met_in_a_proposal_first_is_checked_once_and_another_one_again() {
+        let test = TestCluster::new(4, 1, 2);
+        let mut proofs = proofs(&test, 0);
+        let request = made(&test, proof::SIGNATURE, b"op");
+        assert_eq!(proofs.check_nested(&[request.view()], Memory::All), 1);
+        assert_eq!(proofs.check_signed(&[request.view()]), 1);
+        assert_eq!(proofs.signatures(), 1);
+        let mut forged = made(&test, proof::SIGNATURE, b"op");
+        forged.proof[3] ^= 1;
+        assert_eq!(proofs.check_signed(&[forged.view()]), 0, "it would be shown to others");
+        assert_eq!(proofs.signatures(), 2);
     }
 }

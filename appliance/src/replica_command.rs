@@ -95,7 +95,7 @@ fn greet(plan: &Plan) {
         plan.service.name(),
         plan.core.request_timeout.as_millis()
     );
-    info!("{}", Budget::new(plan.sizes));
+    info!("{}", Budget::with_workers(plan.sizes, plan.placement.ingress().workers));
     info!("placement: {}", plan.placement);
     info!("listening at {}, metrics and status at http://{}", plan.listen, plan.metrics);
     if plan.core.restarted {

@@ -29,7 +29,7 @@ use crate::budget::{Budget, Sizes};
 use crate::config::{Plan, REPLY_CACHE_SESSION_SIZE};
 use crate::metrics::Metrics;
 use crate::node::{Node, Parts};
-use crate::placement::{Layout, Placement};
+use crate::placement::Placement;
 use crate::service::{Seed, ServiceKind};
 use crate::stage::Events;
 
@@ -100,7 +100,8 @@ impl Running {
     /// Whatever keeps it from starting, in words.
     pub fn start(start: Start) -> Result<Self> {
         let Start { id, cluster, keys, service, placement, core, .. } = start;
-        let budget = Budget::new(start.sizes);
+        let ingress = placement.ingress();
+        let budget = Budget::with_workers(start.sizes, ingress.workers);
         let tcp = tcp_config(id, &cluster, start.listen, start.half_open_max, start.sizes)?;
         let mut transport = TcpTransport::new(tcp)?;
         let arena = transport.arena(&budget.arena)?;
@@ -133,7 +134,7 @@ impl Running {
             reply_cache_session_size: REPLY_CACHE_SESSION_SIZE,
             metrics,
         };
-        let (node, events) = Node::new(parts, clock.now())?;
+        let (node, events) = Node::with_ingress(parts, ingress, clock.now())?;
         let waker = node.waker();
         let stop = Arc::new(AtomicBool::new(false));
         let admin = match start.metrics {
@@ -184,15 +185,12 @@ type Threads = Vec<JoinHandle<Result<CoreReport, OpenError>>>;
 fn spawn(
     id: ReplicaId,
     placement: &Placement,
-    mut node: Node,
+    node: Node,
     clock: SystemClock,
     stop: &Arc<AtomicBool>,
 ) -> Result<Threads> {
-    if placement.layout == Layout::Spread {
-        node.wake_across_cores();
-    }
     let mut threads = Vec::new();
-    for (core, pin) in placement.place(node.into_stages()) {
+    for (core, pin) in placement.place(node) {
         let stop = Arc::clone(stop);
         let name = format!("r{id}-{}", core.name());
         let thread = std::thread::Builder::new()

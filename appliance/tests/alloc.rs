@@ -5,6 +5,7 @@ mod support;
 use std::alloc::System;
 
 use support::World;
+use tetrarch_appliance::stage::dispatch::IngressPlan;
 use tetrarch_dataplane::alloc_guard::FrozenAllocator;
 
 #[global_allocator]
@@ -24,7 +25,13 @@ fn round(world: &mut World, counter: u32, size: u32) -> u64 {
 
 #[test]
 fn steady_state_allocates_nothing_in_any_stage() {
-    let mut world = World::new(4, 1);
+    for (inline, workers) in [(true, 0), (false, 2)] {
+        steady_state(IngressPlan { inline, workers });
+    }
+}
+
+fn steady_state(ingress: IngressPlan) {
+    let mut world = World::with_ingress(4, 1, ingress);
     world.connect();
     world.clients[0].keep = false;
     // Tables grow to their sizes: sessions, kept replies, the decision log, queues of the switch.

@@ -169,6 +169,12 @@ fn fields_that_do_not_exist_and_values_that_cannot_be() {
         ("idle = \"park\"", "idle = \"nap\"", &["placement.idle = \"nap\"", "adaptive"]),
         ("cores = []", "cores = [9999]", &["placement.cores = 9999", "no such processor", "use"]),
         ("cores = []", "cores = [0, 1]", &["placement.cores = [0, 1]", "needs 1"]),
+        ("layout = \"fused\"", "layout = \"table\"", &["placement.core = 0 cores", "list 1 to"]),
+        (
+            "cores = []",
+            "cores = []\n[[placement.core]]\nstages = [\"network\"]",
+            &["placement.layout = \"fused\"", "layout = \"table\""],
+        ),
         ("request_timeout_ms = 2000", "request_timeout_ms = 1", &["request_timeout_ms = 1", "20"]),
         ("frames_mib = 128", "frames_mib = 1", &["limits.frames_mib = 1", "use 16 to"]),
         ("batch_requests_max = 1024", "batch_requests_max = 0", &["limits.batch_requests_max = 0"]),
@@ -204,4 +210,39 @@ fn a_port_in_use_is_named_with_its_field() {
 fn a_directory_that_is_no_cluster() {
     let directory = Directory::new("none");
     says(&directory.error(0), &["cluster.toml", "cannot read", "tetrarch init"]);
+}
+
+#[test]
+fn a_table_places_stages_and_says_which_core_is_wrong() {
+    let directory = Directory::cluster("table");
+    let file = "replica-0.toml";
+    let table = |first: &str, second: &str| {
+        format!(
+            "layout = \"table\"\nidle = \"adaptive\"\n[[placement.core]]\nstages = [{first}]\n\
+             [[placement.core]]\nstages = [{second}]\n"
+        )
+    };
+    directory.edit(file, "layout = \"fused\"\nidle = \"park\"\ncores = []\n", "PLACEMENT");
+    let good = fs::read_to_string(directory.0.join(file)).expect("written by init");
+    let with = |first: &str, second: &str| {
+        let text = good.replace("PLACEMENT", &table(first, second));
+        fs::write(directory.0.join(file), text).expect("a writable directory");
+    };
+    with("\"network\", \"ordering\"", "\"ingress\", \"execution\"");
+    let plan = Plan::load(&directory.0, 0).expect("a good table");
+    assert_eq!(
+        plan.placement.to_string(),
+        "network + ordering on any cpu | ingress + execution on any cpu, idle: adaptive"
+    );
+    for (first, second, parts) in [
+        ("\"network\"", "\"egress\"", &["placement.core[1].stages", "egress", "wherever"][..]),
+        ("\"network\"", "\"ingress\"", &["placement.core = 2 cores", "\"ordering\" is nowhere"]),
+        ("\"network\"", "", &["placement.core[1].stages = []", "without stages"]),
+    ] {
+        with(first, second);
+        says(&directory.error(0), parts);
+    }
+    let all = "\"network\", \"ingress\", \"ordering\", \"execution\"";
+    with(all, "\"ingress\"]\ncpu = 9999 #");
+    says(&directory.error(0), &["placement.core.cpu = 9999", "no such processor"]);
 }

@@ -22,8 +22,8 @@ pub trait Replies {
 }
 
 /// Is this a well-formed command of the service (the thesis' validCmd)? Stateless: it runs on ingress
-/// cores, and again inside the validity predicate.
-pub trait RequestValidator: Send {
+/// cores, many at a time, and again inside the validity predicate.
+pub trait RequestValidator: Send + Sync {
     /// Must depend on nothing but the operation's bytes.
     fn valid(&self, operation: &[u8]) -> bool;
 }

@@ -14,6 +14,7 @@ pub mod arena;
 pub mod burst;
 pub mod clock;
 pub mod crypto;
+pub mod digest_memory;
 pub mod endpoint;
 #[expect(unsafe_code, reason = "vouches that the writer of a slot is alone")]
 pub mod frame;

@@ -61,11 +61,6 @@ pub trait Stage: Send {
         false
     }
 
-    /// Ends [`Stage::park`] from another thread. `None` for a stage that does not park.
-    fn waker(&self) -> Option<Waker> {
-        None
-    }
-
     /// Does it have work that waits for room in a ring? Nobody wakes it when there is some, so its
     /// core sleeps for a short time only.
     fn waits_for_room(&self) -> bool {
@@ -124,14 +119,16 @@ impl Core {
         }
     }
 
-    /// Ends its sleep, from any thread, also one that is about to begin. Whoever puts something into
-    /// a ring of one of its stages calls it afterwards; from now on the core relies on that.
+    /// Adds a stage that runs after the others.
+    pub fn push(&mut self, stage: Box<dyn Stage>) {
+        self.stages.push(stage);
+    }
+
+    /// Ends the sleep of a core on which no stage parks (one that does is woken in its own way), from
+    /// any thread, also a sleep that is about to begin. Whoever puts something into a ring of one of
+    /// its stages calls it afterwards; from now on the core relies on that.
     pub fn waker(&mut self) -> Waker {
         self.woken = true;
-        // The one that sleeps for all, see `park`.
-        if let Some(waker) = self.stages.iter().rev().find_map(|stage| stage.waker()) {
-            return waker;
-        }
         let thread = Arc::clone(&self.thread);
         Waker::new(move || {
             // Pairs with the fence in `run`: either the thread sees what was put into the ring when
@@ -500,9 +497,7 @@ mod tests {
         let stage = Waiting(Recorder { parks: true, ..recorder("a", &log) });
         let stop = AtomicBool::new(false);
         let clock = Countdown { now: Cell::new(0), last: 1, stop: &stop };
-        Core::new("test", vec![Box::new(stage)], IdlePolicy::Park)
-            .run(clock, &stop, None)
-            .unwrap();
+        Core::new("test", vec![Box::new(stage)], IdlePolicy::Park).run(clock, &stop, None).unwrap();
         assert_eq!(*log.lock().unwrap(), ["a park 200000"]);
     }
 

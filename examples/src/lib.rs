@@ -11,7 +11,7 @@ use tetrarch_appliance::demo::free_ports;
 use tetrarch_appliance::init::generate;
 use tetrarch_appliance::metrics::Metrics;
 use tetrarch_appliance::node::{Node, Parts};
-use tetrarch_appliance::placement::{Layout, Placement};
+use tetrarch_appliance::placement::Placement;
 use tetrarch_appliance::running::{Running, Start};
 use tetrarch_appliance::service::ServiceKind;
 use tetrarch_client::ClientConfig;
@@ -50,7 +50,7 @@ pub fn tcp_replicas(kind: ServiceKind) -> Result<(Vec<Running>, ClientConfig)> {
             service_seed: [0; 2],
             listen,
             metrics: None,
-            placement: Placement { layout: Layout::Fused, idle: IdlePolicy::Park, cores: vec![] },
+            placement: Placement::fused(IdlePolicy::Park),
             sizes: small(),
             core: core(id, &cluster),
             half_open_max: 16,

@@ -11,14 +11,13 @@ use tetrarch_consensus::message::reply::{REPLY_HEADER_SIZE, ReplyHeader, Status}
 use tetrarch_consensus::{
     Batch, ClientId, Context, Replies, RequestView, Selection, Sequence, StateMachine, ViewId, spec,
 };
-use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::frame::{FrameMut, FramePool};
 use tetrarch_dataplane::limits::BURST_MAX;
 use tetrarch_dataplane::reject::{Reject, RejectCounts};
 use tetrarch_dataplane::stage::{Progress, Stage};
 use tetrarch_dataplane::types::Instant;
 
-use super::{Answer, ExecutionRings, Work};
+use super::{Answer, ExecutionRings, Wakers, Work, wake};
 use crate::metrics::Metrics;
 use crate::payload::FramePayload;
 use crate::reply_cache::ReplyCache;
@@ -36,8 +35,7 @@ pub struct Execution {
     scratch: Vec<u8>,
     rejects: RejectCounts,
     metrics: Arc<Metrics>,
-    /// Wakes the network stage when it is on another core.
-    network: Option<Waker>,
+    wakers: Wakers,
 }
 
 impl Execution {
@@ -60,13 +58,13 @@ impl Execution {
             scratch: vec![0; REPLY_HEADER_SIZE + RESULT_SIZE_MAX],
             rejects: RejectCounts::new(),
             metrics,
-            network: None,
+            wakers: Wakers::default(),
         }
     }
 
-    /// From now on wakes the network stage for what is left in its ring.
-    pub fn wake_network(&mut self, waker: Waker) {
-        self.network = Some(waker);
+    /// From now on wakes other cores for what is left in its rings.
+    pub fn wake_others(&mut self, wakers: Wakers) {
+        self.wakers = wakers;
     }
 
     /// The application, for checkers and tests.
@@ -209,14 +207,17 @@ impl Stage for Execution {
         }
         let progress = progress.or(self.queries());
         self.metrics.replies_withheld.set(self.rejects.total());
-        if let Some(network) = self.network.as_ref().filter(|_| !self.rings.replies.is_empty()) {
-            network.wake();
-        }
+        wake(&self.wakers.network, || !self.rings.replies.is_empty());
+        wake(&self.wakers.ordering, || !self.rings.executed.is_empty());
         progress
     }
 
     fn next_deadline(&self) -> Option<Instant> {
         None
+    }
+
+    fn waits_for_room(&self) -> bool {
+        !self.rings.work.is_empty() || !self.rings.queries.is_empty()
     }
 }
 

@@ -5,6 +5,8 @@
 //! holds, and requests are marked authentic only by [`Proofs`]; whatever fails is dropped and
 //! counted once. Must not: keep anything of a message, or answer.
 
+use std::sync::Arc;
+
 use tetrarch_consensus::message::codec::{decode, decode_request, visit_states};
 use tetrarch_consensus::message::{Malformed, kind, proof};
 use tetrarch_consensus::{
@@ -42,7 +44,7 @@ pub enum Verdict {
 pub struct Ingress {
     view: View,
     proofs: Proofs,
-    validator: Box<dyn RequestValidator>,
+    validator: Arc<dyn RequestValidator>,
     sessions_per_client_max: u32,
     /// Requests of the burst in hand whose signatures are not checked yet, at most
     /// [`SIGNATURES_AT_ONCE`].
@@ -68,7 +70,21 @@ impl Ingress {
         sessions_per_client_max: u32,
     ) -> Self {
         let signed = Vec::with_capacity(SIGNATURES_AT_ONCE);
+        let validator = Arc::from(validator);
         Self { view, proofs, validator, sessions_per_client_max, signed }
+    }
+
+    /// `count` of them in the place of this one, for as many cores. A request that one has proved
+    /// need not be proved again when another meets it in a proposal.
+    pub fn split(self, count: usize) -> Vec<Self> {
+        let another = |proofs| Self {
+            view: self.view.clone(),
+            proofs,
+            validator: Arc::clone(&self.validator),
+            sessions_per_client_max: self.sessions_per_client_max,
+            signed: Vec::with_capacity(SIGNATURES_AT_ONCE),
+        };
+        self.proofs.split(count).into_iter().map(another).collect()
     }
 
     /// Signatures checked so far.

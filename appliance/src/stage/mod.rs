@@ -15,29 +15,62 @@
 //!                             queries
 //! ```
 //!
-//! Ingress and egress are one stage because both use the sessions of one endpoint. A turn of the
-//! network stage transmits what the turn before left in its rings, then receives: run after one
+//! Egress and the links are one stage because both use the sessions of one endpoint. Ingress is part
+//! of it as well, and can be on other cores too: each [`worker`] takes messages from the network stage
+//! and has rings of its own to ordering and execution. A turn of the network stage transmits what the turn before left in its rings, then receives: run after one
 //! another, the three stages carry a request from the wire to the core, and its reply back, without
 //! a wait in between.
 
+pub mod dispatch;
 pub mod egress;
 pub mod execution;
 pub mod ingress;
 pub mod network;
 pub mod ordering;
+pub mod room;
+pub mod worker;
 
 use tetrarch_consensus::limits::{ACTIONS_MAX, BATCH_REQUESTS_MAX, EXECUTION_LAG_MAX};
 use tetrarch_consensus::{
     Batch, ClientId, ConsensusId, Context, Evidence, Input, Message, Recipients, Regency,
     ReplicaId, Request, Selection, Sequence, Verified,
 };
+use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::frame::Frame;
 use tetrarch_dataplane::limits::BURST_MAX;
-use tetrarch_dataplane::links::Diagnosis;
-use tetrarch_dataplane::ring::{Consumer, Producer, ring};
+use tetrarch_dataplane::links::{Diagnosis, Received};
+use tetrarch_dataplane::ring::{Consumer, FanIn, Producer, ring};
 use tetrarch_dataplane::types::PeerId;
 
 use crate::payload::FramePayload;
+
+/// A kind of stage. All but ingress exist once in a node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum StageKind {
+    /// Links and egress.
+    Network,
+    /// Checks of messages, on the network stage's core, on others, or both.
+    Ingress,
+    /// The core of the protocol.
+    Ordering,
+    /// The application.
+    Execution,
+}
+
+impl StageKind {
+    /// All kinds, in the order in which a request meets them.
+    pub const ALL: [Self; 4] = [Self::Network, Self::Ingress, Self::Ordering, Self::Execution];
+
+    /// The name in configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Network => "network",
+            Self::Ingress => "ingress",
+            Self::Ordering => "ordering",
+            Self::Execution => "execution",
+        }
+    }
+}
 
 /// Requests between ingress and ordering: several bursts, so that a burst of the wire becomes one
 /// batch.
@@ -46,6 +79,8 @@ pub const REQUESTS_MAX: usize = 16 * BURST_MAX;
 pub const PEERS_MAX: usize = 4 * BURST_MAX;
 /// Read-only requests between ingress and execution.
 pub const QUERIES_MAX: usize = 16 * BURST_MAX;
+/// Messages of clients between the network stage and one ingress worker, and as many of members.
+pub const UNCHECKED_MAX: usize = 4 * BURST_MAX;
 /// Messages between ordering and egress: all that one step can want.
 pub const SENDS_MAX: usize = ACTIONS_MAX;
 /// Batches and resend orders between ordering and execution.
@@ -99,6 +134,17 @@ pub struct Answer {
     pub body: Frame,
 }
 
+/// A request that will never be executed; its client is told so.
+#[derive(Clone, Copy, Debug)]
+pub struct Refused {
+    /// Session.
+    pub client: ClientId,
+    /// Request.
+    pub sequence: Sequence,
+    /// Of which kind it was.
+    pub read_only: bool,
+}
+
 /// Something an operator may want to know. Told to the control thread, never awaited.
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
@@ -140,14 +186,42 @@ pub struct NetworkRings {
     pub replies: Consumer<Answer>,
     /// To the control thread.
     pub events: Producer<Event>,
+    /// To and from each ingress worker.
+    pub workers: Vec<ToWorker>,
+}
+
+/// The network stage's ends of the rings of one ingress worker.
+pub struct ToWorker {
+    /// Messages of members, in the order in which they came.
+    pub members: Producer<Received>,
+    /// Messages of clients.
+    pub clients: Producer<Received>,
+    /// Requests that the worker refused.
+    pub refused: Consumer<Refused>,
+}
+
+/// An ingress worker's ends.
+pub struct WorkerRings {
+    /// From the network stage: messages of members.
+    pub members: Consumer<Received>,
+    /// From the network stage: messages of clients.
+    pub clients: Consumer<Received>,
+    /// To the network stage.
+    pub refused: Producer<Refused>,
+    /// To ordering.
+    pub requests: Producer<Verified<Request<FramePayload>>>,
+    /// To ordering.
+    pub peers: Producer<Input<FramePayload>>,
+    /// To execution.
+    pub queries: Producer<Verified<Request<FramePayload>>>,
 }
 
 /// The ordering stage's ends.
 pub struct OrderingRings {
-    /// From ingress.
-    pub requests: Consumer<Verified<Request<FramePayload>>>,
-    /// From ingress.
-    pub peers: Consumer<Input<FramePayload>>,
+    /// From every ingress.
+    pub requests: FanIn<Verified<Request<FramePayload>>>,
+    /// From every ingress.
+    pub peers: FanIn<Input<FramePayload>>,
     /// To egress.
     pub sends: Producer<Outbound>,
     /// To execution.
@@ -162,8 +236,8 @@ pub struct OrderingRings {
 pub struct ExecutionRings {
     /// From ordering.
     pub work: Consumer<Work>,
-    /// From ingress.
-    pub queries: Consumer<Verified<Request<FramePayload>>>,
+    /// From every ingress.
+    pub queries: FanIn<Verified<Request<FramePayload>>>,
     /// To ordering.
     pub executed: Producer<ConsensusId>,
     /// To egress.
@@ -185,8 +259,23 @@ impl Events {
     }
 }
 
-/// All rings of a node. The only memory that stages share, besides frames.
-pub fn rings() -> (NetworkRings, OrderingRings, ExecutionRings, Events) {
+/// All rings of a node, by stage.
+pub struct Rings {
+    /// The network stage's.
+    pub network: NetworkRings,
+    /// Each ingress worker's.
+    pub workers: Vec<WorkerRings>,
+    /// The ordering stage's.
+    pub ordering: OrderingRings,
+    /// The execution stage's.
+    pub execution: ExecutionRings,
+    /// The control thread's.
+    pub events: Events,
+}
+
+/// All rings of a node with so many ingress workers. The only memory that stages share, besides
+/// frames and the memory of proved requests.
+pub fn rings(workers: usize) -> Rings {
     let (requests_in, requests) = ring(REQUESTS_MAX);
     let (peers_in, peers) = ring(PEERS_MAX);
     let (queries_in, queries) = ring(QUERIES_MAX);
@@ -196,38 +285,93 @@ pub fn rings() -> (NetworkRings, OrderingRings, ExecutionRings, Events) {
     let (replies_in, replies) = ring(REPLIES_MAX);
     let (network_events, network) = ring(EVENTS_MAX);
     let (ordering_events, ordering) = ring(EVENTS_MAX);
-    (
-        NetworkRings {
+    let (mut requests, mut peers, mut queries) = (vec![requests], vec![peers], vec![queries]);
+    let (mut to_workers, mut worker_rings) = (Vec::new(), Vec::new());
+    for _ in 0..workers {
+        let (requests_in, requests_out) = ring(REQUESTS_MAX);
+        let (peers_in, peers_out) = ring(PEERS_MAX);
+        let (queries_in, queries_out) = ring(QUERIES_MAX);
+        let (members_in, members) = ring(UNCHECKED_MAX);
+        let (clients_in, clients) = ring(UNCHECKED_MAX);
+        let (refused_in, refused) = ring(UNCHECKED_MAX);
+        requests.push(requests_out);
+        peers.push(peers_out);
+        queries.push(queries_out);
+        to_workers.push(ToWorker { members: members_in, clients: clients_in, refused });
+        worker_rings.push(WorkerRings {
+            members,
+            clients,
+            refused: refused_in,
+            requests: requests_in,
+            peers: peers_in,
+            queries: queries_in,
+        });
+    }
+    Rings {
+        network: NetworkRings {
             requests: requests_in,
             peers: peers_in,
             queries: queries_in,
             sends,
             replies,
             events: network_events,
+            workers: to_workers,
         },
-        OrderingRings {
-            requests,
-            peers,
+        workers: worker_rings,
+        ordering: OrderingRings {
+            requests: FanIn::new(requests),
+            peers: FanIn::new(peers),
             sends: sends_in,
             work: work_in,
             executed,
             events: ordering_events,
         },
-        ExecutionRings { work, queries, executed: executed_in, replies: replies_in },
-        Events { network, ordering },
-    )
+        execution: ExecutionRings {
+            work,
+            queries: FanIn::new(queries),
+            executed: executed_in,
+            replies: replies_in,
+        },
+        events: Events { network, ordering },
+    }
 }
 
-/// Bytes that all rings reserve.
-pub fn rings_size() -> usize {
-    REQUESTS_MAX * size_of::<Verified<Request<FramePayload>>>()
+/// Bytes that all rings of a node with so many ingress workers reserve.
+pub fn rings_size(workers: usize) -> usize {
+    let verified = REQUESTS_MAX * size_of::<Verified<Request<FramePayload>>>()
         + PEERS_MAX * size_of::<Input<FramePayload>>()
-        + QUERIES_MAX * size_of::<Verified<Request<FramePayload>>>()
+        + QUERIES_MAX * size_of::<Verified<Request<FramePayload>>>();
+    let unchecked = UNCHECKED_MAX * (2 * size_of::<Received>() + size_of::<Refused>());
+    (1 + workers) * verified
+        + workers * unchecked
         + SENDS_MAX * size_of::<Outbound>()
         + WORK_MAX * size_of::<Work>()
         + EXECUTED_MAX * size_of::<ConsensusId>()
         + REPLIES_MAX * size_of::<Answer>()
         + 2 * EVENTS_MAX * size_of::<Event>()
+}
+
+/// Wakes the cores of the stages that a stage feeds. `None` for a stage on the same core, which has
+/// its turn anyway.
+#[derive(Clone, Debug, Default)]
+pub struct Wakers {
+    /// The network stage's core.
+    pub network: Option<Waker>,
+    /// Each ingress worker's.
+    pub workers: Vec<Option<Waker>>,
+    /// The ordering stage's.
+    pub ordering: Option<Waker>,
+    /// The execution stage's.
+    pub execution: Option<Waker>,
+}
+
+/// Wakes a core, if it is another one and something was `left` for it in a ring.
+fn wake(waker: &Option<Waker>, left: impl FnOnce() -> bool) {
+    if let Some(waker) = waker
+        && left()
+    {
+        waker.wake();
+    }
 }
 
 const _: () = assert!(REPLIES_MAX >= BATCH_REQUESTS_MAX, "a batch's replies fit an empty ring");

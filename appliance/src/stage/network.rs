@@ -7,8 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tetrarch_consensus::{ConsensusId, Input, Message, Payload, ReplicaId, Verified, View};
+use tetrarch_consensus::{Input, ReplicaId, Verified, View};
 use tetrarch_dataplane::burst::Burst;
+use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::frame::FramePool;
 use tetrarch_dataplane::limits::BURST_MAX;
 use tetrarch_dataplane::links::{LinkEvent, Links, Received};
@@ -16,10 +17,12 @@ use tetrarch_dataplane::reject::{Reject, RejectCounts};
 use tetrarch_dataplane::stage::{Progress, Stage};
 use tetrarch_dataplane::types::{Instant, PeerId};
 
+use super::dispatch::Dispatch;
 use super::egress::Egress;
 use super::ingress::{Ingress, Verdict};
-use super::{Event, NetworkRings};
-use crate::metrics::Metrics;
+use super::room::{Gauge, Room};
+use super::{Event, NetworkRings, Refused, Wakers, wake};
+use crate::metrics::{IngressCounts, Metrics};
 use crate::payload::FramePayload;
 
 /// Bursts received in one poll at most: enough that one flush pays for many messages.
@@ -34,6 +37,9 @@ pub struct Network {
     view: View,
     links: Links,
     ingress: Ingress,
+    dispatch: Dispatch,
+    /// What each ingress worker counts.
+    workers: Vec<Arc<IngressCounts>>,
     egress: Egress,
     rings: NetworkRings,
     received: Burst<Received>,
@@ -42,23 +48,12 @@ pub struct Network {
     /// Links of members that came up and are not told to ordering yet.
     connected: Burst<ReplicaId>,
     pool: FramePool,
-    /// How many of the largest slots there are.
-    large_slots: usize,
+    gauge: Gauge,
     next_look: Instant,
     counts: Counts,
     rejects: RejectCounts,
     metrics: Arc<Metrics>,
-}
-
-/// For whom there is memory, from those who come first to those who come last.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Room {
-    /// What the open instance needs.
-    Members,
-    /// Proposed and decided batches that came before their time, too.
-    Early,
-    /// Everybody.
-    Clients,
+    wakers: Wakers,
 }
 
 #[derive(Default)]
@@ -72,25 +67,30 @@ struct Counts {
 
 impl Network {
     /// The stage of member `own` of `view` around `links`, whose messages arrive in frames of
-    /// `pool`. Made while all of the pool is free.
+    /// `pool`. Made while all of the pool is free. `inline`: it checks messages itself, with `ingress`,
+    /// and shares signatures with the workers.
     #[expect(clippy::too_many_arguments, reason = "the one place that puts the parts together")]
     pub fn new(
         own: ReplicaId,
         view: View,
         links: Links,
         ingress: Ingress,
+        inline: bool,
+        workers: Vec<Arc<IngressCounts>>,
         egress: Egress,
-        rings: NetworkRings,
+        mut rings: NetworkRings,
+        gauge: Gauge,
         pool: FramePool,
         metrics: Arc<Metrics>,
     ) -> Self {
         let frames_size = pool.free_size();
-        let large_slots = pool.free_slots_for(pool.slot_size_max());
         metrics.frames_size.set(frames_size as u64);
         Self {
             own,
             links,
             ingress,
+            dispatch: Dispatch::new(inline, std::mem::take(&mut rings.workers)),
+            workers,
             egress,
             rings,
             received: Burst::with_capacity(BURST_MAX),
@@ -98,17 +98,23 @@ impl Network {
             connected: Burst::with_capacity(view.n()),
             view,
             pool,
-            large_slots,
+            gauge,
             next_look: Instant(0),
             counts: Counts::default(),
             rejects: RejectCounts::new(),
             metrics,
+            wakers: Wakers::default(),
         }
     }
 
     /// Wakes the stage from another thread.
-    pub fn waker(&self) -> tetrarch_dataplane::endpoint::Waker {
+    pub fn waker(&self) -> Waker {
         self.links.waker()
+    }
+
+    /// From now on wakes other cores for what is left in its rings.
+    pub fn wake_others(&mut self, wakers: Wakers) {
+        self.wakers = wakers;
     }
 
     /// Is there a session with this peer?
@@ -132,6 +138,10 @@ impl Network {
         }
         while self.egress.answer(&mut self.links, &mut self.rings.replies) > 0 {
             progress = Progress::Worked;
+        }
+        while let Some(Refused { client, sequence, read_only }) = self.dispatch.refused() {
+            progress = Progress::Worked;
+            self.egress.refuse(&mut self.links, client, sequence, read_only);
         }
         progress
     }
@@ -166,7 +176,7 @@ impl Network {
             }
             progress = Progress::Worked;
             self.counts.rx_messages += count as u64;
-            let room = self.look_for_room();
+            let room = self.gauge.look();
             while let Some(received) = self.received.pop_front() {
                 match received.peer.is_client() {
                     true if room < Room::Clients => self.rejects.add(Reject::Overload),
@@ -187,9 +197,13 @@ impl Network {
         self.rings.requests.room() >= BURST_MAX
             && self.rings.peers.room() >= BURST_MAX
             && self.rings.queries.room() >= BURST_MAX
+            && self.dispatch.has_room()
     }
 
     fn on_client(&mut self, received: Received) {
+        let Some(received) = self.dispatch.client(received) else {
+            return;
+        };
         match self.ingress.check_client(received) {
             Err(reason) => self.rejects.add(reason),
             Ok(Verdict::Request(request)) => {
@@ -226,34 +240,19 @@ impl Network {
             return self.rejects.add(Reject::NotMember);
         };
         self.metrics.peer_heard_ns[index].set(now.0);
+        let Some(received) = self.dispatch.member(index, received) else {
+            return;
+        };
         match self.ingress.check_member(self.view.members()[index], received) {
             Err(reason) => self.rejects.add(reason),
             // Better fetched (again) when its time comes, if there is a place to receive it then.
-            Ok(input) if room < Room::Early && self.is_early(&input) => {
+            Ok(input) if room < Room::Early && self.gauge.is_early(&input) => {
                 self.rejects.add(Reject::Overload);
             }
             Ok(input) => {
                 let pushed = self.rings.peers.push(input);
                 debug_assert!(pushed.is_ok(), "the room was checked");
             }
-        }
-    }
-
-    fn is_early(&self, input: &Input<FramePayload>) -> bool {
-        let open = ConsensusId(self.metrics.decided.get() + 1);
-        matches!(input, Input::Peer { message, .. } if is_early(message.get(), open))
-    }
-
-    /// For whom is there memory? Every message fits a slot of the largest size, so their number says
-    /// how much can still come, whatever its size.
-    fn look_for_room(&self) -> Room {
-        let free = self.pool.free_slots_for(self.pool.slot_size_max());
-        if free >= self.large_slots / 2 {
-            Room::Clients
-        } else if free >= self.large_slots / 4 {
-            Room::Early
-        } else {
-            Room::Members
         }
     }
 
@@ -309,16 +308,30 @@ impl Network {
         }
     }
 
+    fn wake(&self) {
+        let (rings, wakers) = (&self.rings, &self.wakers);
+        wake(&wakers.ordering, || !rings.requests.is_empty() || !rings.peers.is_empty());
+        wake(&wakers.execution, || !rings.queries.is_empty());
+        self.dispatch.wake(&wakers.workers);
+    }
+
     fn publish(&self) {
         let (metrics, counts, sent) = (&self.metrics, &self.counts, self.egress.sent());
         metrics.rx_messages.set(counts.rx_messages);
-        metrics.requests.set(counts.requests);
-        metrics.queries.set(counts.queries);
+        let mut checked = (counts.requests, counts.queries, self.ingress.signatures());
+        let mut dropped = self.rejects.clone();
+        for worker in &self.workers {
+            let (requests, queries, signatures) = worker.get();
+            checked = (checked.0 + requests, checked.1 + queries, checked.2 + signatures);
+            worker.add_rejects(&mut dropped);
+        }
+        metrics.requests.set(checked.0);
+        metrics.queries.set(checked.1);
+        metrics.signatures.set(checked.2);
         metrics.peers_up.set(counts.peers_up);
         metrics.clients_up.set(counts.clients_up);
         metrics.tx_messages.set(sent.messages);
         metrics.tx_dropped.set(sent.dropped);
-        metrics.signatures.set(self.ingress.signatures());
         let device = self.links.counts();
         metrics.rx_bytes.set(device.rx_bytes);
         metrics.tx_bytes.set(device.tx_bytes);
@@ -328,7 +341,7 @@ impl Network {
         metrics.connections_malformed.set(device.malformed);
         metrics.dials_failed.set(device.dial_failed);
         metrics.frames_exhausted.set(device.pool_exhausted);
-        metrics.set_rejects(&[&self.rejects, self.links.rejects(), self.egress.rejects()]);
+        metrics.set_rejects(&[&dropped, self.links.rejects(), self.egress.rejects()]);
     }
 }
 
@@ -349,6 +362,7 @@ impl Stage for Network {
         if progress == Progress::Worked {
             self.publish();
         }
+        self.wake();
         progress
     }
 
@@ -362,39 +376,8 @@ impl Stage for Network {
         }
         true
     }
-}
 
-/// Is this a batch that the core could only keep until its instance is open, proposed or decided?
-/// Enough of either would leave no slot to receive what the open instance lacks, and so stay for
-/// ever.
-fn is_early<P: Payload>(message: &Message<P>, open: ConsensusId) -> bool {
-    match message {
-        Message::Propose(propose) => propose.at.cid > open,
-        Message::Decided(decided) => decided.batch.is_some() && decided.at.cid > open,
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::payload::FramePayload;
-    use tetrarch_consensus::message::{Decided, Position, Propose};
-    use tetrarch_consensus::{Batch, Digest, Epoch, ViewId};
-    use tetrarch_dataplane::arena::{Arena, ArenaSpec, SlotClass};
-
-    #[test]
-    fn batches_before_their_time_give_way_and_claims_do_not() {
-        let spec = ArenaSpec { classes: vec![SlotClass { slot_size: 64, count: 1 }] };
-        let frame = Arena::heap(&spec).unwrap().pool().copy_from(&[0; 16]).unwrap();
-        let batch = Batch::parse(FramePayload(frame)).unwrap();
-        let at = |cid| Position { view: ViewId(0), cid: ConsensusId(cid), epoch: Epoch(0) };
-        let propose = |cid| Message::Propose(Propose { at: at(cid), batch: batch.clone() });
-        let decided =
-            |cid, batch| Message::Decided(Decided { at: at(cid), digest: Digest::ZERO, batch });
-        let open = ConsensusId(7);
-        assert!(is_early(&propose(8), open) && is_early(&decided(8, Some(batch.clone())), open));
-        assert!(!is_early(&propose(7), open) && !is_early(&decided(7, Some(batch.clone())), open));
-        assert!(!is_early(&decided(8, None), open));
+    fn waits_for_room(&self) -> bool {
+        !self.room_ahead()
     }
 }

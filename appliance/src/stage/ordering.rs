@@ -13,11 +13,10 @@ use tetrarch_consensus::smr::Replica;
 use tetrarch_consensus::{
     Action, Actions, ConsensusId, Input, Instant as CoreInstant, Lsn, Protocol, spec,
 };
-use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::stage::{Progress, Stage};
 use tetrarch_dataplane::types::Instant;
 
-use super::{Event, OrderingRings, Outbound, Work};
+use super::{Event, OrderingRings, Outbound, Wakers, Work, wake};
 use crate::metrics::Metrics;
 use crate::payload::FramePayload;
 
@@ -39,8 +38,7 @@ pub struct Ordering {
     /// What was decided when the core said that nobody can send the next decision.
     behind: Option<ConsensusId>,
     metrics: Arc<Metrics>,
-    /// Wakes the network stage when it is on another core.
-    network: Option<Waker>,
+    wakers: Wakers,
 }
 
 impl Ordering {
@@ -54,13 +52,13 @@ impl Ordering {
             waiting: VecDeque::with_capacity(ACTIONS_MAX),
             behind: None,
             metrics,
-            network: None,
+            wakers: Wakers::default(),
         }
     }
 
-    /// From now on wakes the network stage for what is left in its ring.
-    pub fn wake_network(&mut self, waker: Waker) {
-        self.network = Some(waker);
+    /// From now on wakes other cores for what is left in its rings.
+    pub fn wake_others(&mut self, wakers: Wakers) {
+        self.wakers = wakers;
     }
 
     /// The core, for checkers and tests.
@@ -181,6 +179,11 @@ impl Ordering {
         }
     }
 
+    fn wake(&self) {
+        wake(&self.wakers.network, || !self.rings.sends.is_empty());
+        wake(&self.wakers.execution, || !self.rings.work.is_empty());
+    }
+
     fn publish(&self) {
         let (core, metrics) = (&self.core, &self.metrics);
         metrics.decided.set(core.decided().0);
@@ -204,20 +207,23 @@ impl Stage for Ordering {
         let waiting = self.waiting.len();
         if !self.hand_on() {
             let moved = self.waiting.len() < waiting;
+            self.wake();
             return if moved { Progress::Worked } else { Progress::Idle };
         }
         let progress = self.take_inputs(now);
         self.tell_reads();
         if progress == Progress::Worked {
             self.publish();
-            if let Some(network) = self.network.as_ref().filter(|_| !self.rings.sends.is_empty()) {
-                network.wake();
-            }
         }
+        self.wake();
         if waiting > 0 { Progress::Worked } else { progress }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
         self.core.next_deadline().map(|at| Instant(at.0))
+    }
+
+    fn waits_for_room(&self) -> bool {
+        !self.waiting.is_empty()
     }
 }

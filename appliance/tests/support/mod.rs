@@ -9,6 +9,7 @@ use tetrarch_appliance::metrics::Metrics;
 use tetrarch_appliance::node::{Node, Parts};
 use tetrarch_appliance::service::ServiceKind;
 use tetrarch_appliance::stage::Events;
+use tetrarch_appliance::stage::dispatch::IngressPlan;
 use tetrarch_appliance::testing::{TestCluster, request_bytes};
 use tetrarch_consensus::message::reply::{ReplyHeader, Status};
 use tetrarch_consensus::message::{kind, proof};
@@ -44,10 +45,16 @@ pub struct World {
     pub now: Instant,
     /// A node that gets no turns: what SIGSTOP does.
     pub paused: Option<usize>,
+    /// Where the nodes' ingress is.
+    pub ingress: IngressPlan,
 }
 
 impl World {
     pub fn new(n: u16, clients: u32) -> Self {
+        Self::with_ingress(n, clients, IngressPlan::default())
+    }
+
+    pub fn with_ingress(n: u16, clients: u32, ingress: IngressPlan) -> Self {
         let test = TestCluster::new(n, usize::from((n - 1) / 3), clients);
         let switch = Switch::new(SwitchConfig::default());
         let mut world = Self {
@@ -60,6 +67,7 @@ impl World {
             clients: Vec::new(),
             now: START,
             paused: None,
+            ingress,
         };
         for id in 0..n {
             world.add_node(id);
@@ -73,7 +81,8 @@ impl World {
 
     fn add_node(&mut self, id: u16) {
         let keys = &self.test.replica_keys[usize::from(id)];
-        let arena = Arena::heap(&Budget::new(SIZES).arena).expect("memory");
+        let arena =
+            Arena::heap(&Budget::with_workers(SIZES, self.ingress.workers).arena).expect("memory");
         let port = Port(id);
         for lower in 0..id {
             self.switch.dial(port, Port(lower), PeerId::replica(lower));
@@ -104,7 +113,7 @@ impl World {
             reply_cache_session_size: 1 << 16,
             metrics: Arc::clone(&metrics),
         };
-        let (node, events) = Node::new(parts, self.now).expect("good keys");
+        let (node, events) = Node::with_ingress(parts, self.ingress, self.now).expect("good keys");
         self.nodes.push(Some(node));
         self.events.push(events);
         self.metrics.push(metrics);

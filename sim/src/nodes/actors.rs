@@ -9,6 +9,7 @@ use std::time::Duration;
 use tetrarch_appliance::metrics::Metrics;
 use tetrarch_appliance::node::{Node, Parts};
 use tetrarch_appliance::proofs::Proofs;
+use tetrarch_appliance::stage::dispatch::IngressPlan;
 use tetrarch_appliance::testing::TestCluster;
 use tetrarch_client::cluster::PrivateKeys;
 use tetrarch_client::{ClientConfig, ClientDriver, Matching, Mode, Outcome, Ticket};
@@ -40,6 +41,13 @@ fn arena() -> Arena {
         SlotClass { slot_size: 64 * 1024, count: 24 },
     ];
     Arena::heap(&ArenaSpec { classes }).expect("a few MiB of memory")
+}
+
+/// Where a node's ingress is: all on one thread here, and each as it is configured somewhere. Members
+/// of one cluster differ, as they may.
+fn ingress(number: u64) -> IngressPlan {
+    let (inline, workers) = [(true, 0), (true, 1), (true, 0), (false, 2)][(number % 4) as usize];
+    IngressPlan { inline, workers }
 }
 
 /// The keys of all members that misbehave.
@@ -184,7 +192,9 @@ impl Seat {
             reply_cache_session_size: 1 << 16,
             metrics: Arc::clone(&self.metrics),
         };
-        let (node, _events) = Node::new(parts, self.local(now)).expect("generated keys are good");
+        let ingress = ingress(options.seed.wrapping_add(u64::from(self.member)));
+        let (node, _events) =
+            Node::with_ingress(parts, ingress, self.local(now)).expect("generated keys are good");
         self.node = Some(node);
     }
 

@@ -1,0 +1,201 @@
+//! Which core checks a message.
+//!
+//! Owns the rings to the ingress workers. Always true: the messages of one member are checked on one
+//! core, in the order in which they came; those of a client need no order, as its requests are
+//! numbered. Must not: look into a message further than its header.
+
+use tetrarch_consensus::message::proof;
+use tetrarch_dataplane::endpoint::Waker;
+use tetrarch_dataplane::limits::BURST_MAX;
+use tetrarch_dataplane::links::Received;
+use tetrarch_dataplane::ring::Producer;
+
+use super::{Refused, ToWorker, UNCHECKED_MAX, wake};
+
+/// How much a worker may have waiting before the network stage does the work itself: two bursts of
+/// signatures, about two milliseconds. Enough that the worker has something to do while the network
+/// stage's core is busy with something else, and so little that both end at about the same time.
+const BACKLOG_MAX: usize = 2 * BURST_MAX;
+
+/// Where ingress is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IngressPlan {
+    /// On the network stage's core.
+    pub inline: bool,
+    /// And on so many others.
+    pub workers: usize,
+}
+
+impl Default for IngressPlan {
+    fn default() -> Self {
+        Self { inline: true, workers: 0 }
+    }
+}
+
+/// See the module.
+pub struct Dispatch {
+    inline: bool,
+    workers: Vec<ToWorker>,
+    /// Where to begin looking for the worker with the least to do.
+    turn: usize,
+}
+
+impl Dispatch {
+    /// Gives to `workers`, or to the network stage itself if it is to check `inline` too.
+    ///
+    /// # Panics
+    /// If nobody would check anything.
+    pub fn new(inline: bool, workers: Vec<ToWorker>) -> Self {
+        assert!(inline || !workers.is_empty(), "somebody checks");
+        Self { inline, workers, turn: 0 }
+    }
+
+    /// Can a whole burst be given away, whatever it is?
+    pub fn has_room(&self) -> bool {
+        let room = |worker: &ToWorker| {
+            worker.members.room() >= BURST_MAX && worker.clients.room() >= BURST_MAX
+        };
+        self.inline || self.workers.iter().all(room)
+    }
+
+    /// Gives a client's message to a worker, or back to be checked here.
+    ///
+    /// What is cheap to check is checked here if anything is: to hand it over would cost as much.
+    pub fn client(&mut self, received: Received) -> Option<Received> {
+        if self.workers.is_empty() || self.inline && received.header.auth != proof::SIGNATURE {
+            return Some(received);
+        }
+        let (at, waiting) = self.least();
+        if self.inline && waiting >= BACKLOG_MAX {
+            return Some(received);
+        }
+        self.turn = at + 1;
+        // Full only when the network stage checks as well, and then it does.
+        self.workers[at].clients.push(received).err()
+    }
+
+    /// Gives a message of the member with this index to its worker, or back to be checked here.
+    pub fn member(&mut self, index: usize, received: Received) -> Option<Received> {
+        if self.inline {
+            return Some(received);
+        }
+        let count = self.workers.len();
+        self.workers[index % count].members.push(received).err()
+    }
+
+    /// The worker with the fewest messages waiting, and how many those are. Equal ones take turns.
+    fn least(&self) -> (usize, usize) {
+        let count = self.workers.len();
+        let places = (0..count).map(|step| (self.turn + step) % count);
+        let waiting = |at: usize| (at, self.workers[at].clients.len());
+        places.map(waiting).min_by_key(|(_, waiting)| *waiting).expect("there are workers")
+    }
+
+    /// The next request that a worker refused.
+    pub fn refused(&mut self) -> Option<Refused> {
+        self.workers.iter_mut().find_map(|worker| worker.refused.pop())
+    }
+
+    /// Wakes the workers that have something to do, each by its own waker.
+    pub fn wake(&self, wakers: &[Option<Waker>]) {
+        let waits = |ring: &Producer<Received>| !ring.is_empty();
+        for (worker, waker) in self.workers.iter().zip(wakers) {
+            wake(waker, || waits(&worker.members) || waits(&worker.clients));
+        }
+    }
+}
+
+const _: () = assert!(BACKLOG_MAX < UNCHECKED_MAX, "the backlog fits the ring");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stage::{WorkerRings, rings};
+    use tetrarch_dataplane::arena::{Arena, ArenaSpec, SlotClass};
+    use tetrarch_dataplane::header::Header;
+    use tetrarch_dataplane::types::PeerId;
+
+    struct World {
+        dispatch: Dispatch,
+        workers: Vec<WorkerRings>,
+        message: Received,
+    }
+
+    fn world(inline: bool, workers: usize) -> World {
+        let classes = vec![SlotClass { slot_size: 64, count: 1 }];
+        let arena = Arena::heap(&ArenaSpec { classes }).unwrap();
+        let header = Header {
+            kind: 1,
+            auth: proof::SIGNATURE,
+            size: 96,
+            sender: 0,
+            proof_size: 0,
+            cluster: 0,
+            session: 0,
+            sequence: 1,
+            body_digest: [0; 32],
+            tag: [0; 16],
+        };
+        let frame = arena.pool().copy_from(&[]).unwrap();
+        let message = Received { peer: PeerId::client(0), header, frame };
+        let rings = rings(workers);
+        let dispatch = Dispatch::new(inline, rings.network.workers);
+        World { dispatch, workers: rings.workers, message }
+    }
+
+    impl World {
+        fn waiting(&self) -> Vec<usize> {
+            self.workers.iter().map(|worker| worker.clients.len()).collect()
+        }
+    }
+
+    #[test]
+    fn signatures_go_to_the_worker_with_least_to_do_and_stay_here_when_all_are_busy() {
+        let mut world = world(true, 2);
+        let message = world.message.clone();
+        for _ in 0..10 {
+            assert!(world.dispatch.client(message.clone()).is_none());
+        }
+        assert_eq!(world.waiting(), [5, 5]);
+        (0..4).for_each(|_| drop(world.workers[1].clients.pop()));
+        (0..4).for_each(|_| drop(world.dispatch.client(message.clone())));
+        assert_eq!(world.waiting(), [5, 5], "the one that took is given more");
+        while world.dispatch.client(message.clone()).is_none() {}
+        assert_eq!(world.waiting(), [BACKLOG_MAX, BACKLOG_MAX]);
+        assert!(world.dispatch.has_room(), "the network stage can always check itself");
+        world.workers[0].clients.pop();
+        assert!(world.dispatch.client(message.clone()).is_none(), "and shares again");
+        // What is cheap, and all that members say, is checked here.
+        let mut cheap = message.clone();
+        cheap.header.auth = proof::MAC_VECTOR;
+        world.workers[0].clients.pop();
+        assert!(world.dispatch.client(cheap).is_some());
+        assert!(world.dispatch.member(2, message).is_some());
+    }
+
+    #[test]
+    fn without_ingress_here_all_is_given_away_and_each_member_has_one_worker() {
+        let mut world = world(false, 2);
+        let mut message = world.message.clone();
+        for index in [0, 1, 2, 3, 2] {
+            assert!(world.dispatch.member(index, message.clone()).is_none());
+        }
+        let members: Vec<_> = world.workers.iter().map(|worker| worker.members.len()).collect();
+        assert_eq!(members, [3, 2]);
+        message.header.auth = proof::MAC_VECTOR;
+        let mut given = 0;
+        while world.dispatch.has_room() {
+            assert!(world.dispatch.client(message.clone()).is_none());
+            given += 1;
+        }
+        assert_eq!(given, 2 * (UNCHECKED_MAX - BURST_MAX) + 1, "while there is room for a burst");
+        let refused = Refused {
+            client: tetrarch_consensus::ClientId::new(0, 0),
+            sequence: tetrarch_consensus::Sequence::new(1, 1),
+            read_only: false,
+        };
+        world.workers[1].refused.push(refused).unwrap();
+        assert_eq!(world.dispatch.refused().map(|refused| refused.client), Some(refused.client));
+        assert!(world.dispatch.refused().is_none());
+    }
+}
