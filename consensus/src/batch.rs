@@ -169,12 +169,14 @@ impl<P: Payload> Batch<P> {
 
     /// The requests, in order.
     pub fn requests(&self) -> Requests<'_> {
-        let identities_end = BATCH_HEADER_SIZE + self.count * IDENTITY_SIZE;
+        // A parsed batch has all of these parts.
+        let rest = &self.payload.bytes()[BATCH_HEADER_SIZE..];
+        let (identities, rest) = rest.split_at(self.count * IDENTITY_SIZE);
+        let (layouts, rest) = rest.split_at(self.count * LAYOUT_SIZE);
         Requests {
-            bytes: self.payload.bytes(),
-            index: 0,
-            count: self.count,
-            at: identities_end + self.count * LAYOUT_SIZE,
+            identities: identities.as_chunks().0.iter(),
+            layouts: layouts.as_chunks().0.iter(),
+            rest,
         }
     }
 
@@ -227,49 +229,49 @@ fn encode<P: Payload, R: Borrow<Request<P>>>(bytes: &mut [u8], timestamp_ns: u64
 /// Iterator over the requests of a parsed batch.
 #[derive(Clone, Debug)]
 pub struct Requests<'a> {
-    bytes: &'a [u8],
-    index: usize,
-    count: usize,
-    at: usize,
+    identities: core::slice::Iter<'a, [u8; IDENTITY_SIZE]>,
+    layouts: core::slice::Iter<'a, [u8; LAYOUT_SIZE]>,
+    /// Bodies and proofs of those that are left.
+    rest: &'a [u8],
 }
 
 impl<'a> Iterator for Requests<'a> {
     type Item = RequestView<'a>;
 
+    // Inlined into its loops, each of which uses a part of what is read here.
+    #[inline]
     fn next(&mut self) -> Option<RequestView<'a>> {
-        if self.index == self.count {
-            return None;
-        }
-        let identity = BATCH_HEADER_SIZE + self.index * IDENTITY_SIZE;
-        let layouts = BATCH_HEADER_SIZE + self.count * IDENTITY_SIZE;
+        let identity = self.identities.next()?;
+        let layout = self.layouts.next()?;
+        let (client, rest) = identity.split_first_chunk()?;
+        let (sequence, digest) = rest.split_first_chunk()?;
         // Parsed batches only: none of these can fail.
-        let layout = Layout::read(self.bytes, layouts + self.index * LAYOUT_SIZE).ok()?;
-        let body = self.bytes.get(self.at..self.at + layout.body_size)?;
-        let proof_start = self.at + layout.body_size;
-        let proof = self.bytes.get(proof_start..proof_start + layout.proof_size)?;
-        let digest = self.bytes.get(identity + 16..identity + 48)?;
-        self.index += 1;
-        self.at = proof_start + layout.proof_size;
+        let (body_size, rest) = layout.split_first_chunk()?;
+        let (proof_size, rest) = rest.split_first_chunk()?;
+        let body_size = u32::from_le_bytes(*body_size) as usize;
+        let proof_size = usize::from(u16::from_le_bytes(*proof_size));
+        let (body, bytes) = self.rest.split_at_checked(body_size)?;
+        let (proof, bytes) = bytes.split_at_checked(proof_size)?;
+        self.rest = bytes;
         Some(RequestView {
-            client: ClientId(read_u64(self.bytes, identity).ok()?),
-            sequence: Sequence(read_u64(self.bytes, identity + 8).ok()?),
-            digest: Digest(digest.try_into().ok()?),
-            operation: &body[REQUEST_HEADER_SIZE..],
+            client: ClientId(u64::from_le_bytes(*client)),
+            sequence: Sequence(u64::from_le_bytes(*sequence)),
+            digest: Digest(*digest.first_chunk()?),
+            operation: body.get(REQUEST_HEADER_SIZE..)?,
             body,
-            auth: layout.auth,
+            auth: rest[0],
             proof,
         })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.count - self.index, Some(self.count - self.index))
+        self.identities.size_hint()
     }
 }
 
 struct Layout {
     body_size: usize,
     proof_size: usize,
-    auth: u8,
 }
 
 impl Layout {
@@ -285,7 +287,7 @@ impl Layout {
         if entry[7] != 0 {
             return Err(Malformed::Reserved);
         }
-        Ok(Self { body_size, proof_size, auth: entry[6] })
+        Ok(Self { body_size, proof_size })
     }
 }
 

@@ -133,11 +133,12 @@ impl<P: Payload> Requests<P> {
         complaints: &Complaints,
     ) -> Admission {
         spec!("SMR.4", "SYNC.4", "VAL.8");
-        if let Some(outcome) = self.turned_away(&request, complaints) {
+        let session = self.table.find(request.client);
+        if let Some(outcome) = self.turned_away(&request, session, complaints) {
             return outcome;
         }
         let identity = request.client.identity();
-        let Some(at) = self.open(request.client) else {
+        let Some(at) = session.or_else(|| self.open(request.client)) else {
             return Admission::Refused(RefusedRequest::UnknownSession);
         };
         if let Some(pending) = self.incarnation(at) {
@@ -172,16 +173,21 @@ impl<P: Payload> Requests<P> {
     }
 
     /// Why a request does not even reach its session, or that it was executed.
-    fn turned_away(&self, request: &Request<P>, complaints: &Complaints) -> Option<Admission> {
+    fn turned_away(
+        &self,
+        request: &Request<P>,
+        session: Option<u32>,
+        complaints: &Complaints,
+    ) -> Option<Admission> {
         let sequence = request.sequence;
         if request.read_only {
             spec!("SMR.3");
             return Some(Admission::Refused(RefusedRequest::ReadOnly));
         }
-        if !self.table.allows(request.client) {
+        if session.is_none() && !self.table.allows(request.client) {
             return Some(Admission::Refused(RefusedRequest::UnknownSession));
         }
-        let executed = self.executed(request.client);
+        let executed = session.map_or(Sequence::NONE, |at| self.table.session(at).executed);
         if sequence.counter() == 0 || sequence.incarnation() < executed.incarnation() {
             return Some(Admission::Refused(RefusedRequest::Stale));
         }
@@ -296,18 +302,17 @@ impl<P: Payload> Requests<P> {
         for list in [&mut self.ready, &mut self.signed, &mut self.unsigned] {
             list.remove(at);
         }
-        self.refresh(at);
+        if self.table.session(at).first != NONE {
+            self.refresh(at);
+        }
     }
 
     /// Enters session `at` into the lists it belongs to and takes it out of the others.
     fn refresh(&mut self, at: u32) {
-        let head = self.table.head(at);
-        let is_ready = head.is_some();
-        let is_signed = head.is_some_and(|slot| slot.is_signed());
-        let is_struck = head.is_some_and(|slot| slot.struck);
-        self.ready.set(at, is_ready);
-        self.signed.set(at, is_ready && is_signed);
-        self.unsigned.set(at, is_ready && !is_signed && !is_struck);
+        let head = self.table.head(at).map(|slot| (slot.is_signed(), slot.struck));
+        self.ready.set(at, head.is_some());
+        self.signed.set(at, head.is_some_and(|(signed, _)| signed));
+        self.unsigned.set(at, head == Some((false, false)));
     }
 
     /// Hands the clock over if the oldest work is another one now. A signed request comes before

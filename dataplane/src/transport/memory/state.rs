@@ -21,8 +21,12 @@ pub(super) struct Signal {
 
 impl Signal {
     pub(super) fn raise(&self) {
-        *self.raised.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.changed.notify_one();
+        let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever waits was told already, and has not lowered it yet.
+        if !*raised {
+            *raised = true;
+            self.changed.notify_one();
+        }
     }
 
     /// Wait until raised, at most `limit`, and lower it.
