@@ -26,3 +26,4 @@ pub mod service;
 pub mod stage;
 pub mod status;
 pub mod testing;
+pub mod trace;

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tetrarch_consensus::smr::ignored::{Ignored, IgnoredCounts};
 use tetrarch_dataplane::reject::{Reject, RejectCounts};
 
+use crate::trace::{Sums, Trace};
+
 /// Buckets of the batch size histogram: 1, 2, 3-4, 5-8, .. 513-1024 requests.
 pub const BATCH_BUCKETS: usize = 11;
 
@@ -99,6 +101,8 @@ macro_rules! numbers {
             pub rejects: [Number; Reject::COUNT],
             /// Messages of members that had no effect on the core, by reason.
             pub ignored: [Number; Ignored::ALL.len()],
+            /// The request that is being timed.
+            pub trace: Trace,
         }
 
         impl Metrics {
@@ -110,6 +114,7 @@ macro_rules! numbers {
                     batches: std::array::from_fn(|_| Number::default()),
                     rejects: std::array::from_fn(|_| Number::default()),
                     ignored: std::array::from_fn(|_| Number::default()),
+                    trace: Trace::default(),
                 }
             }
 
@@ -189,6 +194,14 @@ numbers! {
     clients_up: "gauge",
     /// Events that operators were not told because too many came.
     events_lost: "counter",
+    /// Requests whose way was timed.
+    trace_samples: "counter",
+    /// Of these, the time from ordering to the proposal, ns.
+    trace_waiting_ns: "counter",
+    /// Of these, the time from the proposal until executed, ns.
+    trace_agreement_ns: "counter",
+    /// Of these, the time from there until the reply was handed to the device, ns.
+    trace_reply_ns: "counter",
     /// Time of the last turn, ns since the UNIX epoch.
     now_ns: "gauge",
 }
@@ -200,6 +213,16 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Where the network stage adds up samples.
+    pub fn trace_sums(&self) -> Sums<'_> {
+        Sums {
+            samples: &self.trace_samples,
+            waiting: &self.trace_waiting_ns,
+            agreement: &self.trace_agreement_ns,
+            reply: &self.trace_reply_ns,
+        }
+    }
+
     /// Counts a batch of `requests` executed requests.
     pub fn add_batch(&self, requests: usize) {
         self.batches[bucket(requests)].add(1);

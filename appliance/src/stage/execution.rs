@@ -29,6 +29,8 @@ pub struct Execution {
     rings: ExecutionRings,
     pool: FramePool,
     view: ViewId,
+    /// Time of this turn.
+    now: Instant,
     /// What the core said last: not while this replica may have forgotten what it helped to decide.
     answers_reads: bool,
     /// Where a result is written when no frame is free: the reply is kept, and the client asks again.
@@ -54,6 +56,7 @@ impl Execution {
             rings,
             pool,
             view,
+            now: Instant(0),
             answers_reads: false,
             scratch: vec![0; REPLY_HEADER_SIZE + RESULT_SIZE_MAX],
             rejects: RejectCounts::new(),
@@ -98,11 +101,14 @@ impl Execution {
     fn execute(&mut self, context: &Context, batch: &Batch<FramePayload>, run: &Selection) {
         spec!("SMR.8", "SMR.9");
         let mut executed = 0;
+        let sample = self.metrics.trace.wanted();
+        let mut found = false;
         for (at, request) in batch.requests().enumerate() {
             if !run.contains(at) {
                 continue;
             }
             executed += 1;
+            found |= sample.is_some_and(|sample| sample.is(request.client, request.sequence));
             let mut writer = Writer::new(&self.pool, &mut self.scratch, &request, false, self.view);
             self.service.execute(context, &request, &mut writer);
             let (body, place) = writer.finish();
@@ -121,6 +127,10 @@ impl Execution {
             }
         }
         self.service.end_batch(context);
+        // Only now are all replies in their ring.
+        if let Some(sample) = sample.filter(|_| found) {
+            self.metrics.trace.executed(sample, context.timestamp_ns, self.now);
+        }
         let told = self.rings.executed.push(context.cid);
         debug_assert!(told.is_ok(), "the room was checked");
         self.metrics.executed.set(context.cid.0);
@@ -196,7 +206,8 @@ impl Stage for Execution {
         "execution"
     }
 
-    fn poll(&mut self, _now: Instant) -> Progress {
+    fn poll(&mut self, now: Instant) -> Progress {
+        self.now = now;
         // Writes before reads: a client that saw its write acknowledged reads it.
         let mut progress = Progress::Idle;
         for _ in 0..BURST_MAX {

@@ -54,6 +54,8 @@ pub struct Network {
     rejects: RejectCounts,
     metrics: Arc<Metrics>,
     wakers: Wakers,
+    /// The reply to the sampled request was handed to the device in the turn before.
+    sampled: bool,
 }
 
 #[derive(Default)]
@@ -104,6 +106,7 @@ impl Network {
             rejects: RejectCounts::new(),
             metrics,
             wakers: Wakers::default(),
+            sampled: false,
         }
     }
 
@@ -256,6 +259,14 @@ impl Network {
         }
     }
 
+    /// A reply of the turn before is on its way now; one that waits leaves in this turn.
+    fn note_sample(&mut self, now: Instant) {
+        if self.sampled {
+            self.metrics.trace.sent(now, self.metrics.trace_sums());
+        }
+        self.sampled = self.metrics.trace.replies();
+    }
+
     fn look_at_frames(&mut self, now: Instant) {
         if now >= self.next_look {
             self.next_look = now + LOOK_AT_FRAMES;
@@ -351,6 +362,7 @@ impl Stage for Network {
     }
 
     fn poll(&mut self, now: Instant) -> Progress {
+        self.note_sample(now);
         let sent = self.transmit();
         self.links.flush(now);
         self.look_at_frames(now);

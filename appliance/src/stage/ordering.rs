@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tetrarch_consensus::limits::ACTIONS_MAX;
 use tetrarch_consensus::smr::Replica;
 use tetrarch_consensus::{
-    Action, Actions, ConsensusId, Input, Instant as CoreInstant, Lsn, Protocol, spec,
+    Action, Actions, ConsensusId, Input, Instant as CoreInstant, Lsn, Protocol, Request, spec,
 };
 use tetrarch_dataplane::stage::{Progress, Stage};
 use tetrarch_dataplane::types::Instant;
@@ -145,10 +145,16 @@ impl Ordering {
                 return progress;
             }
         }
+        let mut sample = !self.rings.requests.is_empty() && self.metrics.trace.is_due(now);
         for _ in 0..REQUESTS_PER_POLL {
             let Some(request) = self.rings.requests.pop() else {
                 break;
             };
+            if sample {
+                let Request { client, sequence, .. } = request.get();
+                self.metrics.trace.begin(now, *client, *sequence);
+                sample = false;
+            }
             progress = Progress::Worked;
             if !self.step(now, Input::Request(request)) {
                 return progress;
