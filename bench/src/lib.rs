@@ -3,6 +3,7 @@
 //! Owns the measuring and the reports. Always true: a result says on which machine, by which build and
 //! with which options it was made. Must not: assert on time.
 
+pub mod compare;
 pub mod cpu;
 pub mod floors;
 pub mod latency;
@@ -13,6 +14,9 @@ pub mod matrix;
 pub mod memory;
 pub mod micro;
 pub mod ping;
+pub mod report;
 pub mod roofline;
 pub mod scrape;
+pub mod stages;
+pub mod threads;
 pub mod wire;

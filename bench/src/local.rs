@@ -39,6 +39,14 @@ impl LocalCluster {
     /// # Errors
     /// A missing binary, no free ports, or a replica that ends: with its last lines.
     pub fn start(tetrarch: &Path, shape: Shape) -> Result<Self> {
+        Self::start_with(tetrarch, shape, &[])
+    }
+
+    /// As [`LocalCluster::start`], with further arguments of `tetrarch init`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_with(tetrarch: &Path, shape: Shape, init: &[String]) -> Result<Self> {
         let name = format!("tetrarch-bench-{}-{}", std::process::id(), unique());
         let directory = std::env::temp_dir().join(name);
         fs::create_dir(&directory).with_context(|| directory.display().to_string())?;
@@ -51,6 +59,7 @@ impl LocalCluster {
             .arg(cluster.path())
             .args(["--replicas", &shape.replicas.to_string(), "--model", model])
             .args(["--service", "null", "--base-port", &base.to_string()])
+            .args(init)
             .output()
             .with_context(|| format!("{} cannot be run: build it first", tetrarch.display()))?;
         if !output.status.success() {
@@ -91,7 +100,8 @@ impl LocalCluster {
     fn wait(&mut self, base: u16, replicas: u16) -> Result<()> {
         let end = Instant::now() + Duration::from_secs(20);
         for id in 0..replicas {
-            while std::net::TcpStream::connect(("127.0.0.1", base + id)).is_err() {
+            // The metrics come last: a replica that serves them has all it needs.
+            while std::net::TcpStream::connect(("127.0.0.1", base + replicas + id)).is_err() {
                 if let Some(status) = self.replicas[usize::from(id)].try_wait()? {
                     let log = self.directory.join(format!("replica-{id}.log"));
                     let log = fs::read_to_string(log).unwrap_or_default();

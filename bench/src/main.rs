@@ -27,6 +27,10 @@ enum Command {
     Ping(commands::ping::PingArgs),
     /// What this machine allows, how far protocol figures are from it, and what binds them
     Roofline(commands::roofline::RooflineArgs),
+    /// Two builds, layouts or configurations beside each other, in interleaved rounds
+    Compare(commands::compare::CompareArgs),
+    /// One HTML page with plots from the lines that --json printed
+    Report(commands::report::ReportArgs),
     /// Digests one by one and in bursts, as a ratio of interleaved runs
     Hash(commands::roofline::HashArgs),
 }
@@ -37,6 +41,8 @@ fn main() -> ExitCode {
         Command::Cluster(args) => commands::cluster::run(args),
         Command::Ping(args) => commands::ping::run(&args),
         Command::Roofline(args) => commands::roofline::run(&args),
+        Command::Compare(args) => commands::compare::run(&args),
+        Command::Report(args) => commands::report::run(&args),
         Command::Hash(args) => commands::roofline::run_hash(&args),
     };
     match outcome {
@@ -69,6 +75,10 @@ mod tests {
             "tetrarch-bench roofline --duration 1 --json",
             "tetrarch-bench roofline --floors-only",
             "tetrarch-bench hash",
+            "tetrarch-bench compare --against ../other/tetrarch --rounds 3",
+            "tetrarch-bench compare --layout fused,spread --signed --replicas 1 --sessions 100",
+            "tetrarch-bench compare --init --idle=park --init --idle=spin",
+            "tetrarch-bench report a.jsonl b.jsonl -o report.html",
         ] {
             let parsed = Cli::try_parse_from(line.split(' '));
             assert!(parsed.is_ok(), "{line}: {:?}", parsed.err());

@@ -12,6 +12,8 @@ use crate::load::arrivals::Rate;
 use crate::load::{LoadOptions, LoadResult, OpenOptions, Progress, run_rates};
 use crate::local::{LocalCluster, Shape};
 use crate::machine::Machine;
+use crate::scrape::Numbers;
+use crate::stages::stages;
 
 /// What to vary.
 #[derive(Clone, Debug)]
@@ -65,7 +67,13 @@ pub fn run_matrix(
             let cluster = LocalCluster::start(&options.tetrarch, *shape)?;
             for sessions in &options.sessions {
                 let load = cell_options(options, &cluster, *payload, *sessions);
-                let mut tell = |result| {
+                // In a cluster without faults, the first replica leads.
+                let leader = cluster.metrics()[0];
+                let mut before = Numbers::read(leader)?;
+                let mut tell = |mut result: LoadResult| {
+                    let after = Numbers::read(leader)?;
+                    result.stages = stages(&before, &after, &result);
+                    before = after;
                     let cell = Cell { cluster: shape.name(), result };
                     tell(&cell)?;
                     cells.push(cell);

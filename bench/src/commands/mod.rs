@@ -1,8 +1,10 @@
 //! The subcommands: their options, and how results are printed.
 
 pub mod cluster;
+pub mod compare;
 pub mod load;
 pub mod ping;
+pub mod report;
 pub mod roofline;
 
 use std::time::Duration;

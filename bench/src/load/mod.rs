@@ -31,7 +31,7 @@ use crate::latency::Latencies;
 use crate::memory::Memory;
 use arrivals::{ArrivalCounts, Arrivals, Backlog};
 pub use rates::run_rates;
-pub use result::{LoadResult, OpenLoop, Resident, Traffic};
+pub use result::{LoadResult, OpenLoop, Resident, StageTime, Traffic};
 pub use series::Second;
 use series::{Series, Standing};
 

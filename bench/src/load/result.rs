@@ -45,6 +45,9 @@ pub struct LoadResult {
     pub machine_cpu: f64,
     /// Memory of each replica named by `pids`.
     pub replica_memory: Vec<Resident>,
+    /// Where the time of a request goes, by samples of the leader; with nothing else running there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageTime>,
     /// What the client sent and received in the whole run, with warm-up and end.
     pub client_traffic: Traffic,
     /// What each second saw.
@@ -67,6 +70,15 @@ pub struct Traffic {
     pub bytes_out: u64,
     /// Bytes received, headers included.
     pub bytes_in: u64,
+}
+
+/// A part of a request's time.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct StageTime {
+    /// Which.
+    pub name: &'static str,
+    /// Its mean, microseconds.
+    pub mean_us: f64,
 }
 
 /// Resident memory of a process, MiB.
