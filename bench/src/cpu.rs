@@ -97,8 +97,11 @@ mod tests {
         let meter = CpuMeter::start(&[std::process::id(), u32::MAX]);
         let begin = Instant::now();
         let mut sum = 0u64;
-        while begin.elapsed().as_millis() < 60 {
-            sum = sum.wrapping_mul(31).wrapping_add(1);
+        // A tick is 10 ms of processor time, which may take long on a busy machine.
+        while meter.stop().own.user == 0.0 && begin.elapsed().as_secs() < 30 {
+            for turn in 0..1_000_000 {
+                sum = std::hint::black_box(sum.wrapping_mul(31) ^ turn);
+            }
         }
         let CpuReading { own, others, machine } = meter.stop();
         assert!(std::hint::black_box(sum) != 7);

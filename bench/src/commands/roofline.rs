@@ -168,7 +168,7 @@ fn print_floors(floors: &Floors) {
 
 fn print_hashes(hashes: &[HashFloor]) {
     println!(
-        "\nDigests, one by one and in a burst of 64 (ratio of interleaved rounds: median, extremes)"
+        "\nDigests, one by one and in a burst of 64 (ratio of interleaved rounds: median, middle half)"
     );
     for hash in hashes {
         let wanted = hash.wanted.map_or(String::new(), |wanted| {
@@ -181,8 +181,8 @@ fn print_hashes(hashes: &[HashFloor]) {
             ns(hash.single_ns),
             ns(hash.burst_ns),
             hash.ratio.median,
-            hash.ratio.least,
-            hash.ratio.most,
+            hash.ratio.low,
+            hash.ratio.high,
         );
     }
 }

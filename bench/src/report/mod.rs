@@ -154,7 +154,8 @@ pub fn page(lines: &[Line]) -> String {
         &mut text,
         "Where a request's time goes",
         &plots::breakdowns(lines),
-        "By stage: the means of sampled requests in the leader, and what is left of the client's mean. \
+        "By stage: the means of sampled requests in the leader, and what is left of the client's mean: \
+         nothing where the leader was not among the first to answer. \
          By use: the roofline's model, and what it does not explain.",
     );
     section(
