@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tetrarch_consensus::FaultModel;
+use tetrarch_dataplane::transport::choice::TransportKind;
 
 use crate::service::ServiceKind;
 
@@ -100,6 +101,9 @@ pub struct InitArgs {
     /// How long the oldest request may wait before a leader is suspected, ms; the one timeout
     #[arg(long, default_value_t = 2000)]
     pub request_timeout_ms: u64,
+    /// What moves the bytes: auto (the faster one that there is), io_uring, or tcp (epoll)
+    #[arg(long, default_value = "auto")]
+    pub transport: TransportKind,
     /// What an idle core does: park (shared cores), adaptive, or spin (dedicated cores)
     #[arg(long, default_value = "park", value_parser = ["park", "adaptive", "spin"])]
     pub idle: String,

@@ -18,6 +18,7 @@ use tetrarch_consensus::limits::{
 use tetrarch_consensus::{Config, ReplicaId};
 use tetrarch_dataplane::crypto::keys::hex_decode;
 use tetrarch_dataplane::stage::IdlePolicy;
+use tetrarch_dataplane::transport::choice::{TransportChoice, TransportKind};
 
 use crate::budget::Sizes;
 use crate::placement::{Placement, idle_name};
@@ -53,6 +54,12 @@ pub struct ReplicaFile {
     /// How long the oldest request may wait before the leader is suspected, ms. The one timeout.
     #[serde(default = "default_timeout")]
     pub request_timeout_ms: u64,
+    /// What moves the bytes: `auto`, `io_uring` or `tcp`.
+    #[serde(default = "default_transport")]
+    pub transport: String,
+    /// What only io_uring does.
+    #[serde(default, skip_serializing_if = "IoUringFile::is_default")]
+    pub io_uring: IoUringFile,
     /// Where stages run.
     #[serde(default)]
     pub placement: PlacementFile,
@@ -67,6 +74,28 @@ fn default_seed() -> String {
 
 fn default_timeout() -> u64 {
     2000
+}
+
+fn default_transport() -> String {
+    TransportKind::default().name().into()
+}
+
+/// `[io_uring]`. Ignored where another transport is used.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(deny_unknown_fields, default)]
+pub struct IoUringFile {
+    /// Messages of this many bytes or more are transmitted without a copy; left out: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zero_copy_from: Option<usize>,
+    /// How long a parked core polls the network device before it sleeps, us; left out: not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub napi_busy_poll_us: Option<u64>,
+}
+
+impl IoUringFile {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// `[placement]`.
@@ -163,6 +192,8 @@ pub struct Plan {
     pub metrics: SocketAddr,
     /// Where it remembers that it ran.
     pub data_dir: PathBuf,
+    /// What moves the bytes.
+    pub transport: TransportChoice,
     /// Where stages run.
     pub placement: Placement,
     /// What its memory is sized by.
@@ -235,6 +266,7 @@ impl Plan {
                 "give metrics a port of its own",
             ));
         }
+        let transport = check.transport(&raw)?;
         let placement = check.placement(&raw.placement)?;
         let core = check.core(&raw, &cluster)?;
         let sizes = check.sizes(&raw.limits)?;
@@ -252,6 +284,7 @@ impl Plan {
             listen,
             metrics,
             data_dir,
+            transport,
             placement,
             sizes,
             core,
@@ -360,6 +393,26 @@ impl Check<'_> {
         }
         let remedy = format!("use {least} to {most}");
         Err(self.wrong(field, value, "out of range", remedy))
+    }
+
+    fn transport(&self, raw: &ReplicaFile) -> Result<TransportChoice, ConfigError> {
+        let Ok(kind) = raw.transport.parse() else {
+            return Err(self.wrong(
+                "transport",
+                format!("{:?}", raw.transport),
+                "no such transport",
+                "use \"auto\", \"io_uring\" or \"tcp\"",
+            ));
+        };
+        let IoUringFile { zero_copy_from, napi_busy_poll_us } = raw.io_uring;
+        if let Some(from) = zero_copy_from {
+            self.range("io_uring.zero_copy_from", from, 4097, 1 << 30)?;
+        }
+        if let Some(micros) = napi_busy_poll_us {
+            self.range("io_uring.napi_busy_poll_us", micros as usize, 1, 1_000_000)?;
+        }
+        let napi_busy_poll = napi_busy_poll_us.map(Duration::from_micros);
+        Ok(TransportChoice { kind, zero_copy_from, napi_busy_poll })
     }
 
     fn core(&self, raw: &ReplicaFile, cluster: &Cluster) -> Result<Config, ConfigError> {

@@ -18,6 +18,7 @@ use tetrarch_client::cluster::{Cluster, PrivateKeys};
 use tetrarch_client::{ClientConfig, ClientDriver};
 use tetrarch_consensus::{Config, FaultModel, ReplicaId};
 use tetrarch_dataplane::stage::IdlePolicy;
+use tetrarch_dataplane::transport::choice::TransportChoice;
 
 use crate::budget::Sizes;
 use crate::cli::DemoArgs;
@@ -128,6 +129,7 @@ fn replica(
         service_seed: [0; 2],
         listen,
         metrics: None,
+        transport: TransportChoice::default(),
         placement: Placement::fused(IdlePolicy::Park),
         sizes: SIZES,
         core,

@@ -14,8 +14,9 @@ use tetrarch_client::cluster::{
 use tetrarch_consensus::quorum::Quorums;
 use tetrarch_consensus::{FaultModel, ReplicaId};
 use tetrarch_dataplane::crypto::{self, keys::KeyError, keys::hex_encode};
+use tetrarch_dataplane::transport::choice::TransportKind;
 
-use crate::config::{LimitsFile, PlacementFile, ReplicaFile, replica_file_name};
+use crate::config::{IoUringFile, LimitsFile, PlacementFile, ReplicaFile, replica_file_name};
 use crate::service::ServiceKind;
 
 /// What `init` is asked for.
@@ -37,6 +38,8 @@ pub struct InitOptions {
     pub service: ServiceKind,
     /// The one timeout.
     pub request_timeout_ms: u64,
+    /// What moves the bytes.
+    pub transport: TransportKind,
     /// Where stages run.
     pub placement: PlacementFile,
     /// Memory for messages in flight, MiB; `None`: the default.
@@ -188,6 +191,8 @@ fn replica_toml(options: &InitOptions, id: u16, seed: &str) -> String {
         listen: None,
         metrics: address(options, id, options.base_port + options.replicas + id),
         request_timeout_ms: options.request_timeout_ms,
+        transport: options.transport.name().into(),
+        io_uring: IoUringFile::default(),
         placement: options.placement.clone(),
         limits,
     };

@@ -57,6 +57,7 @@ fn make(args: InitArgs) -> Result<()> {
         hosts: args.hosts,
         service: args.service,
         request_timeout_ms: args.request_timeout_ms,
+        transport: args.transport,
         placement: PlacementFile {
             layout: args.layout,
             idle: args.idle,

@@ -63,6 +63,7 @@ pub fn run(directory: &Path, id: u16, fresh: bool, with_parent: bool) -> Result<
     greet(&plan);
     let restarted = plan.core.restarted;
     let mut running = Running::start(Start::from(plan))?;
+    info!("{}", running.moved_by);
     let mut reporter = Reporter::new(restarted);
     while !stop.load(Ordering::Acquire) {
         reporter.report(&mut running);

@@ -16,12 +16,13 @@ use tetrarch_consensus::batch::REQUEST_HEADER_SIZE;
 use tetrarch_consensus::limits::{OPERATION_SIZE_MAX, REQUEST_PROOF_SIZE_MAX};
 use tetrarch_consensus::{Config, ReplicaId};
 use tetrarch_dataplane::clock::{Clock, SystemClock};
-use tetrarch_dataplane::endpoint::{Transport, Waker};
+use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::handshake::Identity;
 use tetrarch_dataplane::limits::HEADER_SIZE;
 use tetrarch_dataplane::links::{LinkConfig, Links};
 use tetrarch_dataplane::stage::CoreReport;
-use tetrarch_dataplane::transport::tcp::{TcpConfig, TcpTransport};
+use tetrarch_dataplane::transport::choice::{self, TransportChoice};
+use tetrarch_dataplane::transport::tcp::TcpConfig;
 use tetrarch_dataplane::types::{OpenError, PeerId};
 
 use crate::admin::{self, Subject};
@@ -54,6 +55,8 @@ pub struct Start {
     pub listen: SocketAddr,
     /// Where it serves metrics and status; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// What moves the bytes.
+    pub transport: TransportChoice,
     /// Where stages run.
     pub placement: Placement,
     /// What its memory is sized by.
@@ -74,6 +77,7 @@ impl From<Plan> for Start {
             service_seed: plan.service_seed,
             listen: plan.listen,
             metrics: Some(plan.metrics),
+            transport: plan.transport,
             placement: plan.placement,
             sizes: plan.sizes,
             core: plan.core,
@@ -89,6 +93,8 @@ pub struct Running {
     stop: Arc<AtomicBool>,
     waker: Waker,
     subject: Subject,
+    /// What moves the bytes, and why if it is not the preferred transport: a line for people.
+    pub moved_by: String,
     /// What it has to tell operators.
     pub events: Events,
 }
@@ -103,7 +109,10 @@ impl Running {
         let ingress = placement.ingress();
         let budget = Budget::with_workers(start.sizes, ingress.workers);
         let tcp = tcp_config(id, &cluster, start.listen, start.half_open_max, start.sizes)?;
-        let mut transport = TcpTransport::new(tcp)?;
+        let chosen = choice::open(start.transport, tcp)?;
+        let mut transport = chosen.transport;
+        let moved_by =
+            chosen.fallback.unwrap_or_else(|| format!("transport: {}", transport.name()));
         let arena = transport.arena(&budget.arena)?;
         let endpoint = transport.open(0, arena.pool())?;
         let identity = Identity { peer: PeerId::replica(id.0), secret: keys.static_secret.clone() };
@@ -145,7 +154,7 @@ impl Running {
             }
         };
         let threads = spawn(id, &placement, node, clock, &stop)?;
-        Ok(Self { threads, admin, stop, waker, subject, events })
+        Ok(Self { threads, admin, stop, waker, subject, moved_by, events })
     }
 
     /// Status and numbers, live.

@@ -10,6 +10,7 @@ use tetrarch_appliance::init::{InitOptions, init};
 use tetrarch_appliance::service::ServiceKind;
 use tetrarch_client::cluster::Cluster;
 use tetrarch_consensus::FaultModel;
+use tetrarch_dataplane::transport::choice::TransportKind;
 
 /// A directory that is gone when the test ends.
 struct Directory(PathBuf);
@@ -57,6 +58,7 @@ fn options() -> InitOptions {
         hosts: Vec::new(),
         service: ServiceKind::Kv,
         request_timeout_ms: 2000,
+        transport: TransportKind::Auto,
         placement: PlacementFile::default(),
         frames_mib: None,
     }
@@ -165,6 +167,12 @@ fn fields_that_do_not_exist_and_values_that_cannot_be() {
         ("id = 0", "id = 7", &["id = 7", "for replica 0", "two with one id"]),
         ("metrics = \"127.0.0.1:17004\"", "metrics = \"nowhere\"", &["metrics", "host:port"]),
         ("metrics = \"127.0.0.1:17004\"", "metrics = \"127.0.0.1:17000\"", &["same address"]),
+        ("transport = \"auto\"", "transport = \"udp\"", &["transport = \"udp\"", "io_uring"]),
+        (
+            "transport = \"auto\"",
+            "io_uring = { zero_copy_from = 9 }",
+            &["zero_copy_from = 9", "4097"],
+        ),
         ("layout = \"fused\"", "layout = \"wide\"", &["placement.layout = \"wide\"", "spread"]),
         ("idle = \"park\"", "idle = \"nap\"", &["placement.idle = \"nap\"", "adaptive"]),
         ("cores = []", "cores = [9999]", &["placement.cores = 9999", "no such processor", "use"]),

@@ -20,6 +20,7 @@ use tetrarch_consensus::{ClientId, Config, Digest, ReplicaId};
 use tetrarch_dataplane::crypto::hash::body_digest;
 use tetrarch_dataplane::reject::Reject;
 use tetrarch_dataplane::stage::IdlePolicy;
+use tetrarch_dataplane::transport::choice::TransportChoice;
 
 const ALL: [u16; 4] = [0, 1, 2, 3];
 const SESSIONS: u32 = 40;
@@ -144,6 +145,7 @@ fn start(cluster: &Cluster, id: u16, keys: PrivateKeys, placement: Placement) ->
         service_seed: [0; 2],
         listen: cluster.members[usize::from(id)].address.parse().expect("an address"),
         metrics: None,
+        transport: TransportChoice::default(),
         placement,
         sizes: Sizes { frames_size: 16 << 20, reply_cache_size: 1 << 20, ..Sizes::default() },
         core,

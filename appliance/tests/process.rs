@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use tetrarch_client::{Client, ClientConfig};
+use tetrarch_dataplane::transport::choice::{self, TransportKind};
+use tetrarch_dataplane::transport::tcp::TcpConfig;
 use tetrarch_services::null::write_operation;
 
 const TETRARCH: &str = env!("CARGO_BIN_EXE_tetrarch");
@@ -191,6 +193,38 @@ fn four_processes_order_requests_and_survive_a_sigkill() {
         let child = cluster.replicas[id].as_mut().expect("it runs");
         assert_eq!(signal(child, "-TERM"), Some(0), "{}", cluster.log(id));
         assert!(cluster.log(id).contains("stopped: decided"), "{}", cluster.log(id));
+    }
+}
+
+/// Two replicas and the client over io_uring, two replicas over epoll: the bytes are the same. Where
+/// io_uring is forbidden, all use epoll, and those that would rather not say why.
+#[test]
+fn replicas_with_different_transports_are_one_cluster() {
+    let mut cluster = Processes::init("transports");
+    let probe = choice::open(TransportKind::IoUring.into(), TcpConfig::default());
+    let (ring, says) = match probe {
+        Ok(_) => (TransportKind::IoUring, "transport: io_uring"),
+        Err(_) => (TransportKind::Auto, "uses TCP over epoll: cannot use io_uring"),
+    };
+    for (id, kind) in [TransportKind::Tcp, ring, ring, TransportKind::Tcp].iter().enumerate() {
+        let file = cluster.directory.join(format!("replica-{id}.toml"));
+        let text = fs::read_to_string(&file).expect("made by init");
+        assert!(text.contains("transport = \"auto\""), "{text}");
+        let text = text.replace("\"auto\"", &format!("\"{kind}\""));
+        fs::write(&file, text).expect("ours");
+    }
+    cluster.replicas = (0..4).map(|id| Some(cluster.spawn(id))).collect();
+    (0..4).for_each(|id| cluster.wait_for_links(id, 3));
+    let mut config = ClientConfig::load(&cluster.directory, 0).expect("made by init");
+    (config.connect_timeout, config.operation_timeout) = (LIMIT, LIMIT);
+    config.transport = ring.into();
+    let client = Client::connect(config).expect("four replicas run");
+    let session = client.session().expect("the first one");
+    for _ in 0..20 {
+        assert_eq!(session.invoke(&operation()).expect("ordered"), [0; 3]);
+    }
+    for (id, line) in ["transport: tcp", says, says, "transport: tcp"].iter().enumerate() {
+        assert!(cluster.log(id).contains(line), "{}", cluster.log(id));
     }
 }
 

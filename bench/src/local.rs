@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use tetrarch_dataplane::transport::choice::TransportKind;
 
 /// The processes. They are stopped, and the directory is removed, when this is dropped.
 pub struct LocalCluster {
@@ -126,6 +127,11 @@ impl Drop for LocalCluster {
         }
         let _ = fs::remove_dir_all(&self.directory);
     }
+}
+
+/// Arguments of `tetrarch init` for replicas over this transport.
+pub fn over(transport: TransportKind) -> [String; 2] {
+    ["--transport".into(), transport.name().into()]
 }
 
 /// `count` consecutive loopback ports that are free now.

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde::Serialize;
+use tetrarch_dataplane::transport::choice::TransportKind;
 
 use crate::latency::humane_us;
 use crate::load::arrivals::Rate;
 use crate::load::{LoadOptions, LoadResult, OpenOptions, Progress, run_rates};
-use crate::local::{LocalCluster, Shape};
+use crate::local::{LocalCluster, Shape, over};
 use crate::machine::Machine;
 use crate::scrape::Numbers;
 use crate::stages::stages;
@@ -30,6 +31,8 @@ pub struct MatrixOptions {
     pub outstanding: u32,
     /// Are all requests signed?
     pub signed: bool,
+    /// What moves the bytes, at the replicas and here.
+    pub transport: TransportKind,
     /// Seconds of each cell.
     pub duration: Duration,
     /// Seconds before each cell.
@@ -64,7 +67,8 @@ pub fn run_matrix(
     for shape in &options.shapes {
         for payload in &options.payloads {
             // One cluster for a row: sessions only grow.
-            let cluster = LocalCluster::start(&options.tetrarch, *shape)?;
+            let cluster =
+                LocalCluster::start_with(&options.tetrarch, *shape, &over(options.transport))?;
             for sessions in &options.sessions {
                 let load = cell_options(options, &cluster, *payload, *sessions);
                 // In a cluster without faults, the first replica leads.
@@ -102,6 +106,7 @@ fn cell_options(
         warm_up: options.warm_up,
         open_loop: (!options.rates.is_empty()).then_some(options.open_loop),
         signed: options.signed,
+        transport: Some(options.transport),
         pids: cluster.pids(),
         ..LoadOptions::new(cluster.path())
     }

@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_few_round_trips_are_measured() {
-        for wire in Wire::ALL {
+        for wire in Wire::all() {
             let options = PingOptions { wire, size: 64, count: 50, park: true };
             let result = run(options).expect("loopback is there");
             assert_eq!(result.count, 50);

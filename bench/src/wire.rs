@@ -14,8 +14,9 @@ use tetrarch_dataplane::endpoint::{Endpoint, Transport};
 use tetrarch_dataplane::frame::Frame;
 use tetrarch_dataplane::handshake::{Directory, Identity};
 use tetrarch_dataplane::links::{LinkConfig, Links, Outgoing, Received};
+use tetrarch_dataplane::transport::choice::{self, TransportKind};
 use tetrarch_dataplane::transport::memory::{MemoryTransport, Port, Switch, SwitchConfig};
-use tetrarch_dataplane::transport::tcp::{TcpConfig, TcpTransport};
+use tetrarch_dataplane::transport::tcp::TcpConfig;
 use tetrarch_dataplane::types::{Digest, PeerId};
 
 /// The kind of a message on the link; any that the links do not keep for themselves.
@@ -32,17 +33,24 @@ pub enum Wire {
     Memory,
     /// TCP over loopback, through epoll.
     Tcp,
+    /// TCP over loopback, through io_uring.
+    #[value(name = "io_uring")]
+    IoUring,
 }
 
 impl Wire {
-    /// All of them.
-    pub const ALL: [Wire; 2] = [Self::Memory, Self::Tcp];
+    /// All that this machine has.
+    pub fn all() -> Vec<Wire> {
+        let ring = choice::open(TransportKind::IoUring.into(), TcpConfig::default()).is_ok();
+        [Self::Memory, Self::Tcp].into_iter().chain(ring.then_some(Self::IoUring)).collect()
+    }
 
     /// The name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Memory => "memory",
             Self::Tcp => "tcp",
+            Self::IoUring => "io_uring",
         }
     }
 }
@@ -97,16 +105,23 @@ fn endpoints(wire: Wire, first: PeerId, pools: &[FramePool; 2]) -> Result<Vec<Bo
             let mut dialling = MemoryTransport::new(&switch, Port(1), &[(first, Port(0))]);
             Ok(vec![listening.open(0, pools[0].clone())?, dialling.open(0, pools[1].clone())?])
         }
-        Wire::Tcp => {
-            let any = SocketAddr::from(([127, 0, 0, 1], 0));
-            let config = TcpConfig { listen: Some(any), ..TcpConfig::default() };
-            let mut listening = TcpTransport::new(config)?;
-            let address = listening.local_address().context("a listener has an address")?;
-            let config = TcpConfig { dial: vec![(first, address)], ..TcpConfig::default() };
-            let mut dialling = TcpTransport::new(config)?;
-            Ok(vec![listening.open(0, pools[0].clone())?, dialling.open(0, pools[1].clone())?])
-        }
+        Wire::Tcp => streams(TransportKind::Tcp, first, pools),
+        Wire::IoUring => streams(TransportKind::IoUring, first, pools),
     }
+}
+
+fn streams(
+    kind: TransportKind,
+    first: PeerId,
+    pools: &[FramePool; 2],
+) -> Result<Vec<Box<dyn Endpoint>>> {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let config = TcpConfig { listen: Some(any), ..TcpConfig::default() };
+    let mut listening = choice::open(kind.into(), config)?;
+    let address = listening.local_address.context("a listener has an address")?;
+    let config = TcpConfig { dial: vec![(first, address)], ..TcpConfig::default() };
+    let mut dialling = choice::open(kind.into(), config)?.transport;
+    Ok(vec![listening.transport.open(0, pools[0].clone())?, dialling.open(0, pools[1].clone())?])
 }
 
 impl Side {

@@ -14,6 +14,7 @@ use tetrarch_consensus::limits::{
 use tetrarch_consensus::message::reply::REPLY_HEADER_SIZE;
 use tetrarch_consensus::smr::client::{Authentication, HELD_LARGE_MAX};
 use tetrarch_dataplane::arena::{ArenaSpec, SlotClass};
+use tetrarch_dataplane::transport::choice::{TransportChoice, TransportKind};
 
 use crate::cluster::{Cluster, ClusterError, PrivateKeys, parse_toml};
 
@@ -44,6 +45,7 @@ struct File {
     sessions_max: u32,
     window: usize,
     authentication: Proof,
+    transport: String,
     request_memory_mib: usize,
     reply_memory_mib: usize,
 }
@@ -75,6 +77,7 @@ impl Default for File {
             sessions_max: 4096,
             window: SESSION_WINDOW,
             authentication: Proof::Mac,
+            transport: TransportKind::default().name().into(),
             request_memory_mib: 64,
             reply_memory_mib: 64,
         }
@@ -105,6 +108,9 @@ pub struct ClientConfig {
     /// than all else it does for a small request; they are for clients that shall not be trusted to
     /// give each replica the same proof.
     pub authentication: Authentication,
+    /// What moves the bytes. An io_uring stays with the thread that first polls the client's
+    /// driver; a [`Client`](crate::Client) has such a thread of its own.
+    pub transport: TransportChoice,
     /// Memory for requests in flight, in bytes.
     pub request_memory: usize,
     /// Memory for replies that were received and results that are in use, in bytes.
@@ -127,6 +133,7 @@ impl ClientConfig {
             sessions_max: file.sessions_max,
             window: file.window,
             authentication: file.authentication.into(),
+            transport: TransportChoice::default(),
             request_memory: file.request_memory_mib * MIB,
             reply_memory: file.reply_memory_mib * MIB,
             incarnation: None,
@@ -165,7 +172,9 @@ impl ClientConfig {
         let owner = format!("client {index}");
         keys.check_fits(&key_file, &owner, &entry.static_key, &entry.signing_key)?;
         check(&file, &name)?;
+        let transport = transport(&file, &name)?;
         Ok(Self {
+            transport,
             request_timeout: Duration::from_millis(file.request_timeout_ms),
             operation_timeout: Duration::from_millis(file.operation_timeout_ms),
             connect_timeout: Duration::from_millis(file.connect_timeout_ms),
@@ -242,6 +251,15 @@ fn slots_worth(spec: &ArenaSpec) -> usize {
         least = least.min((pair[0].slot_size as usize + 1) * slots);
     }
     least
+}
+
+fn transport(file: &File, name: &Path) -> Result<TransportChoice, ClusterError> {
+    let kind = file.transport.parse::<TransportKind>();
+    kind.map(TransportChoice::from).map_err(|_| {
+        let remedy = "use \"auto\", \"io_uring\" or \"tcp\"";
+        let value = format!("{:?}", file.transport);
+        ClusterError::new(name, "transport", value, "no such transport", remedy)
+    })
 }
 
 fn check(file: &File, name: &Path) -> Result<(), ClusterError> {
@@ -366,6 +384,7 @@ mod tests {
             ("window = 65", "window = 65: out of range; use 1 to 64"),
             ("widow = 6", "unknown field"),
             ("authentication = \"none\"", "expected `mac` or `signature`"),
+            ("transport = \"udp\"", "transport = \"udp\": no such transport; use \"auto\""),
             ("key_file = \"nowhere.key\"", "cannot read"),
         ] {
             std::fs::write(&file, text).unwrap();

@@ -29,7 +29,8 @@ use tetrarch_dataplane::frame::FramePool;
 use tetrarch_dataplane::handshake::Identity;
 use tetrarch_dataplane::limits::{BURST_MAX, HEADER_SIZE};
 use tetrarch_dataplane::links::{Diagnosis, LinkConfig, LinkEvent, Links, Received};
-use tetrarch_dataplane::transport::tcp::{TcpConfig, TcpTransport};
+use tetrarch_dataplane::transport::choice;
+use tetrarch_dataplane::transport::tcp::TcpConfig;
 use tetrarch_dataplane::types::{Instant, OpenError, PeerId};
 
 use crate::cluster::{CLUSTER_FILE, Cluster, ClusterError};
@@ -119,6 +120,8 @@ pub struct ClientDriver {
     counts: DriverCounts,
     /// Memory of operations, of messages on their way, and of replies.
     arenas: [Arena; 3],
+    /// Why its transport is not the preferred one.
+    fallback: Option<String>,
 }
 
 impl ClientDriver {
@@ -148,8 +151,10 @@ impl ClientDriver {
             backoff_max: BACKOFF_MAX,
             ..TcpConfig::default()
         };
-        let mut transport = TcpTransport::new(tcp)?;
-        Self::over(config, &mut transport, matching)
+        let mut chosen = choice::open(config.transport, tcp)?;
+        let mut driver = Self::over(config, &mut *chosen.transport, matching)?;
+        driver.fallback = chosen.fallback;
+        Ok(driver)
     }
 
     /// A client over any transport that dials the members.
@@ -182,7 +187,13 @@ impl ClientDriver {
             outdated: None,
             counts: DriverCounts::default(),
             arenas: [bodies, messages, replies],
+            fallback: None,
         })
+    }
+
+    /// Why the transport is not the one that `transport = "auto"` prefers: a line for people.
+    pub fn fallback(&self) -> Option<&str> {
+        self.fallback.as_deref()
     }
 
     /// Starts an operation. It leaves at the latest with the next [`ClientDriver::poll`].

@@ -22,6 +22,7 @@ use tetrarch_dataplane::endpoint::Transport;
 use tetrarch_dataplane::handshake::Identity;
 use tetrarch_dataplane::links::{LinkConfig, Links};
 use tetrarch_dataplane::stage::IdlePolicy;
+use tetrarch_dataplane::transport::choice::TransportChoice;
 use tetrarch_dataplane::transport::memory::{MemoryTransport, Port, Switch};
 use tetrarch_dataplane::types::{Instant, PeerId};
 
@@ -50,6 +51,7 @@ pub fn tcp_replicas(kind: ServiceKind) -> Result<(Vec<Running>, ClientConfig)> {
             service_seed: [0; 2],
             listen,
             metrics: None,
+            transport: TransportChoice::default(),
             placement: Placement::fused(IdlePolicy::Park),
             sizes: small(),
             core: core(id, &cluster),

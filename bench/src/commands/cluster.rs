@@ -9,6 +9,8 @@ use tetrarch_bench::local::{Shape, tetrarch_binary};
 use tetrarch_bench::machine::Machine;
 use tetrarch_bench::matrix::{Cell, MatrixOptions, grouped, markdown, run_matrix};
 
+use tetrarch_dataplane::transport::choice::TransportKind;
+
 use super::{OpenArgs, latency_line, payload, print_json, seconds};
 
 /// Options of `cluster`.
@@ -42,6 +44,9 @@ pub struct ClusterArgs {
     /// Seconds to load before each cell
     #[arg(long, default_value_t = 1.0, value_parser = seconds)]
     warmup: f64,
+    /// What moves the bytes, at the replicas and here: auto, io_uring or tcp
+    #[arg(long, default_value = "auto")]
+    transport: TransportKind,
     #[command(flatten)]
     open: OpenArgs,
     /// JSON lines instead of a table
@@ -68,6 +73,7 @@ pub fn run(args: ClusterArgs) -> Result<()> {
         sessions: args.sessions,
         outstanding: args.outstanding,
         signed: args.signed,
+        transport: args.transport,
         duration: Duration::from_secs_f64(args.duration),
         warm_up: Duration::from_secs_f64(args.warmup),
         open_loop: args.open.options(),

@@ -10,6 +10,7 @@ use tetrarch_bench::load::{LoadOptions, LoadResult, OpenLoop, Progress, run_rate
 use tetrarch_bench::machine::Machine;
 use tetrarch_bench::matrix::grouped;
 use tetrarch_client::Mode;
+use tetrarch_dataplane::transport::choice::TransportKind;
 
 use super::{OpenArgs, latency_line, print_json, seconds};
 
@@ -47,6 +48,9 @@ pub struct LoadArgs {
     /// Sign every ordered request with Ed25519 [default: a MAC for each replica]
     #[arg(long, conflicts_with = "read_only")]
     signed: bool,
+    /// What moves the bytes here: auto, io_uring or tcp [default: as in the client's file]
+    #[arg(long)]
+    transport: Option<TransportKind>,
     /// Processes of the replicas, to report their processor time and memory
     #[arg(long, value_delimiter = ',')]
     pids: Vec<u32>,
@@ -72,6 +76,7 @@ pub fn run(args: LoadArgs) -> Result<()> {
         open_loop: Some(args.open.options()).filter(|_| !args.open.rate.is_empty()),
         mode: if args.read_only { Mode::ReadOnly } else { Mode::Ordered },
         signed: args.signed,
+        transport: args.transport,
         pids: args.pids,
         ..LoadOptions::new(args.directory)
     };

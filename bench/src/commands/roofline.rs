@@ -10,12 +10,13 @@ use tetrarch_bench::floors::Floors;
 use tetrarch_bench::floors::crypto::{HashFloor, hashes};
 use tetrarch_bench::latency::humane_us;
 use tetrarch_bench::load::{self, LoadOptions};
-use tetrarch_bench::local::{LocalCluster, Shape, tetrarch_binary};
+use tetrarch_bench::local::{LocalCluster, Shape, over, tetrarch_binary};
 use tetrarch_bench::machine::Machine;
 use tetrarch_bench::matrix::grouped;
 use tetrarch_bench::roofline::{Figure, Run, figure};
 use tetrarch_bench::scrape::Numbers;
 use tetrarch_bench::wire::Wire;
+use tetrarch_dataplane::transport::choice::TransportKind;
 
 use super::{print_json, seconds};
 
@@ -104,18 +105,24 @@ fn figures(args: &RooflineArgs, machine: &Machine, floors: &Floors) -> Result<Ve
         (args.sessions, 1024, false),
         (args.sessions, 0, true),
     ];
+    // What `transport = "auto"` takes, by name: the floors are compared with it.
+    let (wire, transport) = match floors.link(Wire::IoUring) {
+        Some(_) => (Wire::IoUring, TransportKind::IoUring),
+        None => (Wire::Tcp, TransportKind::Tcp),
+    };
     let mut figures = Vec::new();
     for (sessions, size, signed) in runs {
         let sign = if signed { ", signed" } else { "" };
         let name = format!("{} {size}/{size}{sign}, {sessions} in flight", shape.name());
         eprintln!("measuring {name}");
-        let cluster = LocalCluster::start(&tetrarch, shape)?;
+        let cluster = LocalCluster::start_with(&tetrarch, shape, &over(transport))?;
         let options = LoadOptions {
             sessions,
             request_size: size as usize,
             reply_size: size,
             duration: Duration::from_secs_f64(args.duration),
             signed,
+            transport: Some(transport),
             pids: cluster.pids(),
             ..LoadOptions::new(cluster.path())
         };
@@ -124,7 +131,7 @@ fn figures(args: &RooflineArgs, machine: &Machine, floors: &Floors) -> Result<Ve
             cluster.metrics().into_iter().map(Numbers::read).collect::<Result<_>>()?;
         let run = Run {
             name: &name,
-            wire: Wire::Tcp,
+            wire,
             replicas: shape.replicas,
             cores: machine.cores,
             result: &result,

@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_link_costs_something_per_message_over_every_transport() {
-        for wire in Wire::ALL {
+        for wire in Wire::all() {
             let ns = message_ns(wire, 64).expect("loopback is there");
             assert!(ns > 0.0);
         }

@@ -45,7 +45,7 @@ impl Floors {
         tell("loopback, rings, memory, storage");
         let system = system::system()?;
         let mut links = Vec::new();
-        for wire in Wire::ALL {
+        for wire in Wire::all() {
             tell(&format!("links over {}", wire.name()));
             links.push(links::link(wire, round_trips)?);
         }

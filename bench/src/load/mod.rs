@@ -23,6 +23,7 @@ use tetrarch_client::{
     Authentication, Busy, ClientConfig, ClientDriver, Completion, Mode, Outcome, Ticket,
 };
 use tetrarch_dataplane::clock::{Clock, SystemClock};
+use tetrarch_dataplane::transport::choice::TransportKind;
 use tetrarch_dataplane::types::Instant;
 use tetrarch_services::null::write_operation;
 
@@ -66,6 +67,8 @@ pub struct LoadOptions {
     pub mode: Mode,
     /// Are all requests signed, or only those sent again?
     pub signed: bool,
+    /// What moves the bytes here; `None`: as the client's file says.
+    pub transport: Option<TransportKind>,
     /// Processes of the replicas, to report their processor time and memory.
     pub pids: Vec<u32>,
 }
@@ -85,6 +88,7 @@ impl LoadOptions {
             open_loop: None,
             mode: Mode::Ordered,
             signed: false,
+            transport: None,
             pids: Vec::new(),
         }
     }
@@ -140,7 +144,13 @@ pub fn run(options: &LoadOptions, watch: &mut dyn FnMut(Progress)) -> Result<Loa
     if options.signed {
         config.authentication = Authentication::Signature;
     }
+    if let Some(kind) = options.transport {
+        config.transport = kind.into();
+    }
     let driver = ClientDriver::open(&config)?;
+    if let Some(line) = driver.fallback() {
+        eprintln!("{line}");
+    }
     let mut operation = vec![0; options.request_size];
     if !write_operation(&mut operation, options.reply_size) {
         bail!(

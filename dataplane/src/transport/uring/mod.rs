@@ -43,7 +43,7 @@ const FILES_SPARE: usize = 64;
 /// Addresses and limits of the io_uring transport. The limits are per endpoint, that is, per core.
 ///
 /// Memory of an endpoint: as for [`TcpConfig`], where the receive buffers are cut into chunks that
-/// all connections share, and about 900 KiB for a batch of transmissions.
+/// all connections share, and about 550 KiB for a batch of transmissions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UringConfig {
     /// What it has in common with the epoll transport.

@@ -127,6 +127,7 @@ fn files() -> Vec<Seed> {
         service: tetrarch_appliance::service::ServiceKind::Kv,
         request_timeout_ms: 2000,
         placement: tetrarch_appliance::config::PlacementFile::default(),
+        transport: tetrarch_dataplane::transport::choice::TransportKind::Auto,
         frames_mib: None,
     };
     tetrarch_appliance::init::init(&directory, &options).expect("a new directory");
