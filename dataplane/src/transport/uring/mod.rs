@@ -49,7 +49,8 @@ pub struct UringConfig {
     /// What it has in common with the epoll transport.
     pub tcp: TcpConfig,
     /// Bodies of this many bytes or more are transmitted without a copy in the kernel; `None`:
-    /// none. Never wins on a loopback interface, where the kernel copies all the same.
+    /// none. Measured from 16 KiB to 2 MB it never won on a loopback interface, where the kernel
+    /// copies all the same; a device is to be measured.
     pub zero_copy_from: Option<usize>,
     /// How long a parked core polls the network device's queue before it sleeps. `None`: not.
     pub napi_busy_poll: Option<Duration>,
@@ -236,4 +237,53 @@ fn files_max(wanted: usize) -> u32 {
     let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
     let most = if known { usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX) } else { wanted };
     wanted.min(most).min(1 << 16) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::SlotClass;
+
+    #[test]
+    fn polling_devices_is_set_or_refused_with_words() {
+        let Ok(mut transport) = UringTransport::new(UringConfig {
+            napi_busy_poll: Some(Duration::from_micros(20)),
+            ..UringConfig::default()
+        }) else {
+            return;
+        };
+        let classes = vec![SlotClass { slot_size: 512, count: 8 }];
+        let arena = transport.arena(&ArenaSpec { classes }).unwrap();
+        match transport.open(0, arena.pool()) {
+            // A wait polls first, then sleeps: either way it ends.
+            Ok(mut endpoint) => endpoint.park(Duration::from_millis(1)),
+            Err(error) => assert!(error.to_string().contains("leave the setting out"), "{error}"),
+        }
+    }
+
+    #[test]
+    fn copies_of_small_bodies_are_not_avoided() {
+        let config = UringConfig { zero_copy_from: Some(4096), ..UringConfig::default() };
+        let error = UringTransport::new(config).err().unwrap().to_string();
+        assert!(error.starts_with("io_uring.zero_copy_from = 4096: smaller bodies"), "{error}");
+    }
+
+    /// The ring admits one thread: another one is told at once, rather than never served.
+    #[test]
+    fn an_endpoint_stays_with_its_thread() {
+        let Ok(mut transport) = UringTransport::new(UringConfig::default()) else {
+            return;
+        };
+        let classes = vec![SlotClass { slot_size: 512, count: 8 }];
+        let arena = transport.arena(&ArenaSpec { classes }).unwrap();
+        let mut endpoint = transport.open(0, arena.pool()).unwrap();
+        // Moved before its first use.
+        let first = std::thread::spawn(move || {
+            endpoint.park(Duration::ZERO);
+            endpoint
+        });
+        let mut endpoint = first.join().unwrap();
+        let second = std::thread::spawn(move || endpoint.park(Duration::ZERO));
+        assert!(second.join().is_err());
+    }
 }

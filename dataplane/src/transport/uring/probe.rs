@@ -59,7 +59,7 @@ fn permission_remedy() -> &'static str {
 fn try_ring() -> io::Result<()> {
     // As `Ring::new` does, with few entries.
     super::ring::Ring::new()?;
-    let ring = IoUring::new(8)?;
+    let mut ring = IoUring::new(8)?;
     let features = ring.params();
     if !features.is_feature_ext_arg() || !features.is_feature_nodrop() {
         return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
@@ -69,6 +69,11 @@ fn try_ring() -> io::Result<()> {
     if let Some((name, _)) = OPERATIONS.iter().find(|(_, code)| !known.is_supported(*code)) {
         return Err(io::Error::other(format!("the kernel has no operation \"{name}\"")));
     }
+    // A sandbox may permit a ring and forbid to enter it.
+    // SAFETY: the operation does nothing and refers to no memory.
+    let pushed = unsafe { ring.submission().push(&opcode::Nop::new().build()) };
+    pushed.map_err(|_| io::Error::from_raw_os_error(libc::EAGAIN))?;
+    ring.submit_and_wait(1)?;
     ring.submitter().register_files_sparse(4)?;
     let mut buffers =
         Buffers::new(1, 4096).map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
@@ -83,16 +88,16 @@ mod tests {
     use crate::transport::choice::{self, TransportKind};
     use crate::transport::tcp::TcpConfig;
 
-    /// From here on this thread, and no other, may not use io_uring: `io_uring_setup` fails with
+    /// From here on this thread, and no other, may not use io_uring: system call `number` fails with
     /// `error`. That is what container runtimes do.
-    fn forbid(error: i32) {
+    fn forbid(number: i64, error: i32) {
         const LOAD_NUMBER: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
         const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
         const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
         let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
         let mut steps = [
             step(LOAD_NUMBER, 0, 0, 0),
-            step(JUMP_IF_EQUAL, 0, 1, libc::SYS_io_uring_setup as u32),
+            step(JUMP_IF_EQUAL, 0, 1, number as u32),
             step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | error as u32),
             step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
         ];
@@ -108,9 +113,14 @@ mod tests {
 
     #[test]
     fn without_io_uring_auto_falls_back_and_the_name_fails() {
-        for (error, words) in [(libc::EPERM, "sandbox forbids"), (libc::ENOSYS, "without it")] {
+        for (number, error, words) in [
+            (libc::SYS_io_uring_setup, libc::EPERM, "sandbox forbids"),
+            (libc::SYS_io_uring_setup, libc::ENOSYS, "without it"),
+            (libc::SYS_io_uring_enter, libc::EPERM, "sandbox forbids"),
+            (libc::SYS_io_uring_register, libc::EACCES, "sandbox forbids"),
+        ] {
             let thread = std::thread::spawn(move || {
-                forbid(error);
+                forbid(number, error);
                 let listen = || Some(([127, 0, 0, 1], 0).into());
                 let tcp = || TcpConfig { listen: listen(), ..TcpConfig::default() };
                 let chosen = choice::open(TransportKind::Auto.into(), tcp()).unwrap();
