@@ -83,6 +83,9 @@ pub struct InitArgs {
     /// Faulty replicas to tolerate [default: as many as the replicas allow]
     #[arg(long)]
     pub f: Option<usize>,
+    /// Instances of consensus that may run at the same time, 1 to 32
+    #[arg(long, default_value_t = 1)]
+    pub depth: u8,
     /// Which faults are tolerated
     #[arg(long, value_enum, default_value_t = Model::Byzantine)]
     pub model: Model,

@@ -430,6 +430,7 @@ impl Check<'_> {
         self.range("limits.clock_skew_max_ms", skew, 1, 60_000)?;
         let mut config = Config::new(ReplicaId(raw.id), cluster.view());
         config.request_timeout = Duration::from_millis(raw.request_timeout_ms);
+        config.depth = cluster.depth;
         config.batch_requests_max = requests;
         config.batch_size_max = limits.batch_size_max;
         config.sessions_per_client_max = limits.sessions_per_client_max;

@@ -26,6 +26,8 @@ pub struct InitOptions {
     pub replicas: u16,
     /// Faults to tolerate; `None`: as many as the model allows.
     pub f: Option<usize>,
+    /// Instances of consensus that may run at the same time.
+    pub depth: usize,
     /// Which faults.
     pub model: FaultModel,
     /// How many client identities.
@@ -60,9 +62,10 @@ pub fn init(directory: &Path, options: &InitOptions) -> Result<Cluster, ClusterE
         .map(|replica| address(options, replica, options.base_port + replica))
         .collect();
     let generated = generate(&addresses, f, options.model, options.clients);
-    let (cluster, replica_keys, client_keys) = generated.map_err(|error| {
+    let (mut cluster, replica_keys, client_keys) = generated.map_err(|error| {
         ClusterError::new(&file, "", "", error.to_string(), "try again on a working system")
     })?;
+    cluster.depth = options.depth;
     cluster.check(&file)?;
     let mut seed = [0; 16];
     crypto::random(&mut seed).map_err(|error| {
@@ -160,7 +163,8 @@ pub fn generate(
         client_keys.push(keys);
     }
     let id = u64::from_le_bytes(id);
-    Ok((Cluster { id, model, f, members, clients: entries }, replica_keys, client_keys))
+    let cluster = Cluster { id, model, f, depth: 1, members, clients: entries };
+    Ok((cluster, replica_keys, client_keys))
 }
 
 fn address(options: &InitOptions, replica: u16, port: u16) -> String {

@@ -51,6 +51,7 @@ fn make(args: InitArgs) -> Result<()> {
     let options = InitOptions {
         replicas: args.replicas,
         f: args.f,
+        depth: usize::from(args.depth),
         model: args.model.into(),
         clients: args.clients,
         base_port: args.base_port,

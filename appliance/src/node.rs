@@ -121,7 +121,8 @@ impl Node {
             counts.push(Arc::clone(&count));
             workers.push(Worker::new(view.clone(), ingress, rings, gauge.clone(), count));
         }
-        let egress = Egress::new(own, view.clone(), keys.signing_key.clone(), pool.clone());
+        let key = keys.signing_key.clone();
+        let egress = Egress::new(own, view.clone(), cluster.id, key, pool.clone());
         let network = Network::new(
             own,
             view.clone(),

@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use tetrarch_client::cluster::{Cluster, PrivateKeys};
-use tetrarch_consensus::message::codec::{self, REQUEST_TO_SIGN_SIZE, STATE_TO_SIGN_SIZE};
-use tetrarch_consensus::message::{SignedState, proof};
+use tetrarch_consensus::message::codec::{self, REQUEST_TO_SIGN_SIZE};
+use tetrarch_consensus::message::{ReplicaState, SignedState, proof};
 use tetrarch_consensus::{ClientId, ReplicaId, RequestView, View, spec};
 use tetrarch_dataplane::crypto::authenticator::{PairKey, vector_size};
 use tetrarch_dataplane::crypto::hash::body_digest;
@@ -195,13 +195,12 @@ impl Proofs {
     /// Is every signature of `states` its member's? Stops at the first that is not.
     pub fn states_hold<'a>(&mut self, states: impl Iterator<Item = &'a SignedState>) -> bool {
         spec!("SYNC.7");
-        let mut bytes = [0; STATE_TO_SIGN_SIZE];
         for signed in states {
             let Some(index) = self.keys.view.index_of(signed.state.replica) else {
                 return false;
             };
-            codec::encode_state(&signed.state, &mut bytes);
             self.signatures += 1;
+            let bytes = state_to_sign(self.keys.cluster, &signed.state);
             if !self.keys.members[index].verify(&bytes, &signed.signature) {
                 return false;
             }
@@ -275,12 +274,17 @@ fn signature_digest(request: &RequestView<'_>) -> [u8; 32] {
     body_digest(&bytes)
 }
 
-/// Signs this replica's states on their way out (rule SYNC.5).
-pub fn sign_state(signed: &mut SignedState, key: &SigningKey) {
+/// Signs this replica's states for `cluster` on their way out (rule SYNC.5).
+pub fn sign_state(cluster: u64, signed: &mut SignedState, key: &SigningKey) {
     spec!("SYNC.5");
-    let mut bytes = [0; STATE_TO_SIGN_SIZE];
-    codec::encode_state(&signed.state, &mut bytes);
-    signed.signature = key.sign(&bytes);
+    signed.signature = key.sign(&state_to_sign(cluster, &signed.state));
+}
+
+/// Allocates: states are signed and checked at a change of leader only.
+fn state_to_sign(cluster: u64, state: &ReplicaState) -> Vec<u8> {
+    let mut bytes = vec![0; codec::state_to_sign_size(state)];
+    codec::encode_state(cluster, state, &mut bytes);
+    bytes
 }
 
 #[cfg(test)]

@@ -44,6 +44,7 @@ impl TestCluster {
             id: 0x7e57_c105_7e12,
             model,
             f,
+            depth: 1,
             members: (0..).zip(&replica_keys).map(member).collect(),
             clients: (0..).zip(&client_keys).map(client).collect(),
         };

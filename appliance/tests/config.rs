@@ -52,6 +52,7 @@ fn options() -> InitOptions {
     InitOptions {
         replicas: 4,
         f: None,
+        depth: 1,
         model: FaultModel::Byzantine,
         clients: 2,
         base_port: 17000,
@@ -120,6 +121,9 @@ fn too_few_replicas_and_repeated_ids_addresses_and_keys() {
     directory.edit("cluster.toml", "f = 1", "f = 2");
     says(&directory.error(0), &["cluster.toml", "f = 2", "4 replicas", "at least 7"]);
     directory.edit("cluster.toml", "f = 2", "f = 1");
+    directory.edit("cluster.toml", "depth = 1", "depth = 33");
+    says(&directory.error(0), &["cluster.toml", "cluster.depth = 33", "use 1 to 32"]);
+    directory.edit("cluster.toml", "depth = 33", "depth = 1");
     directory.edit("cluster.toml", "id = 2\n", "id = 1\n");
     says(&directory.error(0), &["cluster.toml", "replica.id = 1", "twice", "id of its own"]);
     directory.edit(

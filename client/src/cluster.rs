@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tetrarch_consensus::config::ViewError;
+use tetrarch_consensus::limits::DEPTH_MAX;
 use tetrarch_consensus::{FaultModel, ReplicaId, View, ViewId};
 use tetrarch_dataplane::crypto::keys::{KeyError, StaticPublic, StaticSecret};
 use tetrarch_dataplane::crypto::signature::{SigningKey, VerifyingKey};
@@ -104,6 +105,8 @@ pub struct Cluster {
     pub model: FaultModel,
     /// How many.
     pub f: usize,
+    /// Instances of consensus that may run at the same time.
+    pub depth: usize,
     /// The replicas, ascending by id.
     pub members: Vec<Member>,
     /// The clients, ascending by index, without gaps.
@@ -126,6 +129,13 @@ struct Head {
     id: String,
     model: String,
     f: usize,
+    #[serde(default = "one")]
+    depth: usize,
+}
+
+/// The depth of a file that names none.
+fn one() -> usize {
+    1
 }
 
 #[derive(Serialize, Deserialize)]
@@ -173,7 +183,8 @@ impl Cluster {
             clients.push(client(at, entry, file)?);
         }
         members.sort_by_key(|member| member.id);
-        let cluster = Self { id, model, f: raw.cluster.f, members, clients };
+        let Head { f, depth, .. } = raw.cluster;
+        let cluster = Self { id, model, f, depth, members, clients };
         cluster.check(file)?;
         Ok(cluster)
     }
@@ -184,6 +195,15 @@ impl Cluster {
     /// The first thing that is wrong; `file` is where it is said to be.
     pub fn check(&self, file: &Path) -> Result<(), ClusterError> {
         self.check_view(file)?;
+        if !(1..=DEPTH_MAX).contains(&self.depth) {
+            return Err(ClusterError::new(
+                file,
+                "cluster.depth",
+                self.depth,
+                "no such number of instances may run at the same time",
+                format!("use 1 to {DEPTH_MAX}, the same for all replicas"),
+            ));
+        }
         let mut addresses = BTreeMap::new();
         for member in &self.members {
             if let Some(other) = addresses.insert(member.address.as_str(), member.id) {
@@ -290,6 +310,7 @@ impl Cluster {
                 id: format!("{:016x}", self.id),
                 model: model_name(self.model).into(),
                 f: self.f,
+                depth: self.depth,
             },
             replica: self.members.iter().map(ReplicaEntry::from).collect(),
             client: self.clients.iter().map(ClientKeys::from).collect(),

@@ -50,6 +50,7 @@ impl TestCluster {
             id: 0x7e57,
             model: FaultModel::Byzantine,
             f: (addresses.len() - 1) / 3,
+            depth: 1,
             members: members.collect(),
             clients: vec![ClientEntry {
                 index: 0,

@@ -122,6 +122,9 @@ pub struct Config {
     /// forwards it, and again before it asks for another leader. The one timeout: every other
     /// period is derived from it (rule TIME.6).
     pub request_timeout: Duration,
+    /// Instances that may be open at the same time, 1 to `DEPTH_MAX`. The same for all members: what a
+    /// state tells, and what a choice is made of, depends on it (rules SMR.1, SYNC.8).
+    pub depth: usize,
     /// Requests per batch at most.
     pub batch_requests_max: usize,
     /// Encoded bytes per batch at most.
@@ -150,6 +153,7 @@ impl Config {
             id,
             view,
             request_timeout: Duration::from_secs(2),
+            depth: 1,
             batch_requests_max: BATCH_REQUESTS_MAX,
             batch_size_max: BATCH_SIZE_MAX,
             sessions_per_client_max: 4096,

@@ -22,10 +22,21 @@ pub const REQUEST_PROOF_SIZE_MAX: usize = 16 * REPLICAS_MAX;
 /// Requests that a STOP or FORWARDED carries. More are sent in the next one.
 pub const REQUEST_LIST_MAX: usize = 64;
 
+/// Instances that may be open at once: one bit each in the `u32` of a STATUS, and few enough that the
+/// states of a SYNC fit into a frame.
+pub const DEPTH_MAX: usize = 32;
+
 /// (epoch, digest) pairs of a write set: only epochs that failed while their proposals differed add
 /// pairs, a pair whose digest is written again is replaced, and what a certificate has overtaken is
-/// dropped (rules SYNC.6, SYNC.12). Bounds a signed state to about a kilobyte.
+/// dropped (rules SYNC.6, SYNC.12).
 pub const WRITE_SET_MAX: usize = 32;
+
+/// Pairs of the write set of each of `depth` open instances: together they bound a signed state to
+/// about a kilobyte at depth 1, and to 13 kilobytes at the largest.
+pub const fn write_set_max(depth: usize) -> usize {
+    let share = WRITE_SET_MAX / depth;
+    if share > 8 { share } else { 8 }
+}
 
 /// Unexecuted requests of one session at most: the client's window.
 pub const SESSION_WINDOW: usize = 64;
@@ -65,8 +76,20 @@ pub const OUT_OF_CONTEXT_VOTES_MAX: u64 = 1024;
 /// Decided instances that may wait for execution before no new one is started.
 pub const EXECUTION_LAG_MAX: u64 = 8;
 
-/// Levels that the choice of a SYNC can bind: two (rule SYNC.8), and a margin that is never used.
-pub const SYNC_LEVELS_MAX: usize = 4;
+/// Last decisions that a state names: two for each instance that may be open (rule SYNC.5). As many
+/// levels can the choice of a SYNC bind.
+pub const fn decisions_told(depth: usize) -> usize {
+    2 * depth
+}
 
-/// Actions that one step can append at most.
-pub const ACTIONS_MAX: usize = 256;
+/// Requests that make a batch worth its votes while others are under way (rule SMR.5): a replica reads
+/// and sends about three small messages for each member and batch, so with these many requests they
+/// are a small part of what it does.
+pub const BATCH_WORTH_REQUESTS: usize = 64;
+
+/// Encoded bytes that make a batch worth its votes.
+pub const BATCH_WORTH_SIZE: usize = 64 * 1024;
+
+/// Actions that one step can append at most: for each instance that may be open a claim, a proposal
+/// and two votes that a member lacks, and again a proposal, two votes and a delivery.
+pub const ACTIONS_MAX: usize = 512;

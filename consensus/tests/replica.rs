@@ -235,19 +235,22 @@ fn hostile_message(state: &mut u64, digests: &[Digest]) -> Message<Bytes> {
     let regency = Regency(number(state) as u32);
     let written = |state: &mut u64| Written { epoch: epoch(state), digest: digest(state) };
     let signed = |state: &mut u64| {
-        let mut write_set = WriteSet::EMPTY;
-        for _ in 0..random(state) % 20 {
-            write_set.insert(written(state));
-        }
-        let certified = (random(state).is_multiple_of(2)).then(|| written(state));
+        let decided = number(state);
+        let open = |state: &mut u64| {
+            let mut write_set = WriteSet::EMPTY;
+            for _ in 0..random(state) % 20 {
+                write_set.insert(written(state));
+            }
+            let certified = (random(state).is_multiple_of(2)).then(|| written(state));
+            OpenState { certified, write_set }
+        };
         let replica_state = ReplicaState {
             view,
             regency,
             replica: ReplicaId(random(state) as u16 % 5),
-            decided: ConsensusId(number(state)),
-            decisions: [digest(state), digest(state)],
-            certified,
-            write_set,
+            decided: ConsensusId(decided),
+            decisions: (0..decided.min(2)).map(|_| digest(state)).collect(),
+            open: (0..random(state) % 3).map(|_| open(state)).collect(),
         };
         let mut signed = SignedState { state: replica_state, signature: [0; 64] };
         signed.signature = harness::signature(&signed);
@@ -279,7 +282,7 @@ fn hostile_message(state: &mut u64, digests: &[Digest]) -> Message<Bytes> {
             log_start: ConsensusId(number(state)),
             written: ReplicaSet::EMPTY,
             accepted: ReplicaSet::EMPTY,
-            proposed: random(state).is_multiple_of(2),
+            proposed: random(state) as u32,
         }),
         9 => Message::Fetch(Fetch {
             view,

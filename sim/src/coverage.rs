@@ -40,7 +40,7 @@ impl Coverage {
     }
 
     /// Counts what an honest member sends.
-    pub fn sent(&mut self, message: &Msg, quorums: Quorums) {
+    pub fn sent(&mut self, message: &Msg, quorums: Quorums, depth: usize) {
         match message {
             Message::Forwarded(_) => self.count("sent FORWARDED"),
             Message::Propose(_) => self.count("sent PROPOSE"),
@@ -57,12 +57,16 @@ impl Coverage {
             Message::Sync(sync) => {
                 self.count("sent SYNC");
                 let states: Vec<ReplicaState> =
-                    sync.states.iter().map(|signed| signed.state).collect();
-                if let Choice::Resume(resume) = choose(&states, quorums) {
-                    match resume.bound_count {
+                    sync.states.iter().map(|signed| signed.state.clone()).collect();
+                if let Choice::Resume(resume) = choose(&states, quorums, depth) {
+                    match resume.bound.len() {
                         0 => self.count("syncs with nothing bound"),
                         1 => self.count("syncs with one level bound"),
-                        _ => self.count("syncs with several levels bound"),
+                        2 => self.count("syncs with several levels bound"),
+                        _ => {
+                            self.count("syncs with several levels bound");
+                            self.count("syncs with more than two levels bound");
+                        }
                     }
                 }
             }

@@ -107,16 +107,13 @@ impl Keys {
         add(u64::from(state.view.0) << 32 | u64::from(state.regency.0));
         add(state.decided.0);
         state.decisions.iter().for_each(|digest| add(short(digest)));
-        match &state.certified {
-            Some(written) => {
-                add(u64::from(written.epoch.0) + 1);
+        for open in &state.open {
+            let written = open.write_set.as_slice();
+            add(written.len() as u64 * 2 + u64::from(open.certified.is_some()));
+            for written in open.certified.iter().chain(written) {
+                add(u64::from(written.epoch.0));
                 add(short(&written.digest));
             }
-            None => add(0),
-        }
-        for written in state.write_set.as_slice() {
-            add(u64::from(written.epoch.0));
-            add(short(&written.digest));
         }
         sum
     }
@@ -132,7 +129,7 @@ pub struct Keyring {
 #[derive(Clone)]
 enum Signer {
     Symbolic(Keys),
-    Real(Vec<SigningKey>),
+    Real { cluster: u64, keys: Vec<SigningKey> },
 }
 
 impl std::fmt::Debug for Signer {
@@ -147,10 +144,10 @@ impl Keyring {
         Self { signer: Signer::Symbolic(keys), members }
     }
 
-    /// Real keys of `members`, in the same order.
-    pub fn real(members: Vec<ReplicaId>, keys: Vec<SigningKey>) -> Self {
+    /// Real keys of `members` of `cluster`, in the same order.
+    pub fn real(cluster: u64, members: Vec<ReplicaId>, keys: Vec<SigningKey>) -> Self {
         assert_eq!(members.len(), keys.len(), "one key a member");
-        Self { signer: Signer::Real(keys), members }
+        Self { signer: Signer::Real { cluster, keys }, members }
     }
 
     /// The faulty members.
@@ -163,8 +160,8 @@ impl Keyring {
         let own = self.members.iter().position(|member| *member == state.replica)?;
         let mut signed = SignedState { state, signature: [0; 64] };
         match &self.signer {
-            Signer::Symbolic(keys) => signed.signature = keys.sign_state(&state),
-            Signer::Real(keys) => sign_state(&mut signed, &keys[own]),
+            Signer::Symbolic(keys) => signed.signature = keys.sign_state(&signed.state),
+            Signer::Real { cluster, keys } => sign_state(*cluster, &mut signed, &keys[own]),
         }
         Some(signed)
     }
@@ -232,11 +229,10 @@ mod tests {
             regency: tetrarch_consensus::Regency(1),
             replica: ReplicaId(2),
             decided: tetrarch_consensus::ConsensusId(0),
-            decisions: [Digest::ZERO; 2],
-            certified: None,
-            write_set: tetrarch_consensus::message::WriteSet::EMPTY,
+            decisions: Vec::new(),
+            open: Vec::new(),
         };
-        let mut signed = ring.sign_state(state).expect("its own");
+        let mut signed = ring.sign_state(state.clone()).expect("its own");
         assert!(keys.state_is_signed(&signed));
         signed.state.decided.0 += 1;
         assert!(!keys.state_is_signed(&signed));

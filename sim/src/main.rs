@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use clap::{Parser, ValueEnum};
 use tetrarch_consensus::FaultModel;
 use tetrarch_consensus::config::Check;
+use tetrarch_consensus::limits::DEPTH_MAX;
 use tetrarch_sim::trace::Log;
 use tetrarch_sim::{Coverage, Options, Outcome, Strategy, Wishes, nodes, run};
 
@@ -33,6 +34,9 @@ struct Args {
     /// Members; drawn from the seed when not given
     #[arg(long)]
     n: Option<usize>,
+    /// Instances that may be open at once; drawn from the seed when not given
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=DEPTH_MAX as i64))]
+    depth: Option<u8>,
     /// Fault model; drawn from the seed when not given
     #[arg(long, value_enum)]
     model: Option<Model>,
@@ -82,6 +86,7 @@ impl Args {
     fn wishes(&self) -> Wishes {
         Wishes {
             n: self.n,
+            depth: self.depth.map(usize::from),
             model: self.model.map(|model| match model {
                 Model::Byzantine => FaultModel::Byzantine,
                 Model::Crash => FaultModel::Crash,
@@ -106,6 +111,9 @@ impl Args {
         let mut command = format!("tetrarch-sim --seed {seed} --level {}", self.level);
         if let Some(n) = self.n {
             command += &format!(" --n {n}");
+        }
+        if let Some(depth) = self.depth {
+            command += &format!(" --depth {depth}");
         }
         let value = |value: Option<clap::builder::PossibleValue>| {
             value.map(|value| value.get_name().to_owned()).unwrap_or_default()

@@ -163,6 +163,8 @@ pub struct Options {
     pub skew: Duration,
     /// Time that executing one batch takes.
     pub execution: Duration,
+    /// Instances that may be open at once.
+    pub depth: usize,
     /// Requests per batch.
     pub batch_requests_max: usize,
     /// Correct clients, and what each wants done: operations, window, per mille of reads.
@@ -203,6 +205,8 @@ pub struct Wishes {
     pub n: Option<usize>,
     /// Fault model.
     pub model: Option<FaultModel>,
+    /// Instances that may be open at once.
+    pub depth: Option<usize>,
     /// The only strategies used.
     pub strategies: Vec<Strategy>,
     /// Switched off checks.
@@ -226,6 +230,9 @@ impl Options {
         });
         let f = Quorums::faults_tolerated(n, model);
         let mut options = Self::network(seed, n, f, model, &mut rng);
+        // From numbers of its own, so that it changes nothing else of what the seed stands for.
+        let drawn = Rng::new(seed ^ 0x6465_7074_6800).pick(&[1, 2, 8, 32]);
+        options.depth = wishes.depth.unwrap_or(drawn);
         options.mutants = wishes.mutants.clone();
         options.people(&mut rng);
         options.faulty_members(&mut rng, &wishes.strategies);
@@ -293,6 +300,7 @@ impl Options {
                 Duration::ZERO
             },
             execution: if rng.chance(300) { rng.duration(MS / 10, 5 * MS) } else { Duration::ZERO },
+            depth: 1,
             batch_requests_max: rng.pick(&[1, 2, 4, 16, 1024]),
             clients: Vec::new(),
             mischief: Vec::new(),

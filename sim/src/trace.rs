@@ -152,7 +152,7 @@ pub fn describe(message: &Message<SharedBytes>) -> String {
         }
         Message::Status(status) => format!(
             "STATUS regency={} wanted={} stopped={} decided={} log={} written={} accepted={} \
-             proposed={}",
+             proposed={:b}",
             status.regency,
             status.wanted,
             status.stopped,
@@ -179,15 +179,14 @@ pub fn describe(message: &Message<SharedBytes>) -> String {
 fn describe_state(signed: &tetrarch_consensus::message::SignedState) -> String {
     let state = &signed.state;
     let written = |w: &tetrarch_consensus::message::Written| format!("{}:{:?}", w.epoch, w.digest);
-    let set: Vec<_> = state.write_set.as_slice().iter().map(written).collect();
+    let open = |open: &tetrarch_consensus::message::OpenState| {
+        let set: Vec<_> = open.write_set.as_slice().iter().map(written).collect();
+        let certified = open.certified.as_ref().map_or_else(|| "none".into(), written);
+        format!(" certified={certified} written=[{}]", set.join(" "))
+    };
+    let open: String = state.open.iter().map(open).collect();
     format!(
-        "{} regency={} decided={}:{:?},{:?} certified={} written=[{}]",
-        state.replica,
-        state.regency,
-        state.decided,
-        state.decisions[0],
-        state.decisions[1],
-        state.certified.as_ref().map_or_else(|| "none".into(), written),
-        set.join(" "),
+        "{} regency={} decided={}:{:?}{open}",
+        state.replica, state.regency, state.decided, state.decisions,
     )
 }

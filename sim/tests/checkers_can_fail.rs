@@ -17,6 +17,7 @@ fn find(mutants: &[Check], strategies: &[Strategy], properties: &[Property]) {
         model: Some(FaultModel::Byzantine),
         strategies: strategies.to_vec(),
         mutants: mutants.to_vec(),
+        ..Wishes::default()
     };
     for seed in 0..SEEDS {
         let outcome = run(&Options::draw(seed, &wishes), Log::None);
@@ -74,6 +75,7 @@ fn skipping_at_execution_alone_holds_against_repeated_requests() {
         model: Some(FaultModel::Byzantine),
         strategies: vec![Strategy::Impossible],
         mutants: vec![Check::Validity],
+        ..Wishes::default()
     };
     for seed in 0..100 {
         let outcome = run(&Options::draw(seed, &wishes), Log::None);

@@ -63,6 +63,22 @@ fn every_strategy_alone_breaks_nothing() {
 }
 
 #[test]
+fn every_depth_holds_in_both_models() {
+    let mut deep = Coverage::default();
+    for depth in [1, 2, 8, 32] {
+        for (model, seeds) in [(FaultModel::Byzantine, 5000..5060), (FaultModel::Crash, 6000..6040)]
+        {
+            let wishes = Wishes { depth: Some(depth), model: Some(model), ..Wishes::default() };
+            let coverage = run_all(seeds, &wishes);
+            if depth > 1 {
+                deep.merge(&coverage);
+            }
+        }
+    }
+    assert!(deep.get("syncs with more than two levels bound") > 0, "{deep}");
+}
+
+#[test]
 fn crash_only_clusters_hold() {
     for n in [3, 5] {
         let model = Some(FaultModel::Crash);

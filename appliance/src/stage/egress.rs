@@ -34,6 +34,7 @@ pub struct Sent {
 pub struct Egress {
     own: ReplicaId,
     view: View,
+    cluster: u64,
     signing_key: SigningKey,
     pool: FramePool,
     answers: Burst<Answer>,
@@ -42,11 +43,18 @@ pub struct Egress {
 }
 
 impl Egress {
-    /// Egress of member `own` of `view`. Bodies are written into frames of `pool`.
-    pub fn new(own: ReplicaId, view: View, signing_key: SigningKey, pool: FramePool) -> Self {
+    /// Egress of member `own` of `view`, whose signatures are for `cluster`. Bodies are written into frames of `pool`.
+    pub fn new(
+        own: ReplicaId,
+        view: View,
+        cluster: u64,
+        signing_key: SigningKey,
+        pool: FramePool,
+    ) -> Self {
         Self {
             own,
             view,
+            cluster,
             signing_key,
             pool,
             answers: Burst::with_capacity(BURST_MAX),
@@ -161,7 +169,7 @@ impl Egress {
     }
 
     fn sign(&self, signed: &mut SignedState) {
-        sign_state(signed, &self.signing_key);
+        sign_state(self.cluster, signed, &self.signing_key);
     }
 }
 

@@ -17,7 +17,7 @@
 //! | STOP | view 4, regency 4, batch |
 //! | STOPDATA | signed state |
 //! | SYNC | view 4, regency 4, count 4, zero 4, signed states |
-//! | STATUS | view 4, regency 4, wanted 4, flags 1 (1 stopped, 2 proposed), zero 3, decided 8, log start 8, written 8, accepted 8 |
+//! | STATUS | view 4, regency 4, wanted 4, flags 1 (1 stopped), zero 3, decided 8, log start 8, written 8, accepted 8, proposed 4, zero 4 |
 //! | FETCH | view 4, with batches 1, zero 3, from 8, to 8 |
 //! | DECIDED | position 16, digest 32, has batch 1, zero 7, batch |
 //! | FETCH_BATCH | view 4, zero 4, instance 8, digest 32 |
@@ -32,7 +32,9 @@ pub mod state;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use state::{SIGNED_STATE_SIZE, STATE_PREFIX, STATE_TO_SIGN_SIZE, encode_state, visit_states};
+pub use state::{
+    SIGNED_STATE_SIZE_MIN, STATE_PREFIX, encode_state, state_to_sign_size, visit_states,
+};
 
 use alloc::boxed::Box;
 
@@ -51,7 +53,7 @@ const VOTE_SIZE: usize = POSITION_SIZE + 32;
 const REFUSE_SIZE: usize = VOTE_SIZE + 16;
 const STOP_SIZE: usize = 8;
 const SYNC_SIZE: usize = 16;
-const STATUS_SIZE: usize = 48;
+const STATUS_SIZE: usize = 56;
 const FETCH_SIZE: usize = 24;
 const DECIDED_SIZE: usize = VOTE_SIZE + 8;
 const FETCH_BATCH_SIZE: usize = 48;
@@ -60,7 +62,6 @@ const BATCH_BODY_SIZE: usize = 16;
 const REASON_CLOCK: u8 = 0;
 const REASON_PROOF: u8 = 1;
 const STATUS_STOPPED: u8 = 1;
-const STATUS_PROPOSED: u8 = 2;
 
 /// Bytes of the body of `message`.
 pub fn encoded_size<P: Payload>(message: &Message<P>) -> usize {
@@ -70,8 +71,10 @@ pub fn encoded_size<P: Payload>(message: &Message<P>) -> usize {
         Message::Write(_) | Message::Accept(_) => VOTE_SIZE,
         Message::Refuse(_) => REFUSE_SIZE,
         Message::Stop(stop) => STOP_SIZE + batch_size(&stop.requests),
-        Message::StopData(_) => SIGNED_STATE_SIZE,
-        Message::Sync(sync) => SYNC_SIZE + sync.states.len() * SIGNED_STATE_SIZE,
+        Message::StopData(signed) => state::signed_size(signed),
+        Message::Sync(sync) => {
+            SYNC_SIZE + sync.states.iter().map(state::signed_size).sum::<usize>()
+        }
         Message::Status(_) => STATUS_SIZE,
         Message::Fetch(_) => FETCH_SIZE,
         Message::Decided(decided) => {
@@ -294,11 +297,9 @@ fn read_sync(reader: &mut Reader<'_>) -> Result<Sync, Malformed> {
     if count > REPLICAS_MAX {
         return Err(Malformed::TooMany);
     }
-    // Before the list is allocated: all of it is there.
-    match reader.left().cmp(&(count * SIGNED_STATE_SIZE)) {
-        core::cmp::Ordering::Less => return Err(Malformed::Truncated),
-        core::cmp::Ordering::Greater => return Err(Malformed::Trailing),
-        core::cmp::Ordering::Equal => {}
+    // Before the list is allocated: that many can be there.
+    if reader.left() < count * SIGNED_STATE_SIZE_MIN {
+        return Err(Malformed::Truncated);
     }
     let mut states = alloc::vec::Vec::<SignedState>::with_capacity(count);
     for _ in 0..count {
@@ -312,13 +313,14 @@ fn write_status(writer: &mut Writer<'_>, status: &Status) {
     writer.u32(status.regency.0);
     writer.u32(status.wanted.0);
     let stopped = if status.stopped { STATUS_STOPPED } else { 0 };
-    let proposed = if status.proposed { STATUS_PROPOSED } else { 0 };
-    writer.u8(stopped | proposed);
+    writer.u8(stopped);
     writer.zeros(3);
     writer.u64(status.decided.0);
     writer.u64(status.log_start.0);
     writer.u64(set_bits(status.written));
     writer.u64(set_bits(status.accepted));
+    writer.u32(status.proposed);
+    writer.zeros(4);
 }
 
 fn read_status(reader: &mut Reader<'_>) -> Result<Status, Malformed> {
@@ -326,20 +328,22 @@ fn read_status(reader: &mut Reader<'_>) -> Result<Status, Malformed> {
         (ViewId(reader.u32()?), Regency(reader.u32()?), Regency(reader.u32()?));
     let flags = reader.u8()?;
     reader.zeros(3)?;
-    if flags & !(STATUS_STOPPED | STATUS_PROPOSED) != 0 {
+    if flags & !STATUS_STOPPED != 0 {
         return Err(Malformed::Reserved);
     }
-    Ok(Status {
+    let status = Status {
         view,
         regency,
         wanted,
         stopped: flags & STATUS_STOPPED != 0,
-        proposed: flags & STATUS_PROPOSED != 0,
         decided: ConsensusId(reader.u64()?),
         log_start: ConsensusId(reader.u64()?),
         written: set_from_bits(reader.u64()?),
         accepted: set_from_bits(reader.u64()?),
-    })
+        proposed: reader.u32()?,
+    };
+    reader.zeros(4)?;
+    Ok(status)
 }
 
 fn read_fetch(reader: &mut Reader<'_>) -> Result<Fetch, Malformed> {

@@ -4,6 +4,7 @@ pub mod codec;
 pub mod reply;
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 use crate::batch::{Batch, REQUEST_HEADER_SIZE, RequestView};
 use crate::limits::WRITE_SET_MAX;
@@ -212,12 +213,17 @@ impl WriteSet {
 
     /// Adds `written`; replaces an earlier pair with the same digest, else the oldest when full.
     pub fn insert(&mut self, written: Written) {
+        self.insert_within(WRITE_SET_MAX, written);
+    }
+
+    /// Like [`WriteSet::insert`], in a set that is full with `max` pairs (1 to `WRITE_SET_MAX`).
+    pub fn insert_within(&mut self, max: usize, written: Written) {
         let size = usize::from(self.size);
         let same = self.as_slice().iter().position(|entry| entry.digest == written.digest);
         let oldest = || (0..size).min_by_key(|&at| self.entries[at].epoch).unwrap_or(0);
         let at = match same {
             Some(at) => at,
-            None if size < WRITE_SET_MAX => {
+            None if size < max.min(WRITE_SET_MAX) => {
                 self.size += 1;
                 size
             }
@@ -227,9 +233,29 @@ impl WriteSet {
     }
 }
 
-/// What a replica says of itself at a synchronisation (rule SYNC.5). Fixed size, so that a SYNC is
-/// bounded; what is signed is `codec::encode_state`, so nothing outside it is promised.
+/// What a replica says of one instance that is open for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OpenState {
+    /// The newest value with a WRITE certificate (valts, val). In crash-only mode, the last value
+    /// accepted.
+    pub certified: Option<Written>,
+    /// Every value written.
+    pub write_set: WriteSet,
+}
+
+impl OpenState {
+    /// Nothing written, nothing certified.
+    pub const BLANK: OpenState = OpenState { certified: None, write_set: WriteSet::EMPTY };
+
+    /// Is there nothing to say?
+    pub fn is_blank(&self) -> bool {
+        self.certified.is_none() && self.write_set.as_slice().is_empty()
+    }
+}
+
+/// What a replica says of itself at a synchronisation (rule SYNC.5). What is signed is
+/// `codec::encode_state`, so nothing outside it is promised.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ReplicaState {
     /// Membership.
     pub view: ViewId,
@@ -239,17 +265,15 @@ pub struct ReplicaState {
     pub replica: ReplicaId,
     /// Last instance decided; 0 when none.
     pub decided: ConsensusId,
-    /// What was decided in `decided` and in the instance before it. Zero when there was none.
-    pub decisions: [Digest; 2],
-    /// The open instance `decided + 1`: the newest value with a WRITE certificate (valts, val).
-    /// In crash-only mode, the last value accepted.
-    pub certified: Option<Written>,
-    /// The open instance: every value written.
-    pub write_set: WriteSet,
+    /// What was decided in `decided` and the instances before it, the newest first: two for each
+    /// instance of the depth, or all there are.
+    pub decisions: Vec<Digest>,
+    /// The open instances from `decided + 1` on, without blank ones at the end.
+    pub open: Vec<OpenState>,
 }
 
 /// A state and the Ed25519 signature of its replica over `codec::encode_state`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SignedState {
     /// What is claimed, and by whom.
     pub state: ReplicaState,
@@ -265,7 +289,7 @@ pub struct Sync {
     /// The regency that starts.
     pub regency: Regency,
     /// Signed states of distinct members, at least n - f. Everybody recomputes the choice from them.
-    pub states: alloc::vec::Vec<SignedState>,
+    pub states: Vec<SignedState>,
 }
 
 /// How far the sender is. Sent periodically and to a peer that connects: what a lost connection lost
@@ -286,12 +310,12 @@ pub struct Status {
     /// Oldest decision the sender can still send; `decided + 1` when it keeps none.
     pub log_start: ConsensusId,
     /// In instance `decided + 1`: whose WRITEs and ACCEPTs of the current epoch the sender has. Peers
-    /// send theirs again when they are missing.
+    /// send theirs again when they are missing, and those for the instances above it.
     pub written: ReplicaSet,
     /// See `written`.
     pub accepted: ReplicaSet,
-    /// Does the sender have the proposal of instance `decided + 1` in the current epoch?
-    pub proposed: bool,
+    /// Bit i: does the sender have the proposal of instance `decided + 1 + i` in the current epoch?
+    pub proposed: u32,
 }
 
 /// "Send me decisions `from ..= to`."

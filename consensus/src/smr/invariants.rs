@@ -6,6 +6,7 @@
 use crate::limits::EXECUTION_LAG_MAX;
 use crate::payload::Payload;
 use crate::smr::replica::Replica;
+use crate::vp::instance::Instance;
 
 impl<P: Payload> Replica<P> {
     pub(super) fn check_invariants(&self) {
@@ -17,9 +18,25 @@ impl<P: Payload> Replica<P> {
         assert!(self.decided.0 - self.executed.0 <= EXECUTION_LAG_MAX, "execution lags (SMR.11)");
         if self.decided.0 > 0 {
             let last = self.log.get(self.decided).expect("the last decision is kept (VP.9)");
-            assert!(last.digest == self.decisions[0], "the log ends with the decision");
+            assert!(last.digest == self.recent[0].digest, "the log ends with the decision");
             assert!(last.timestamp_ns <= self.timestamp_ns, "time does not go back");
         }
+        assert!(self.selected.is_empty(), "reused lists are given back empty");
+        self.check_instance(open);
+        // The others are looked at where time does not matter.
+        if cfg!(any(debug_assertions, feature = "mutants")) {
+            let instances = || self.window.iter();
+            instances().for_each(|open| self.check_instance(open));
+            let written = instances().take_while(|open| open.wrote.is_some()).count();
+            let gap = instances().skip(written).any(|open| open.wrote.is_some());
+            assert!(!gap && written == self.window.written(), "written in order (VP.10)");
+            let accepted = instances().take_while(|open| open.accepted.is_some()).count();
+            let gap = instances().skip(accepted).any(|open| open.accepted.is_some());
+            assert!(!gap, "accepted in order (VP.10)");
+        }
+    }
+
+    fn check_instance(&self, open: &Instance<P>) {
         if self.stopped || self.lag.is_mute() {
             assert!(open.wrote.is_none() && open.accepted.is_none(), "votes while it must not");
         }
@@ -31,6 +48,5 @@ impl<P: Payload> Replica<P> {
         if let (Some(bound), Some(wrote)) = (open.bound, open.wrote) {
             assert!(bound == wrote, "only the bound value is written (SYNC.9)");
         }
-        assert!(self.selected.is_empty(), "reused lists are given back empty");
     }
 }

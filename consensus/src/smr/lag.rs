@@ -5,7 +5,7 @@
 
 use crate::action::{Action, Recipients};
 use crate::batch::Batch;
-use crate::limits::{CLAIMS_MAX, FETCH_MAX, FETCH_SIZE_MAX, REPLICAS_MAX};
+use crate::limits::{CLAIMS_MAX, FETCH_MAX, FETCH_SIZE_MAX, REPLICAS_MAX, decisions_told};
 use crate::message::{
     BatchBody, Decided, Fetch, FetchBatch, Message, Propose, Refuse, Status, Vote,
 };
@@ -17,7 +17,7 @@ use crate::smr::progress::FAILURES_MAX;
 use crate::smr::replica::Replica;
 use crate::spec;
 use crate::types::{ConsensusId, Regency, ReplicaId, ReplicaSet};
-use crate::vp::instance::Verdict;
+use crate::vp::instance::{Instance, Verdict};
 
 impl<P: Payload> Replica<P> {
     /// A link was made: tell the other side where we are; what it lacks it says in its own status.
@@ -31,6 +31,8 @@ impl<P: Payload> Replica<P> {
 
     fn status(&self) -> Status {
         let lowest = self.window.lowest();
+        let bit =
+            |(above, open): (usize, &Instance<P>)| u32::from(open.proposal.is_some()) << above;
         Status {
             view: self.config.view.id(),
             regency: self.regency,
@@ -40,7 +42,7 @@ impl<P: Payload> Replica<P> {
             log_start: self.log_start(),
             written: lowest.writes.voters(),
             accepted: lowest.accepts.voters(),
-            proposed: lowest.proposal.is_some(),
+            proposed: self.window.iter().enumerate().map(bit).fold(0, |bits, bit| bits | bit),
         }
     }
 
@@ -95,21 +97,26 @@ impl<P: Payload> Replica<P> {
         self.lag.update_target(self.quorums.one_correct());
         self.on_wish(index, status.wanted.max(status.regency), actions);
         self.unmute();
-        self.send_decision_claim(index, status, actions);
+        self.send_decision_claims(index, status, actions);
         if status.regency == self.regency {
             self.send_what_lacks(index, status, actions);
         }
         self.pursue(actions);
     }
 
-    fn send_decision_claim(&self, index: usize, status: &Status, actions: &mut Actions<Action<P>>) {
-        if status.decided >= self.decided {
-            return;
-        }
-        if let Some(&entry) = self.log.get(status.decided.next()) {
-            let claim = Decided { at: entry.at, digest: entry.digest, batch: None };
-            let to = Recipients::One(self.config.view.members()[index]);
-            self.send(to, Message::Decided(claim), actions);
+    fn send_decision_claims(
+        &self,
+        index: usize,
+        status: &Status,
+        actions: &mut Actions<Action<P>>,
+    ) {
+        let to = Recipients::One(self.config.view.members()[index]);
+        let behind = self.decided.0.saturating_sub(status.decided.0);
+        for above in 1..=behind.min(self.window.depth() as u64) {
+            if let Some(&entry) = self.log.get(ConsensusId(status.decided.0 + above)) {
+                let claim = Decided { at: entry.at, digest: entry.digest, batch: None };
+                self.send(to, Message::Decided(claim), actions);
+            }
         }
     }
 
@@ -127,28 +134,68 @@ impl<P: Payload> Replica<P> {
         if self.stopped {
             return;
         }
+        let Some(lowest) = status.decided.0.checked_add(1) else {
+            return;
+        };
+        self.send_proposals(to, lowest, status.proposed, actions);
         let written = status.written.contains(self.index);
         let accepted = status.accepted.contains(self.index);
-        if status.decided < self.decided && status.decided.next() == self.decided {
-            return self.help_with_decided(to, !written, !accepted, actions);
-        }
-        if status.decided != self.decided {
-            return;
-        }
-        let open = self.window.lowest();
-        let at = open.at;
-        if let (true, false, Some(digest)) = (self.is_leader(), status.proposed, open.proposal) {
-            let batch = open.batch(&digest).filter(|_| open.bound.is_none());
-            if let Some(batch) = batch.cloned() {
-                self.send(to, Message::Propose(Propose { at, batch }), actions);
+        if self.send_votes(to, ConsensusId(lowest), !written, !accepted, actions) {
+            for above in 1..self.window.depth() as u64 {
+                let cid = ConsensusId(lowest.saturating_add(above));
+                self.send_votes(to, cid, true, true, actions);
             }
         }
-        if let (false, false, Some(digest)) = (written, self.crash_only(), open.wrote) {
+    }
+
+    /// As leader, the proposals that a member lacks whose lowest open instance is `lowest`: as many as
+    /// are sent at once.
+    fn send_proposals(
+        &self,
+        to: Recipients,
+        lowest: u64,
+        has: u32,
+        actions: &mut Actions<Action<P>>,
+    ) {
+        if !self.is_leader() {
+            return;
+        }
+        let mut size = 0;
+        for above in (0..self.window.depth()).filter(|above| has & 1 << above == 0) {
+            let open = self.window.get(ConsensusId(lowest.saturating_add(above as u64)));
+            let Some(open) = open.filter(|open| open.bound.is_none()) else {
+                continue;
+            };
+            let batch = open.proposal.and_then(|digest| open.batch(&digest));
+            if let Some(batch) = batch.filter(|_| size < FETCH_SIZE_MAX).cloned() {
+                size += batch.payload().bytes().len();
+                self.send(to, Message::Propose(Propose { at: open.at, batch }), actions);
+            }
+        }
+    }
+
+    /// This replica's votes in instance `cid`, or those for its decision. Returns whether there are any.
+    fn send_votes(
+        &self,
+        to: Recipients,
+        cid: ConsensusId,
+        write: bool,
+        accept: bool,
+        actions: &mut Actions<Action<P>>,
+    ) -> bool {
+        let before = actions.as_slice().len();
+        let Some(open) = self.window.get(cid) else {
+            self.help_with_decided(to, cid, write, accept, actions);
+            return actions.as_slice().len() > before;
+        };
+        let at = open.at;
+        if let (true, false, Some(digest)) = (write, self.crash_only(), open.wrote) {
             self.send(to, Message::Write(Vote { at, digest }), actions);
         }
-        if let (false, Some(digest)) = (accepted, open.accepted) {
+        if let (true, Some(digest)) = (accept, open.accepted) {
             self.send(to, Message::Accept(Vote { at, digest }), actions);
         }
+        actions.as_slice().len() > before
     }
 
     /// Asks for decisions if this replica is behind: soon, because what it lacks may be on its way;
@@ -185,7 +232,12 @@ impl<P: Payload> Replica<P> {
     }
 
     fn needs_decisions(&self) -> bool {
-        self.lag.is_lagging(self.decided) || self.window.start() < self.resume.start
+        self.is_lagging() || self.window.start() < self.resume.start
+    }
+
+    /// Have correct members decided an instance that is not even open here?
+    pub(super) fn is_lagging(&self) -> bool {
+        self.lag.target > self.window.end()
     }
 
     fn wait_for_progress(&mut self) {
@@ -292,7 +344,8 @@ impl<P: Payload> Replica<P> {
             return;
         }
         let mark = self.lag.mark(self.index, self.quorums);
-        if mark.is_some_and(|mark| self.decided.0 >= mark.0.saturating_add(2)) {
+        let beyond = decisions_told(self.window.depth()) as u64;
+        if mark.is_some_and(|mark| self.decided.0 >= mark.0.saturating_add(beyond)) {
             self.lag.mute = false;
             self.lag.read_from = self.decided;
         }
@@ -370,8 +423,7 @@ impl<P: Payload> Replica<P> {
         spec!("LAG.3");
         let entry = self.log.get(fetch.cid).filter(|entry| entry.digest == fetch.digest).copied();
         let logged = entry.and_then(|entry| self.logged_batch(&entry));
-        let Some(batch) = logged.or_else(|| self.window.lowest().batch(&fetch.digest).cloned())
-        else {
+        let Some(batch) = logged.or_else(|| self.kept_batch(fetch)) else {
             return;
         };
         let body = BatchBody { view: self.config.view.id(), cid: fetch.cid, batch };
@@ -379,13 +431,17 @@ impl<P: Payload> Replica<P> {
         self.send(to, Message::BatchBody(body), actions);
     }
 
+    fn kept_batch(&self, fetch: &FetchBatch) -> Option<Batch<P>> {
+        self.window.get(fetch.cid)?.batch(&fetch.digest).cloned()
+    }
+
     pub(super) fn on_batch_body(&mut self, body: BatchBody<P>) {
         spec!("LAG.3");
-        let lowest = self.window.lowest_mut();
-        if lowest.missing() != Some(body.batch.digest) {
+        let missing = self.window.get(body.cid).and_then(Instance::missing);
+        if missing != Some(body.batch.digest) {
             return self.ignored.add(Ignored::NotNeeded);
         }
-        lowest.keep(body.batch);
+        self.window.at_mut(body.cid).keep(body.batch);
     }
 
     /// The highest regency that members are known to have wanted. For tests and operators.

@@ -12,6 +12,7 @@ mod lag;
 mod normal;
 mod out_of_context;
 mod progress;
+mod proposing;
 pub mod replica;
 pub mod requests;
 mod synchronization;

@@ -1,11 +1,11 @@
-//! The normal phase: one instance after another, from PROPOSE to a delivered decision.
+//! The normal phase of the open instances, from PROPOSE to a delivered decision.
 //!
-//! Owns `advance`, the loop that takes the open instance as far as it gets. Always true: what was
+//! Owns `advance`, the loop that takes the open instances as far as they get. Always true: what was
 //! delivered is never touched again. Must not: vote outside a synchronised regency.
 
 use crate::action::{Action, Recipients};
 use crate::batch::Batch;
-use crate::limits::EXECUTION_LAG_MAX;
+use crate::limits::{EXECUTION_LAG_MAX, decisions_told};
 use crate::message::{
     FetchBatch, Message, Position, Propose, Refuse, RefuseReason, Request, Vote, Written,
 };
@@ -13,13 +13,13 @@ use crate::payload::Payload;
 use crate::protocol::Actions;
 use crate::smr::ignored::Ignored;
 use crate::smr::out_of_context::Early;
-use crate::smr::replica::Replica;
+use crate::smr::replica::{Recent, Replica};
 use crate::smr::requests::Admission;
 use crate::smr::validity::Gamma;
 use crate::spec;
 use crate::state_machine::Context;
 use crate::types::{ConsensusId, Digest, Regency};
-use crate::vp::instance::Verdict;
+use crate::vp::instance::{Instance, Verdict};
 use crate::vp::votes::Counted;
 
 /// When the time of a consensus message is.
@@ -248,7 +248,7 @@ impl<P: Payload> Replica<P> {
     /// Votes for what is bound or proposed in the lowest instance that was not written, if it should
     /// be.
     fn judge(&mut self, actions: &mut Actions<Action<P>>) -> bool {
-        spec!("VP.4", "VAL.3", "SYNC.9", "SMR.1");
+        spec!("VP.4", "VP.10", "VAL.3", "SYNC.9");
         let Some(cid) = self.window.to_write().filter(|_| self.may_vote()) else {
             return false;
         };
@@ -282,6 +282,7 @@ impl<P: Payload> Replica<P> {
         match self.gamma(cid, digest) {
             Gamma::Convincing => self.write(cid, digest, actions),
             Gamma::Unconvincing(reason) => self.refuse(cid, digest, reason, actions),
+            Gamma::Outdated => self.window.at_mut(cid).verdict = Verdict::Impossible,
             Gamma::Impossible => {
                 self.window.at_mut(cid).verdict = Verdict::Impossible;
                 self.report_impossible(cid, actions);
@@ -305,8 +306,13 @@ impl<P: Payload> Replica<P> {
     }
 
     /// WRITE; in crash-only mode ACCEPT at once.
-    fn write(&mut self, cid: ConsensusId, digest: Digest, actions: &mut Actions<Action<P>>) {
-        spec!("VP.7", "SMR.1");
+    pub(super) fn write(
+        &mut self,
+        cid: ConsensusId,
+        digest: Digest,
+        actions: &mut Actions<Action<P>>,
+    ) {
+        spec!("VP.7", "VP.10");
         assert!(self.may_vote(), "only who may vote writes");
         assert!(self.window.to_write() == Some(cid), "instances are written in order");
         self.window.note_written();
@@ -316,9 +322,11 @@ impl<P: Payload> Replica<P> {
         open.write(digest);
         open.verdict = Verdict::Written;
         open.work_since.get_or_insert(self.now);
+        self.speculate(cid);
         if crash_only {
             return self.accept(cid, digest, actions);
         }
+        let open = self.window.at_mut(cid);
         open.writes.vote(self.index, digest);
         let vote = Vote { at: open.at, digest };
         self.send(Recipients::Others, Message::Write(vote), actions);
@@ -326,7 +334,7 @@ impl<P: Payload> Replica<P> {
 
     /// Sees a certificate of WRITEs in the lowest instance that was not accepted.
     fn certify(&mut self, actions: &mut Actions<Action<P>>) -> bool {
-        spec!("VP.5", "SMR.1");
+        spec!("VP.5", "VP.10");
         let Some(cid) = self.window.to_accept().filter(|_| self.may_vote()) else {
             return false;
         };
@@ -340,12 +348,13 @@ impl<P: Payload> Replica<P> {
     fn accept(&mut self, cid: ConsensusId, digest: Digest, actions: &mut Actions<Action<P>>) {
         assert!(self.may_vote(), "only who may vote accepts");
         assert!(self.window.to_accept() == Some(cid), "instances are accepted in order");
-        self.window.note_accepted();
         let open = self.window.at_mut(cid);
+        assert!(open.accepted.is_none(), "one ACCEPT an epoch");
         open.certify(digest);
         open.accepted = Some(digest);
         open.accepts.vote(self.index, digest);
         let vote = Vote { at: open.at, digest };
+        self.window.note_accepted();
         self.send(Recipients::Others, Message::Accept(vote), actions);
     }
 
@@ -367,6 +376,7 @@ impl<P: Payload> Replica<P> {
         let claimed = self.lag.claims.reached(open.at.cid, self.quorums.one_correct());
         if let Some(digest) = claimed {
             open.decided = Some(Written { epoch, digest });
+            open.claimed = true;
         }
         claimed.is_some()
     }
@@ -399,22 +409,29 @@ impl<P: Payload> Replica<P> {
         assert!(batch.digest == decided.digest && cid == self.decided.next());
         let suppress = self.config.checks.duplicate_suppression;
         let selection = self.requests.execute(self.now, &batch, suppress);
-        let context = Context { cid, timestamp_ns: batch.timestamp_ns, seed: seed(&batch.digest) };
+        if open.claimed {
+            self.claimed = cid;
+        }
+        let as_written = open.wrote.is_none_or(|wrote| wrote == decided.digest);
+        let timestamp_ns = self.time_after(self.timestamp_ns, &batch);
+        let context = Context { cid, timestamp_ns, seed: seed(&batch.digest) };
         self.log.push(Position { epoch: decided.epoch, ..at }, &batch);
-        self.timestamp_ns = self.timestamp_ns.max(batch.timestamp_ns);
-        self.decisions = [decided.digest, self.decisions[0]];
+        self.timestamp_ns = timestamp_ns;
         self.decided = cid;
         actions.push(Action::Execute { context, batch, selection });
-        self.open_next();
+        self.open_next(decided.digest);
+        if !as_written {
+            self.speculate_again();
+        }
         self.withdraw_wish();
         self.after_delivery(actions);
         true
     }
 
-    fn open_next(&mut self) {
-        let over = self.window.lowest();
-        let epoch = over.at.epoch;
-        self.wrote_in_decided = over.wrote.map(|digest| Written { epoch, digest });
+    fn open_next(&mut self, digest: Digest) {
+        let Instance { at, wrote, accepted, .. } = *self.window.lowest();
+        self.recent.truncate(decisions_told(self.window.depth()) - 1);
+        self.recent.push_front(Recent { digest, epoch: at.epoch, wrote, accepted });
         self.window.slide();
         self.bind(self.window.end());
         // The clock of what waited behind the decision starts with it (TIME.1).
@@ -437,75 +454,20 @@ impl<P: Payload> Replica<P> {
         }
     }
 
-    /// Proposes, if this replica leads and there is something to propose.
-    fn propose(&mut self, actions: &mut Actions<Action<P>>) -> bool {
-        let Some(cid) = self.place_to_propose() else {
-            return false;
-        };
-        let Some(batch) = self.written_before(cid).or_else(|| self.next_batch()) else {
-            return false;
-        };
-        let at = self.window.position(cid);
-        let propose = Propose { at, batch: batch.clone() };
-        self.send(Recipients::Others, Message::Propose(propose), actions);
-        let digest = batch.digest;
-        let open = self.window.at_mut(cid);
-        open.proposal = Some(digest);
-        open.keep(batch);
-        self.write(cid, digest, actions);
-        true
-    }
-
-    /// The instance in which this replica leads and may propose now, if there is something to.
-    pub(super) fn place_to_propose(&self) -> Option<ConsensusId> {
-        spec!("SMR.5", "SYNC.9");
-        if !self.is_leader() || !self.may_vote() {
-            return None;
-        }
-        let cid = self.window.to_write().filter(|cid| *cid >= self.resume.free())?;
-        let open = self.window.at(cid);
-        (open.proposal.is_none() && open.decided.is_none()).then_some(cid)
-    }
-
-    /// The value that this replica wrote last in instance `cid`, in an epoch that failed, if it may be
-    /// proposed again.
-    fn written_before(&mut self, cid: ConsensusId) -> Option<Batch<P>> {
-        spec!("SYNC.12");
-        let open = self.window.at(cid);
-        let newest = open.write_set.as_slice().iter().max_by_key(|written| written.epoch)?;
-        let batch = open.batch(&newest.digest)?.clone();
-        let proposable = self.complaints.allow(&batch);
-        let convincing = proposable && self.gamma(cid, batch.digest) == Gamma::Convincing;
-        convincing.then_some(batch)
-    }
-
-    /// A batch of what is pending. None when nothing is, or when there is no memory for it now.
-    fn next_batch(&mut self) -> Option<Batch<P>> {
-        spec!("SMR.6", "SMR.7");
-        if !self.requests.has_orderable() {
-            return None;
-        }
-        let mut selected = core::mem::take(&mut self.selected);
-        self.requests.select(&self.complaints, &mut selected);
-        let timestamp_ns = self.now.0.max(self.timestamp_ns.saturating_add(1));
-        let mut batch = None;
-        if !selected.is_empty() {
-            batch = Batch::build(&mut *self.pool, timestamp_ns, &selected);
-            if batch.is_none() {
-                self.timers.retry(self.now);
-            }
-        }
-        selected.clear();
-        self.selected = selected;
-        batch
-    }
-
     /// Asks for the batch of a value that has to go on here, once; the status repeats it. When the
     /// proposal may still be on its way, it is left to the status to ask: the slowest replica sees
     /// most decisions before their proposals.
     fn ask_for_batch(&mut self, actions: &mut Actions<Action<P>>) {
         spec!("LAG.3");
-        let open = self.window.lowest();
+        self.ask_for_batch_of(self.window.start(), actions);
+        let bound_to = self.resume.free().0.min(self.window.end().next().0);
+        for cid in self.window.start().0 + 1..bound_to {
+            self.ask_for_batch_of(ConsensusId(cid), actions);
+        }
+    }
+
+    fn ask_for_batch_of(&mut self, cid: ConsensusId, actions: &mut Actions<Action<P>>) {
+        let open = self.window.at(cid);
         let other = |digest: &Digest| open.proposal.is_some_and(|proposal| proposal != *digest);
         let decided = open.decided.map(|written| written.digest).filter(other);
         let Some(digest) = open.bound.or(decided) else {
@@ -515,7 +477,7 @@ impl<P: Payload> Replica<P> {
             return;
         }
         let at = open.at;
-        self.window.lowest_mut().asked = Some(digest);
+        self.window.at_mut(cid).asked = Some(digest);
         self.send_fetch_batch(at, digest, actions);
     }
 

@@ -107,11 +107,6 @@ impl<P> Lag<P> {
         self.target = self.target.max(ConsensusId(cid));
     }
 
-    /// Have correct members decided an instance that is not even open here?
-    pub(super) fn is_lagging(&self, decided: ConsensusId) -> bool {
-        self.target > decided.next()
-    }
-
     /// Was the decision of `cid` asked for?
     pub(super) fn is_fetching(&self, cid: ConsensusId) -> bool {
         cid <= self.asked_to

@@ -6,14 +6,15 @@
 //! (STATUS and learning), `timers`.
 
 use alloc::boxed::Box;
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use crate::action::{Action, Evidence, Recipients};
 use crate::batch::Batch;
 use crate::config::{Config, FaultModel};
 use crate::input::Input;
-use crate::limits::{BATCH_REQUESTS_MAX, SYNC_LEVELS_MAX};
-use crate::message::{Message, Position, Written};
+use crate::limits::{BATCH_REQUESTS_MAX, DEPTH_MAX, decisions_told};
+use crate::message::{Message, Position};
 use crate::payload::{Payload, PayloadPool};
 use crate::protocol::{Actions, Protocol};
 use crate::quorum::Quorums;
@@ -26,9 +27,18 @@ use crate::smr::requests::Requests;
 use crate::smr::synchronization::Synchronization;
 use crate::smr::timers::Timers;
 use crate::spec;
-use crate::types::{ConsensusId, Digest, Instant, Lsn, Regency, ReplicaId};
+use crate::types::{ConsensusId, Digest, Epoch, Instant, Lsn, Regency, ReplicaId};
 use crate::vp::safe_value::Resume;
 use crate::vp::window::Window;
+
+/// An instance that was decided not long ago.
+pub(super) struct Recent {
+    pub(super) digest: Digest,
+    /// What this replica wrote and accepted in it in the epoch that was current at the end.
+    pub(super) epoch: Epoch,
+    pub(super) wrote: Option<Digest>,
+    pub(super) accepted: Option<Digest>,
+}
 
 /// A replica's protocol core.
 pub struct Replica<P> {
@@ -48,12 +58,15 @@ pub struct Replica<P> {
     pub(super) resume: Resume,
     pub(super) synchronization: Synchronization,
 
-    /// The last instance decided and delivered, and the digests of it and the one before.
+    /// The last instance decided and delivered, and what is still told of it and of those before it,
+    /// the newest first: `decisions_told` of them.
     pub(super) decided: ConsensusId,
-    pub(super) decisions: [Digest; 2],
-    /// What this replica wrote last in instance `decided`.
-    pub(super) wrote_in_decided: Option<Written>,
+    pub(super) recent: VecDeque<Recent>,
+    /// The last instance that was decided by claims.
+    pub(super) claimed: ConsensusId,
+    /// The application's time at instance `decided`, and at the highest one that was written.
     pub(super) timestamp_ns: u64,
+    pub(super) speculative_time_ns: u64,
     /// The last instance that the application has executed.
     pub(super) executed: ConsensusId,
     pub(super) log: DecisionLog,
@@ -75,7 +88,8 @@ impl<P: Payload> Replica<P> {
     /// A replica that starts at `now` with nothing decided.
     ///
     /// # Panics
-    /// When `config.id` is not a member of `config.view`, or `pool` is empty from the start.
+    /// When `config.id` is not a member of `config.view`, `config.depth` is not 1 to [`DEPTH_MAX`], or
+    /// `pool` is empty from the start.
     pub fn new(config: Config, mut pool: Box<dyn PayloadPool<P> + Send>, now: Instant) -> Self {
         let view = &config.view;
         let index = view.index_of(config.id).expect("a replica is a member of its view");
@@ -84,9 +98,9 @@ impl<P: Payload> Replica<P> {
         let no_requests =
             Batch::build(&mut *pool, 0, &none).expect("a pool that was just made has room");
         let per_digest = config.checks.votes_per_digest;
-        let first = ConsensusId(1);
-        let resume =
-            Resume { start: first, bound: [Digest::ZERO; SYNC_LEVELS_MAX], bound_count: 0 };
+        let depth = config.depth;
+        assert!((1..=DEPTH_MAX).contains(&depth), "the depth is 1 to DEPTH_MAX");
+        let resume = Resume { start: ConsensusId(1), bound: Vec::new() };
         Self {
             quorums: view.quorums(),
             index,
@@ -98,12 +112,13 @@ impl<P: Payload> Replica<P> {
             resume,
             synchronization: Synchronization::new(n),
             decided: ConsensusId(0),
-            decisions: [Digest::ZERO; 2],
-            wrote_in_decided: None,
+            recent: VecDeque::with_capacity(decisions_told(depth) + 1),
+            claimed: ConsensusId(0),
             timestamp_ns: 0,
+            speculative_time_ns: 0,
             executed: ConsensusId(0),
             log: DecisionLog::new(config.decision_log_size),
-            window: Window::new(view.id(), 1, per_digest),
+            window: Window::new(view.id(), depth, per_digest),
             later: OutOfContext::new(n),
             requests: Requests::new(&config),
             complaints: Complaints::new(&config),
@@ -236,7 +251,7 @@ impl<P: Payload> Replica<P> {
             Message::Accept(vote) => self.on_accept(index, vote, actions),
             Message::Refuse(refuse) => self.on_refuse(index, refuse, actions),
             Message::Stop(stop) => self.on_stop(index, &stop, actions),
-            Message::StopData(state) => self.on_stop_data(index, state, actions),
+            Message::StopData(state) => self.on_stop_data(index, *state, actions),
             Message::Sync(sync) => self.on_sync(index, sync, actions),
             Message::Status(status) => self.on_status(index, &status, actions),
             Message::Fetch(fetch) => self.on_fetch(index, &fetch, actions),

@@ -9,14 +9,15 @@ use alloc::vec::Vec;
 
 use crate::action::{Action, Evidence, Recipients};
 use crate::batch::Batch;
-use crate::limits::{REPLICAS_MAX, REQUEST_LIST_MAX};
-use crate::message::{Message, ReplicaState, SignedState, Stop, Sync, Vote};
+use crate::limits::{REPLICAS_MAX, REQUEST_LIST_MAX, decisions_told, write_set_max};
+use crate::message::{Message, OpenState, ReplicaState, SignedState, Stop, Sync, Vote, Written};
 use crate::payload::Payload;
 use crate::protocol::Actions;
 use crate::smr::ignored::Ignored;
 use crate::smr::replica::Replica;
 use crate::spec;
-use crate::types::{ConsensusId, Instant, Regency, ReplicaSet};
+use crate::types::{ConsensusId, Digest, Instant, Regency, ReplicaSet};
+use crate::vp::instance::Instance;
 use crate::vp::safe_value::{self, Choice, Resume};
 
 /// See the module.
@@ -156,6 +157,7 @@ impl<P: Payload> Replica<P> {
         // The state is taken before the epoch's own record is cleared; both name the same values.
         let state = self.state();
         self.window.enter_epoch(regency.epoch());
+        self.speculate_again();
         let leader = self.leader();
         actions.push(Action::Installed { regency, leader });
         self.synchronization.own = None;
@@ -174,16 +176,25 @@ impl<P: Payload> Replica<P> {
             regency: self.regency,
             replica: self.config.id,
             decided: self.decided,
-            decisions: self.decisions,
-            certified: self.window.lowest().certified,
-            write_set: self.window.lowest().write_set,
+            decisions: self.recent.iter().map(|recent| recent.digest).collect(),
+            open: self.open_states(),
         }
+    }
+
+    /// What it says of its open instances.
+    fn open_states(&self) -> Vec<OpenState> {
+        let said = |open: &Instance<P>| open.state();
+        let mut open: Vec<OpenState> = self.window.iter().map(said).collect();
+        let blank = open.iter().rev().take_while(|open| open.is_blank()).count();
+        open.truncate(open.len() - blank);
+        open
     }
 
     /// Sends the state of this replica to the leader, itself included: it is signed on the way.
     pub(super) fn send_state(&self, actions: &mut Actions<Action<P>>) {
-        if let Some(state) = self.synchronization.own {
-            let message = Message::StopData(Box::new(SignedState { state, signature: [0; 64] }));
+        if let Some(state) = &self.synchronization.own {
+            let signed = SignedState { state: state.clone(), signature: [0; 64] };
+            let message = Message::StopData(Box::new(signed));
             self.send(Recipients::One(self.leader()), message, actions);
         }
     }
@@ -199,7 +210,7 @@ impl<P: Payload> Replica<P> {
     pub(super) fn on_stop_data(
         &mut self,
         index: usize,
-        signed: Box<SignedState>,
+        signed: SignedState,
         actions: &mut Actions<Action<P>>,
     ) {
         spec!("SYNC.7", "SYNC.11");
@@ -219,18 +230,26 @@ impl<P: Payload> Replica<P> {
         if kept.as_ref().is_some_and(|kept| kept.state.regency >= state.regency) {
             return self.ignored.add(Ignored::NotNeeded);
         }
-        *kept = Some(*signed);
+        *kept = Some(signed);
         self.try_synchronize(actions);
     }
 
     /// Could a correct member have signed this?
     fn holds_together(&self, state: &ReplicaState) -> bool {
         spec!("SYNC.7");
-        let earlier = |written: &crate::message::Written| written.epoch < state.regency.epoch();
+        let earlier = |written: &Written| written.epoch < state.regency.epoch();
+        let depth = self.window.depth();
+        let possible = |open: &OpenState| {
+            let written = open.write_set.as_slice();
+            open.certified.iter().chain(written).all(earlier)
+                && written.len() <= write_set_max(depth)
+        };
+        let told = state.decided.0.min(decisions_told(depth) as u64);
         state.view == self.config.view.id()
             && self.config.view.index_of(state.replica).is_some()
-            && state.certified.as_ref().is_none_or(earlier)
-            && state.write_set.as_slice().iter().all(earlier)
+            && state.decisions.len() as u64 == told
+            && state.open.len() <= depth
+            && state.open.iter().all(possible)
     }
 
     /// The leader sends SYNC as soon as the states it has suffice.
@@ -241,7 +260,7 @@ impl<P: Payload> Replica<P> {
         }
         let of_regency = |signed: &&SignedState| signed.state.regency == self.regency;
         let states: Vec<SignedState> =
-            self.synchronization.states.iter().flatten().filter(of_regency).copied().collect();
+            self.synchronization.states.iter().flatten().filter(of_regency).cloned().collect();
         let Some(resume) = self.choose(&states) else {
             return;
         };
@@ -256,8 +275,8 @@ impl<P: Payload> Replica<P> {
         if states.len() < self.quorums.sync() {
             return None;
         }
-        let states: Vec<ReplicaState> = states.iter().map(|signed| signed.state).collect();
-        match safe_value::choose(&states, self.quorums) {
+        let states: Vec<ReplicaState> = states.iter().map(|signed| signed.state.clone()).collect();
+        match safe_value::choose(&states, self.quorums, self.window.depth()) {
             Choice::Resume(resume) => Some(resume),
             Choice::Insufficient => None,
         }
@@ -323,40 +342,49 @@ impl<P: Payload> Replica<P> {
         spec!("SYNC.9", "SYNC.10");
         assert!(self.stopped, "a regency is synchronised once");
         self.stopped = false;
+        self.lag.learn_up_to(resume.start.0 - 1);
         self.resume = resume;
         self.requests.restart_clocks(self.now);
         for cid in self.window.start().0..=self.window.end().0 {
             self.bind(ConsensusId(cid));
         }
-        if resume.value_at(self.decided).is_some() {
-            self.help_with_decided(Recipients::Others, true, true, actions);
+        let oldest = self.window.start().0.saturating_sub(self.window.depth() as u64);
+        for cid in (oldest..=self.decided.0).map(ConsensusId) {
+            if self.resume.value_at(cid).is_some() {
+                self.help_with_decided(Recipients::Others, cid, true, true, actions);
+            }
         }
-        self.lag.learn_up_to(resume.start.0 - 1);
         self.pursue(actions);
     }
 
-    /// WRITE and ACCEPT for the last decided instance in the current epoch, for those who have it
-    /// open.
+    /// WRITE and ACCEPT for instance `cid`, decided not long ago, in the current epoch, for those who
+    /// have it open.
     pub(super) fn help_with_decided(
         &self,
         to: Recipients,
+        cid: ConsensusId,
         write: bool,
         accept: bool,
         actions: &mut Actions<Action<P>>,
     ) {
         spec!("VP.9", "SYNC.9");
-        if self.decided.0 == 0 || self.stopped || self.lag.is_mute() {
+        if self.stopped || self.lag.is_mute() {
             return;
         }
-        let at = self.window.position(self.decided);
-        let vote = Vote { at, digest: self.decisions[0] };
-        let contradicts =
-            |wrote: crate::message::Written| wrote.epoch == at.epoch && wrote.digest != vote.digest;
-        if write && !self.crash_only() && !self.wrote_in_decided.is_some_and(contradicts) {
-            self.send(to, Message::Write(vote), actions);
+        let since = self.decided.0.checked_sub(cid.0).and_then(|since| usize::try_from(since).ok());
+        let kept = since.filter(|since| *since < self.window.depth());
+        let Some(recent) = kept.and_then(|since| self.recent.get(since)) else {
+            return;
+        };
+        let (at, digest) = (self.window.position(cid), recent.digest);
+        let agrees = |sent: Option<Digest>| {
+            recent.epoch != at.epoch || sent.is_none_or(|sent| sent == digest)
+        };
+        if write && !self.crash_only() && agrees(recent.wrote) {
+            self.send(to, Message::Write(Vote { at, digest }), actions);
         }
-        if accept {
-            self.send(to, Message::Accept(vote), actions);
+        if accept && agrees(recent.accepted) {
+            self.send(to, Message::Accept(Vote { at, digest }), actions);
         }
     }
 

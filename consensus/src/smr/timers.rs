@@ -125,7 +125,7 @@ impl<P: Payload> Replica<P> {
             && self.wanted == self.regency
             && !self.lag.is_mute()
             && self.window.lowest().decided.is_none()
-            && !self.lag.is_lagging(self.decided)
+            && !self.is_lagging()
     }
 
     /// When the next strike for the oldest request falls.

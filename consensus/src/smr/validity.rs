@@ -22,6 +22,8 @@ pub(super) enum Gamma {
     Convincing,
     /// No correct leader would have proposed it (rule VAL.1).
     Impossible,
+    /// The same, but the leader may not have known what this replica knows (rule VAL.9).
+    Outdated,
     /// Only this replica may have a reason to doubt it (rule VAL.2).
     Unconvincing(RefuseReason),
 }
@@ -33,10 +35,13 @@ impl<P: Payload> Replica<P> {
         if !self.config.checks.validity {
             return Gamma::Convincing;
         }
+        let time_below = self.time_below();
         let open = self.window.at(cid);
         let batch = open.batch(&digest).expect("a proposal is kept before it is judged");
-        let Ok(convincing) = self.requests.check_batch(batch, self.timestamp_ns) else {
-            return Gamma::Impossible;
+        let Ok(convincing) = self.requests.check_batch(batch, time_below) else {
+            spec!("VAL.9");
+            let claimed_below = self.claimed.0 + self.window.depth() as u64 > cid.0;
+            return if claimed_below { Gamma::Outdated } else { Gamma::Impossible };
         };
         if self.crash_only() {
             return Gamma::Convincing;

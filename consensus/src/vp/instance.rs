@@ -7,10 +7,10 @@
 use alloc::vec::Vec;
 
 use crate::batch::Batch;
-use crate::limits::WRITE_SET_MAX;
-use crate::message::{Position, RefuseReason, WriteSet, Written};
+use crate::limits::{WRITE_SET_MAX, write_set_max};
+use crate::message::{OpenState, Position, RefuseReason, WriteSet, Written};
 use crate::spec;
-use crate::types::{ConsensusId, Digest, Epoch, Instant, ReplicaSet, ViewId};
+use crate::types::{ConsensusId, Digest, Epoch, Instant, ReplicaSet};
 use crate::vp::votes::Tally;
 
 /// What this replica thinks of the proposal of the current epoch.
@@ -24,6 +24,17 @@ pub(crate) enum Verdict {
     Refused(RefuseReason),
     /// Violates gamma whatever others say.
     Impossible,
+}
+
+/// What a batch weighs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    pub(crate) requests: usize,
+    pub(crate) bytes: usize,
+}
+
+impl Load {
+    pub(crate) const NONE: Load = Load { requests: 0, bytes: 0 };
 }
 
 /// State of an instance that is open at this replica.
@@ -45,10 +56,16 @@ pub(crate) struct Instance<P> {
     pub(crate) certified: Option<Written>,
     pub(crate) write_set: WriteSet,
     pub(crate) decided: Option<Written>,
+    /// Is `decided` known from claims, not from votes?
+    pub(crate) claimed: bool,
+    /// Requests and bytes of what was written in this epoch.
+    pub(crate) load: Load,
     /// Members reported for a contradiction in this instance, so that one line is all they cause.
     pub(crate) reported: ReplicaSet,
     /// A batch that is needed and was asked for.
     pub(crate) asked: Option<Digest>,
+    /// Pairs that the write set holds at most.
+    write_set_max: usize,
     batches: Vec<Batch<P>>,
 }
 
@@ -56,9 +73,10 @@ pub(crate) struct Instance<P> {
 const BATCHES_MAX: usize = WRITE_SET_MAX + 4;
 
 impl<P> Instance<P> {
-    pub(crate) fn new(view: ViewId, cid: ConsensusId, epoch: Epoch, per_digest: bool) -> Self {
+    /// An instance `at` in which nothing has happened, one of `depth` that may be open.
+    pub(crate) fn new(at: Position, depth: usize, per_digest: bool) -> Self {
         Self {
-            at: Position { view, cid, epoch },
+            at,
             proposal: None,
             verdict: Verdict::Open,
             writes: Tally::new(per_digest),
@@ -71,8 +89,11 @@ impl<P> Instance<P> {
             certified: None,
             write_set: WriteSet::EMPTY,
             decided: None,
+            claimed: false,
+            load: Load::NONE,
             reported: ReplicaSet::EMPTY,
             asked: None,
+            write_set_max: write_set_max(depth),
             batches: Vec::with_capacity(BATCHES_MAX),
         }
     }
@@ -83,6 +104,7 @@ impl<P> Instance<P> {
         self.certified = None;
         self.write_set = WriteSet::EMPTY;
         self.decided = None;
+        self.claimed = false;
         self.reported = ReplicaSet::EMPTY;
         self.batches.clear();
         self.clear_epoch();
@@ -105,6 +127,7 @@ impl<P> Instance<P> {
         self.accepts.clear();
         self.refusals.clear();
         self.wrote = None;
+        self.load = Load::NONE;
         self.accepted = None;
         self.work_since = None;
         self.bound = None;
@@ -117,7 +140,13 @@ impl<P> Instance<P> {
         assert!(self.wrote.is_none(), "a replica writes once in an epoch");
         assert!(self.bound.is_none_or(|bound| bound == digest), "a bound level has one value");
         self.wrote = Some(digest);
-        self.write_set.insert(Written { epoch: self.at.epoch, digest });
+        let written = Written { epoch: self.at.epoch, digest };
+        self.write_set.insert_within(self.write_set_max, written);
+    }
+
+    /// What a state says of it (rule SYNC.5).
+    pub(crate) fn state(&self) -> OpenState {
+        OpenState { certified: self.certified, write_set: self.write_set }
     }
 
     /// Remembers a certificate of the current epoch.

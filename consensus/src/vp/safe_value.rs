@@ -2,16 +2,18 @@
 //!
 //! Owns rule SYNC.8. Always true: the result depends on the set of states alone, not on their order,
 //! so that everybody who sees the same SYNC acts alike; a value that a correct replica decided is
-//! never passed over. Must not: verify signatures or senders (the caller has), keep state, allocate.
+//! never passed over. Must not: verify signatures or senders (the caller has), keep state.
 
-use crate::limits::SYNC_LEVELS_MAX;
-use crate::message::{ReplicaState, Written};
+use alloc::vec::Vec;
+
+use crate::limits::decisions_told;
+use crate::message::{OpenState, ReplicaState, Written};
 use crate::quorum::Quorums;
 use crate::spec;
 use crate::types::{ConsensusId, Digest, Epoch};
 
 /// What the states say.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Choice {
     /// Not enough: the leader waits for more states. Those of all correct members always suffice.
     Insufficient,
@@ -20,54 +22,49 @@ pub enum Choice {
 }
 
 /// Where to go on, and with which values.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Resume {
-    /// The first level: some correct member decided it (or the instance before it, when there is
-    /// nothing decided). A replica whose open instance is below learns what it lacks (LAG.2) and
-    /// does not vote there in this regency.
+    /// The first level: one-correct correct members decided everything below. A replica whose open
+    /// instances begin below learns what it lacks (LAG.2) and does not vote there in this regency.
     pub start: ConsensusId,
-    /// Values of the bound levels, from `start` on.
-    pub bound: [Digest; SYNC_LEVELS_MAX],
-    /// How many of them.
-    pub bound_count: usize,
+    /// Values of the bound levels, from `start` on: at most `decisions_told(depth)`.
+    pub bound: Vec<Digest>,
 }
 
 impl Resume {
     /// The first level that is free: the leader proposes there as usual.
     pub fn free(&self) -> ConsensusId {
-        ConsensusId(self.start.0.saturating_add(self.bound_count as u64))
+        ConsensusId(self.start.0.saturating_add(self.bound.len() as u64))
     }
 
     /// The only value that may be written at `cid`; `None` when the level is free or below `start`.
     pub fn value_at(&self, cid: ConsensusId) -> Option<Digest> {
         let level = usize::try_from(cid.0.checked_sub(self.start.0)?).ok()?;
-        self.bound[..self.bound_count].get(level).copied()
+        self.bound.get(level).copied()
     }
 }
 
 /// The choice from `states`, which are of distinct members of one view, for one regency, and
-/// verified. (SYNC.8)
+/// verified, in a cluster where `depth` instances may be open. (SYNC.8)
 ///
 /// When several values bind a level no correct replica decided there, and any of them is safe; the
 /// one certified last is taken, and the greatest digest of those: everybody must take the same.
-pub fn choose(states: &[ReplicaState], quorums: Quorums) -> Choice {
+pub fn choose(states: &[ReplicaState], quorums: Quorums, depth: usize) -> Choice {
     spec!("SYNC.8");
     let Some(highest) = supported(states, quorums) else {
         return Choice::Insufficient;
     };
-    let start = ConsensusId(highest.0.max(1));
-    let mut resume = Resume { start, bound: [Digest::ZERO; SYNC_LEVELS_MAX], bound_count: 0 };
-    while resume.bound_count < SYNC_LEVELS_MAX {
-        match level(states, resume.free(), quorums) {
-            Level::Bound(digest) => {
-                resume.bound[resume.bound_count] = digest;
-                resume.bound_count += 1;
-            }
+    let start = ConsensusId(highest.0.saturating_sub(depth as u64 - 1).max(1));
+    let mut resume = Resume { start, bound: Vec::new() };
+    // Above `highest + depth` fewer than one-correct members can vouch, so nothing binds a level.
+    while resume.bound.len() <= decisions_told(depth) {
+        match level(states, resume.free(), quorums, depth) {
+            Level::Bound(digest) => resume.bound.push(digest),
             Level::Free => return Choice::Resume(resume),
             Level::Unknown => return Choice::Insufficient,
         }
     }
-    // A bound level above the highest needs one-correct members that decided above the highest.
+    // Only numbers at the very end of their range get here.
     Choice::Insufficient
 }
 
@@ -82,9 +79,9 @@ enum Level {
 enum Knowledge<'a> {
     /// It decided this.
     Decided(Digest),
-    /// The level is its open instance.
-    Open(&'a ReplicaState),
-    /// It has not come that far: it has neither written nor certified anything there.
+    /// The level is an open instance of it.
+    Open(&'a OpenState),
+    /// It has neither written nor certified anything there.
     Nothing,
 }
 
@@ -95,8 +92,8 @@ fn supported(states: &[ReplicaState], quorums: Quorums) -> Option<ConsensusId> {
     claims.filter(|&cid| support(cid) >= quorums.one_correct()).max()
 }
 
-fn level(states: &[ReplicaState], cid: ConsensusId, quorums: Quorums) -> Level {
-    let told = || states.iter().filter_map(|state| knowledge(state, cid));
+fn level(states: &[ReplicaState], cid: ConsensusId, quorums: Quorums, depth: usize) -> Level {
+    let told = || states.iter().filter_map(|state| knowledge(state, cid, depth));
     if told().count() < quorums.sync() {
         return Level::Unknown;
     }
@@ -134,17 +131,15 @@ fn rank(written: &Written) -> (Epoch, Digest) {
 }
 
 /// What `state` tells about `cid`; `None` when the member is too far ahead to tell.
-fn knowledge(state: &ReplicaState, cid: ConsensusId) -> Option<Knowledge<'_>> {
-    let decided = state.decided;
-    if decided == cid {
-        Some(Knowledge::Decided(state.decisions[0]))
-    } else if decided.0.checked_sub(1) == Some(cid.0) {
-        Some(Knowledge::Decided(state.decisions[1]))
-    } else if decided.0.checked_add(1) == Some(cid.0) {
-        Some(Knowledge::Open(state))
-    } else {
-        (decided < cid).then_some(Knowledge::Nothing)
+fn knowledge(state: &ReplicaState, cid: ConsensusId, depth: usize) -> Option<Knowledge<'_>> {
+    let place = |distance: u64| usize::try_from(distance).unwrap_or(usize::MAX);
+    if let Some(since) = state.decided.0.checked_sub(cid.0) {
+        let told = state.decisions.iter().take(decisions_told(depth));
+        return told.copied().nth(place(since)).map(Knowledge::Decided);
     }
+    let ahead = place(cid.0 - state.decided.0 - 1);
+    let open = state.open.iter().take(depth).nth(ahead);
+    Some(open.map_or(Knowledge::Nothing, Knowledge::Open))
 }
 
 impl Knowledge<'_> {
@@ -157,7 +152,7 @@ impl Knowledge<'_> {
 
     fn certified(self) -> Option<Written> {
         match self {
-            Self::Open(state) => state.certified,
+            Self::Open(open) => open.certified,
             _ => None,
         }
     }
@@ -168,8 +163,8 @@ impl Knowledge<'_> {
         match self {
             Self::Nothing => true,
             Self::Decided(digest) => digest == candidate.digest,
-            Self::Open(state) => {
-                state.certified.is_none_or(|own| own.epoch < candidate.epoch || own == *candidate)
+            Self::Open(open) => {
+                open.certified.is_none_or(|own| own.epoch < candidate.epoch || own == *candidate)
             }
         }
     }
@@ -182,7 +177,7 @@ impl Knowledge<'_> {
         match self {
             Self::Nothing => false,
             Self::Decided(digest) => digest == candidate.digest,
-            Self::Open(state) => state.write_set.as_slice().iter().any(in_time),
+            Self::Open(open) => open.write_set.as_slice().iter().any(in_time),
         }
     }
 

@@ -27,7 +27,10 @@ impl<P> Window<P> {
     /// Instances 1 to `depth`, in epoch 0.
     pub(crate) fn new(view: ViewId, depth: usize, per_digest: bool) -> Self {
         assert!(depth > 0, "one instance is open at least");
-        let instance = |cid| Instance::new(view, ConsensusId(cid as u64), Epoch(0), per_digest);
+        let instance = |cid| {
+            let at = Position { view, cid: ConsensusId(cid as u64), epoch: Epoch(0) };
+            Instance::new(at, depth, per_digest)
+        };
         let ring = (1..=depth).map(instance).collect();
         Self { ring, first: 0, written: 0, accepted: 0, read: 0 }
     }
@@ -117,6 +120,11 @@ impl<P> Window<P> {
     /// The instance of [`Window::to_write`] was written.
     pub(crate) fn note_written(&mut self) {
         self.written += 1;
+    }
+
+    /// How many instances, from the lowest on, were written in this epoch.
+    pub(crate) fn written(&self) -> usize {
+        self.written
     }
 
     /// The lowest instance without an ACCEPT of this replica in this epoch.

@@ -41,6 +41,7 @@ pub struct Cluster {
     pub view: View,
     pub timeout: Duration,
     pub batch_requests_max: usize,
+    pub depth: usize,
     pub now: Instant,
     pub replicas: BTreeMap<u16, Replica<Bytes>>,
     pub queue: VecDeque<Envelope>,
@@ -68,6 +69,7 @@ impl Cluster {
             view,
             timeout: timeout(),
             batch_requests_max: 1024,
+            depth: 1,
             now: Instant(1_000_000_000),
             replicas: BTreeMap::new(),
             queue: VecDeque::new(),
@@ -88,11 +90,19 @@ impl Cluster {
         Self::new(&[0, 1, 2, 3], 1, FaultModel::Byzantine)
     }
 
+    /// Four replicas that may have `depth` instances open.
+    pub fn four_deep(depth: usize) -> Self {
+        let mut cluster = Self { depth, ..Self::four() };
+        (0..4).for_each(|id| cluster.start(id, false));
+        cluster
+    }
+
     /// Starts (again, without memory) replica `id`.
     pub fn start(&mut self, id: u16, restarted: bool) {
         let mut config = Config::new(ReplicaId(id), self.view.clone());
         config.request_timeout = self.timeout;
         config.batch_requests_max = self.batch_requests_max;
+        config.depth = self.depth;
         config.decision_log_size = 0;
         config.restarted = restarted;
         let replica = Replica::new(config, Box::new(HeapPool), self.now);
@@ -134,7 +144,7 @@ impl Cluster {
             Action::Send { to, message, .. } => {
                 let message = sign(message);
                 if let Message::StopData(signed) = &message {
-                    self.states.push(**signed);
+                    self.states.push((**signed).clone());
                 }
                 let members = self.view.members().iter().map(|member| member.0);
                 let to: Vec<u16> = match to {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tetrarch_consensus::message::{ReplicaState, Vote, Written};
+use tetrarch_consensus::message::{OpenState, ReplicaState, Vote, Written};
 use tetrarch_consensus::*;
 
 use super::Bytes;
@@ -59,15 +59,15 @@ impl Names {
     }
 
     fn state(&self, state: &ReplicaState) -> String {
-        let certified = state.certified.map_or("-".into(), |written| self.written(&written));
-        let entries: Vec<_> =
-            state.write_set.as_slice().iter().map(|written| self.written(written)).collect();
-        format!(
-            "{}: decided={} certified={certified} written={{{}}}",
-            state.replica,
-            state.decided,
-            entries.join(" ")
-        )
+        let mut text = format!("{}: decided={}", state.replica, state.decided);
+        let lowest = state.open.is_empty().then_some(OpenState::BLANK);
+        for open in state.open.iter().chain(&lowest) {
+            let certified = open.certified.map_or("-".into(), |written| self.written(&written));
+            let entries: Vec<_> =
+                open.write_set.as_slice().iter().map(|written| self.written(written)).collect();
+            text += &format!(" certified={certified} written={{{}}}", entries.join(" "));
+        }
+        text
     }
 
     pub fn message(&mut self, message: &Message<Bytes>) -> String {

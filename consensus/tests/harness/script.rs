@@ -213,7 +213,7 @@ impl Script {
         let from = words.needed("from");
         let message = self.say(words, from);
         if let Message::StopData(signed) = &message {
-            self.cluster.states.push(**signed);
+            self.cluster.states.push((**signed).clone());
         }
         for to in words.list("to").unwrap_or_else(|| words.fail("to whom")) {
             self.cluster.deliver(Envelope { from, to, message: message.clone() });
@@ -285,7 +285,7 @@ impl Script {
                 log_start: ConsensusId(words.number("log_start", 1)),
                 written: ReplicaSet::EMPTY,
                 accepted: ReplicaSet::EMPTY,
-                proposed: true,
+                proposed: u32::MAX,
             }),
             _ => words.fail("unknown message"),
         }
@@ -307,14 +307,17 @@ impl Script {
         for entry in entries.split(',').filter(|entry| !entry.is_empty()) {
             write_set.insert(written(entry));
         }
+        let certified = words.named.get("certified").map(|text| written(text));
+        let open = OpenState { certified, write_set };
+        let decided: u64 = words.number("decided", 0);
+        let told = decided.min(2) as usize;
         let state = ReplicaState {
             view: ViewId(words.number("view", 0)),
             regency: Regency(words.needed("regency")),
             replica: ReplicaId(words.number("replica", from)),
-            decided: ConsensusId(words.number("decided", 0)),
-            decisions: [value("last"), value("before")],
-            certified: words.named.get("certified").map(|text| written(text)),
-            write_set,
+            decided: ConsensusId(decided),
+            decisions: ["last", "before"].map(value)[..told].to_vec(),
+            open: if open.is_blank() { vec![] } else { vec![open] },
         };
         let mut signed = SignedState { state, signature: [0; 64] };
         if !words.named.contains_key("forged") {
@@ -331,7 +334,7 @@ impl Script {
             let known = self.cluster.states.iter().rev();
             let mut known =
                 known.filter(|s| s.state.replica.0 == *id && s.state.regency == regency);
-            *known.next().unwrap_or_else(|| words.fail("no such state was sent"))
+            known.next().cloned().unwrap_or_else(|| words.fail("no such state was sent"))
         };
         let mut states: Vec<_> = of.iter().map(find).collect();
         if words.named.contains_key("forged") {

@@ -16,6 +16,9 @@ use tetrarch_consensus::{FaultModel, ReplicaId};
 use tetrarch_dataplane::crypto::keys::StaticSecret;
 use tetrarch_dataplane::crypto::signature::SigningKey;
 
+/// The cluster of [`cluster_text`].
+pub const CLUSTER: u64 = 0xa1;
+
 /// A cluster description that parses is the same after it was written and read again.
 pub fn cluster_config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };

@@ -11,6 +11,7 @@ use tetrarch_appliance::payload::{FramePayload, FramePayloadPool};
 use tetrarch_appliance::proofs::{Proofs, sign_state};
 use tetrarch_appliance::stage::ingress::{Ingress, Verdict};
 use tetrarch_client::Cluster;
+use tetrarch_consensus::limits::ACTIONS_MAX;
 use tetrarch_consensus::message::{codec, kind, proof};
 use tetrarch_consensus::smr::Replica;
 use tetrarch_consensus::{Action, Actions, Config, Input, Instant, Message, Protocol, Recipients};
@@ -23,7 +24,7 @@ use tetrarch_dataplane::links::Received;
 use tetrarch_dataplane::types::PeerId;
 use tetrarch_services::null::NullValidator;
 
-use crate::files::{cluster_text, keys};
+use crate::files::{CLUSTER, cluster_text, keys};
 
 /// The replica under attack. Not the first leader, so that proposals can be sent to it.
 const OWN: ReplicaId = ReplicaId(1);
@@ -150,12 +151,12 @@ impl World {
     fn step(&mut self, input: Input<FramePayload>) {
         self.core.step(self.now, input, &mut self.actions);
         let actions: Vec<_> = self.actions.drain().collect();
-        assert!(actions.len() <= 256, "rule CORE.2");
+        assert!(actions.len() <= ACTIONS_MAX, "rule CORE.2");
         for action in actions {
             match action {
                 Action::Send { to, mut message, .. } => {
                     if let Message::StopData(signed) = &mut message {
-                        sign_state(signed, &keys(OWN.0 as u8 + 1).signing_key);
+                        sign_state(CLUSTER, signed, &keys(OWN.0 as u8 + 1).signing_key);
                     }
                     let mut bytes = vec![0; codec::encoded_size(&message)];
                     codec::encode(&message, &mut bytes);

@@ -5,10 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use tetrarch_consensus::batch::{BATCH_HEADER_SIZE, IDENTITY_SIZE, LAYOUT_SIZE};
-use tetrarch_consensus::limits::{OPERATION_SIZE_MAX, RESULT_SIZE_MAX, WRITE_SET_MAX};
-use tetrarch_consensus::message::codec::{
-    REQUEST_PREFIX, SIGNED_STATE_SIZE, STATE_PREFIX, STATE_TO_SIGN_SIZE,
+use tetrarch_consensus::limits::{
+    DEPTH_MAX, OPERATION_SIZE_MAX, RESULT_SIZE_MAX, WRITE_SET_MAX, decisions_told,
 };
+use tetrarch_consensus::message::codec::{REQUEST_PREFIX, STATE_PREFIX};
 use tetrarch_consensus::message::kind;
 use tetrarch_dataplane::handshake::{HELLO_SIZE, REPLY_SIZE};
 use tetrarch_dataplane::limits::{FRAME_SIZE_MAX, PROOF_SIZE_MAX};
@@ -75,8 +75,6 @@ fn sizes_are_those_of_the_code() {
         let end = prefix.iter().position(|byte| *byte == 0).unwrap_or(prefix.len());
         format!("`{}`", String::from_utf8_lossy(&prefix[..end]))
     };
-    let state = SIGNED_STATE_SIZE - 64;
-    assert_eq!(STATE_TO_SIGN_SIZE, STATE_PREFIX.len() + state);
     for expected in [
         format!("96 to {}", grouped(FRAME_SIZE_MAX)),
         format!("at most {} |", grouped(PROOF_SIZE_MAX)),
@@ -87,8 +85,8 @@ fn sizes_are_those_of_the_code() {
         format!("| {BATCH_HEADER_SIZE} | {IDENTITY_SIZE} x count | identities"),
         format!("| {LAYOUT_SIZE} x count | layout"),
         format!("pairs in the write set, at most {WRITE_SET_MAX},"),
-        format!("| 124 | 36 x {WRITE_SET_MAX} | write set"),
-        format!("| {state} | 64 | signature |"),
+        format!("| decisions, at most {} |", decisions_told(DEPTH_MAX)),
+        format!("| open instances, at most {DEPTH_MAX} |"),
         text(&REQUEST_PREFIX),
         text(&STATE_PREFIX),
     ] {

@@ -138,7 +138,7 @@ impl Behaviour for StatusLiar {
                 0 => *honest = status(scene),
                 1 => {
                     (honest.written, honest.accepted) = (ReplicaSet::EMPTY, ReplicaSet::EMPTY);
-                    honest.proposed = false;
+                    honest.proposed = 0;
                 }
                 _ => honest.decided = scene.instance(),
             }

@@ -73,7 +73,7 @@ impl Dossier {
             Message::Sync(sync) => {
                 for signed in &sync.states {
                     if !self.states.contains(signed) {
-                        keep(&mut self.states, 96, *signed);
+                        keep(&mut self.states, 96, signed.clone());
                     }
                 }
             }
@@ -120,7 +120,7 @@ impl Dossier {
 
     /// All states for one regency.
     pub fn states_for(&self, regency: Regency) -> Vec<SignedState> {
-        self.states.iter().filter(|signed| signed.state.regency == regency).copied().collect()
+        self.states.iter().filter(|signed| signed.state.regency == regency).cloned().collect()
     }
 }
 
@@ -133,6 +133,8 @@ pub struct Scene<'a> {
     pub view: &'a View,
     /// Local time.
     pub now: Instant,
+    /// Instances that may be open at once.
+    pub depth: usize,
     /// The one timeout.
     pub timeout: Duration,
     /// Its own core's regency.

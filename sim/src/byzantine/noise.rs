@@ -182,6 +182,6 @@ pub fn status(scene: &mut Scene<'_>) -> Status {
         log_start: scene.instance(),
         written: set(scene),
         accepted: set(scene),
-        proposed: scene.rng.chance(500),
+        proposed: if scene.rng.chance(500) { u32::MAX } else { scene.rng.next() as u32 },
     }
 }

@@ -1,10 +1,11 @@
 //! Misbehaviour at a change of leader: stale and false states, different collections.
 
+use tetrarch_consensus::limits::decisions_told;
 use tetrarch_consensus::message::{
-    Decided, Position, Propose, ReplicaState, SignedState, Sync, Vote, WriteSet, Written,
+    Decided, OpenState, Position, Propose, ReplicaState, SignedState, Sync, Vote, Written,
 };
 use tetrarch_consensus::payload::{HeapPool, SharedBytes};
-use tetrarch_consensus::{Batch, ConsensusId, Digest, Epoch, Message, Regency, ViewId};
+use tetrarch_consensus::{Batch, ConsensusId, Epoch, Message, Regency, ViewId};
 
 use super::{Behaviour, Msg, Outbox, Scene};
 
@@ -17,7 +18,7 @@ impl Behaviour for StaleProof {
         match &mut message {
             Message::StopData(signed) => {
                 let signed: &mut SignedState = signed;
-                scene.dossier.hear(&Message::<SharedBytes>::StopData((*signed).into()));
+                scene.dossier.hear(&Message::<SharedBytes>::StopData(signed.clone().into()));
                 if scene.rng.chance(600)
                     && let Some(old) = scene.dossier.state(scene.rng)
                 {
@@ -70,7 +71,7 @@ fn spoil(scene: &mut Scene<'_>, sync: &mut Sync) {
     match scene.rng.below(4) {
         0 => {
             // Somebody twice, somebody not at all.
-            let copied = sync.states.first().copied();
+            let copied = sync.states.first().cloned();
             if let (Some(first), Some(last)) = (copied, sync.states.last_mut()) {
                 *last = first;
             }
@@ -92,40 +93,61 @@ fn spoil(scene: &mut Scene<'_>, sync: &mut Sync) {
 
 /// A false state of a faulty member, properly signed.
 pub fn false_state(scene: &mut Scene<'_>, honest: &ReplicaState) -> Option<SignedState> {
-    let mut state = *honest;
+    let mut state = honest.clone();
     for _ in 0..=scene.rng.below(3) {
         match scene.rng.below(8) {
-            0 => state.certified = None,
+            0 => some_open(scene, &mut state).certified = None,
             1 => {
                 let epoch = Epoch(scene.rng.below(u64::from(state.regency.0) + 1) as u32);
-                state.certified = Some(Written { epoch, digest: scene.digest() });
+                let digest = scene.digest();
+                some_open(scene, &mut state).certified = Some(Written { epoch, digest });
             }
             2 => {
                 let epoch = Epoch(state.regency.0.saturating_sub(1));
                 let digest = scene.digest();
-                state.certified = Some(Written { epoch, digest });
-                state.write_set.insert(Written { epoch, digest });
+                let open = some_open(scene, &mut state);
+                open.certified = Some(Written { epoch, digest });
+                open.write_set.insert(Written { epoch, digest });
             }
             3 => state.decided = scene.instance(),
             4 => {
-                state.decided = state.decided.next();
-                state.decisions = [scene.digest(), state.decisions[0]];
-                (state.certified, state.write_set) = (None, WriteSet::EMPTY);
+                state.decided = ConsensusId(state.decided.0.saturating_add(1));
+                state.decisions.insert(0, scene.digest());
+                state.open.drain(..state.open.len().min(1));
             }
             5 if state.decided.0 > 0 => {
                 state.decided = ConsensusId(state.decided.0 - 1);
-                state.decisions = [state.decisions[1], Digest::ZERO];
-                (state.certified, state.write_set) = (None, WriteSet::EMPTY);
+                state.decisions.drain(..state.decisions.len().min(1));
+                state.open.clear();
             }
-            6 => state.decisions = [scene.digest(), scene.digest()],
+            6 => state.decisions.fill_with(|| scene.digest()),
             _ => {
                 let epoch = Epoch(scene.any_regency().0);
                 let digest = scene.digest();
-                state.write_set.insert(Written { epoch, digest });
+                some_open(scene, &mut state).write_set.insert(Written { epoch, digest });
             }
         }
     }
+    make_possible(scene, &mut state);
     scene.keyring.sign_state(state)
+}
+
+/// An instance that is open in `state`.
+fn some_open<'a>(scene: &mut Scene<'_>, state: &'a mut ReplicaState) -> &'a mut OpenState {
+    let at = scene.rng.index(scene.depth);
+    state.open.resize(state.open.len().max(at + 1), OpenState::BLANK);
+    &mut state.open[at]
+}
+
+/// A lie that could not be true would be thrown away: as many decisions as there must be, and no blank
+/// instance at the end.
+fn make_possible(scene: &mut Scene<'_>, state: &mut ReplicaState) {
+    let told = state.decided.0.min(decisions_told(scene.depth) as u64) as usize;
+    state.decisions.resize_with(told, || scene.digest());
+    state.open.truncate(scene.depth);
+    while state.open.last().is_some_and(OpenState::is_blank) {
+        state.open.pop();
+    }
 }
 
 /// Lies in its STOPDATA, to each leader-to-be differently, and in the SYNC that it makes itself.
@@ -166,7 +188,7 @@ impl SplitSync {
     /// Some collection for `regency` out of everything that the adversary has.
     fn collection(scene: &mut Scene<'_>, regency: Regency) -> Vec<SignedState> {
         let mut pool = scene.dossier.states_for(regency);
-        let template = pool.first().copied();
+        let template = pool.first().cloned();
         scene.rng.shuffle(&mut pool);
         let mut states: Vec<SignedState> = Vec::new();
         for signed in pool {
@@ -176,9 +198,9 @@ impl SplitSync {
         }
         for at in 0..scene.keyring.members().len() {
             let replica = scene.keyring.members()[at];
-            let Some(template) = template else { break };
+            let Some(template) = &template else { break };
             states.retain(|signed| signed.state.replica != replica);
-            let state = ReplicaState { replica, ..template.state };
+            let state = ReplicaState { replica, ..template.state.clone() };
             let honest = scene.rng.chance(300);
             let signed = match honest {
                 true => scene.keyring.sign_state(state),
@@ -198,7 +220,7 @@ impl Behaviour for SplitSync {
     fn speak(&mut self, scene: &mut Scene<'_>, to: usize, mut message: Msg, out: &mut Outbox) {
         if let Message::Sync(sync) = &mut message {
             for signed in &sync.states {
-                scene.dossier.hear(&Message::<SharedBytes>::StopData((*signed).into()));
+                scene.dossier.hear(&Message::<SharedBytes>::StopData(signed.clone().into()));
             }
             if scene.rng.chance(700) {
                 sync.states = Self::collection(scene, sync.regency);
@@ -245,7 +267,7 @@ impl Behaviour for Usurp {
 
     fn hear(&mut self, scene: &mut Scene<'_>, message: &Msg, out: &mut Outbox) {
         let Message::StopData(signed) = message else { return };
-        let state = signed.state;
+        let state = signed.state.clone();
         let leads = scene.view.index_of(scene.view.leader(state.regency)) == Some(scene.me);
         let attempt = (state.regency, state.decided);
         if !leads || self.done.is_some_and(|done| done >= attempt) || state.decided.0 == 0 {
@@ -260,14 +282,10 @@ impl Usurp {
     fn usurp(&self, scene: &mut Scene<'_>, honest: &ReplicaState, out: &mut Outbox) {
         let replica = scene.view.members()[scene.me];
         let before = ConsensusId(honest.decided.0 - 1);
-        let lie = ReplicaState {
-            replica,
-            decided: before,
-            decisions: [honest.decisions[1], Digest::ZERO],
-            certified: None,
-            write_set: WriteSet::EMPTY,
-            ..*honest
-        };
+        let mut lie = ReplicaState { replica, decided: before, ..honest.clone() };
+        lie.decisions.drain(..lie.decisions.len().min(1));
+        lie.open.clear();
+        make_possible(scene, &mut lie);
         let Some(signed) = scene.keyring.sign_state(lie) else { return };
         let states = vec![signed; scene.view.quorums().sync()];
         let regency = honest.regency;

@@ -173,7 +173,11 @@ impl Checker {
             .filter(|(index, _)| selection.contains(*index))
             .map(|(_, view)| (view.client, view.sequence, view.digest))
             .collect();
-        if context.timestamp_ns != batch.timestamp_ns {
+        // The batch's time, unless another value is decided below than the one it was made after.
+        let below = context.cid.0.checked_sub(2).map(|index| index as usize);
+        let before = below.and_then(|index| self.canonical.get(index));
+        let floor = before.map_or(0, |before| before.timestamp_ns + 1);
+        if context.timestamp_ns != batch.timestamp_ns.max(floor) {
             let text = format!("member {member} gives a batch another time: {context:?}");
             return self.fail(Property::Order, text);
         }
@@ -195,11 +199,19 @@ impl Checker {
         let decision = Decision { digest, timestamp_ns, executed, state: None };
         match self.canonical.get(expected as usize - 1) {
             Some(first) => {
-                if first.digest != decision.digest || first.executed != decision.executed {
+                if first.digest != decision.digest
+                    || first.executed != decision.executed
+                    || first.timestamp_ns != timestamp_ns
+                {
                     let text = format!(
-                        "cid {expected}: member {member} has {:?} with {:?}, an earlier one has \
-                         {:?} with {:?}",
-                        decision.digest, decision.executed, first.digest, first.executed
+                        "cid {expected}: member {member} has {:?} at {} with {:?}, an earlier \
+                         one has {:?} at {} with {:?}",
+                        decision.digest,
+                        decision.timestamp_ns,
+                        decision.executed,
+                        first.digest,
+                        first.timestamp_ns,
+                        first.executed
                     );
                     self.fail(Property::Agreement, text);
                 }

@@ -54,7 +54,8 @@ fn ingress(number: u64) -> IngressPlan {
 fn keyring(options: &Options, test: &TestCluster) -> Keyring {
     let members: Vec<_> = options.villains.iter().map(|villain| villain.member).collect();
     let keys = members.iter().map(|&at| test.replica_keys[at].signing_key.clone()).collect();
-    Keyring::real(members.iter().map(|&at| ReplicaId(at as u16)).collect(), keys)
+    let ids = members.iter().map(|&at| ReplicaId(at as u16)).collect();
+    Keyring::real(test.cluster.id, ids, keys)
 }
 
 /// A place for a node: the node may crash and come back.
@@ -161,6 +162,7 @@ impl Seat {
         self.metrics = Arc::new(Metrics::new());
         let mut config = Config::new(ReplicaId(self.member), test.cluster.view());
         config.request_timeout = options.timeout;
+        config.depth = options.depth;
         config.batch_requests_max = options.batch_requests_max;
         config.clients_max = test.cluster.clients.len() as u32;
         config.sessions_per_client_max = 2;

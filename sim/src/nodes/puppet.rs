@@ -49,6 +49,7 @@ pub struct Puppet {
     id: ReplicaId,
     view: View,
     timeout: Duration,
+    depth: usize,
     links: Links,
     pool: FramePool,
     proofs: Proofs,
@@ -72,12 +73,14 @@ impl Puppet {
     pub fn new(strings: Strings, now: Instant) -> Self {
         let Strings { config, links, pool, proofs, keyring, mut adversary } = strings;
         let (id, view, timeout) = (config.id, config.view.clone(), config.request_timeout);
+        let depth = config.depth;
         let rng = adversary.rng.fork(7);
         Self {
             me: view.index_of(id).expect("a puppet is a member"),
             id,
             view,
             timeout,
+            depth,
             links,
             pool,
             proofs,
@@ -189,7 +192,7 @@ impl Puppet {
 
     fn send(&mut self, now: Instant, to: Recipients, mut message: Msg) {
         if let Message::StopData(signed) = &mut message
-            && let Some(own) = self.keyring.sign_state(signed.state)
+            && let Some(own) = self.keyring.sign_state(signed.state.clone())
         {
             **signed = own;
         }
@@ -225,6 +228,7 @@ impl Puppet {
             rng: &mut self.rng,
             dossier: &mut self.dossier,
             keyring: &self.keyring,
+            depth: self.depth,
         };
         does(&mut self.adversary, &mut scene, &mut out);
         for (to, message) in out {

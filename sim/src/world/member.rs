@@ -265,7 +265,7 @@ impl World {
         }
         let honest = self.nodes[member].adversary.is_none();
         if honest {
-            self.coverage.sent(&message, self.view.quorums());
+            self.coverage.sent(&message, self.view.quorums(), self.options.depth);
             if let Message::Stop(stop) = &message {
                 self.checker.wanted(stop.regency);
             }
@@ -340,6 +340,7 @@ impl World {
             rng: &mut rng,
             dossier: &mut self.dossier,
             keyring: &self.keyring,
+            depth: self.options.depth,
         };
         let mut out = Outbox::new();
         does(&mut adversary, &mut scene, &mut out);

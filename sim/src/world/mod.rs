@@ -204,6 +204,7 @@ impl World {
     fn config(&self, member: usize, restarted: bool) -> Config {
         let mut config = Config::new(self.options.ids[member], self.view.clone());
         config.request_timeout = self.options.timeout;
+        config.depth = self.options.depth;
         config.batch_requests_max = self.options.batch_requests_max;
         config.sessions_per_client_max = 2;
         config.clients_max = 16;

@@ -3,51 +3,66 @@
 //! Owns their layout. Always true: the bytes are canonical, so that whoever decodes a state and
 //! encodes it again gets the bytes that were signed. Must not: sign or verify.
 //!
-//! | offset | size | |
-//! |---|---|---|
-//! | 0 | 4 | view |
-//! | 4 | 4 | regency |
-//! | 8 | 8 | last instance decided |
-//! | 16 | 64 | the two decisions |
-//! | 80 | 2 | replica |
-//! | 82 | 1 | is anything certified: 0 or 1 |
-//! | 83 | 1 | pairs in the write set |
-//! | 84 | 4 | reserved, zero |
-//! | 88 | 36 | certified: epoch 4, digest 32; zero when nothing is |
-//! | 124 | 36 x 32 | write set: epoch 4, digest 32; zero after the last pair |
-//! | 1276 | 64 | signature, of everything before with [`STATE_PREFIX`] in front |
+//! | size | |
+//! |---|---|
+//! | 4 | view |
+//! | 4 | regency |
+//! | 8 | last instance decided |
+//! | 2 | replica |
+//! | 1 | decisions, at most 64 |
+//! | 1 | open instances, at most 32 |
+//! | 4 | reserved, zero |
+//! | 32 x decisions | what was decided, the newest first |
+//! | open instances | each as below; the last one not blank |
+//! | 64 | signature, of [`STATE_PREFIX`], the cluster 8, and everything before |
+//!
+//! | size | of an open instance |
+//! |---|---|
+//! | 1 | is anything certified: 0 or 1 |
+//! | 1 | pairs in the write set, at most 32 |
+//! | 2 | reserved, zero |
+//! | 36 | certified, if anything is: epoch 4, digest 32 |
+//! | 36 x pairs | write set: epoch 4, digest 32 |
+
+use alloc::vec::Vec;
 
 use super::fields::{Reader, Writer};
-use crate::limits::WRITE_SET_MAX;
-use crate::message::{Malformed, Message, ReplicaState, SignedState, WriteSet, Written};
+use crate::limits::{DEPTH_MAX, WRITE_SET_MAX, decisions_told};
+use crate::message::{Malformed, Message, OpenState, ReplicaState, SignedState, WriteSet, Written};
 use crate::types::{ConsensusId, Digest, Epoch, Regency, ReplicaId, ViewId};
 
+const FIXED_SIZE: usize = 24;
+const OPEN_SIZE: usize = 4;
 const WRITTEN_SIZE: usize = 36;
-const STATE_SIZE: usize = 88 + WRITTEN_SIZE + WRITE_SET_MAX * WRITTEN_SIZE;
+const SIGNATURE_SIZE: usize = 64;
 
-/// Bytes of a state and its signature on the wire.
-pub const SIGNED_STATE_SIZE: usize = STATE_SIZE + 64;
+/// Bytes of the shortest state and its signature on the wire.
+pub const SIGNED_STATE_SIZE_MIN: usize = FIXED_SIZE + SIGNATURE_SIZE;
 
 /// What the signed bytes of a state begin with: no other thing that is signed with the same key
 /// does, so a signature never means two things.
 pub const STATE_PREFIX: [u8; 32] = *b"tetrarch v1 state of a replica\0\0";
 
-/// Bytes that [`encode_state`] writes.
-pub const STATE_TO_SIGN_SIZE: usize = STATE_PREFIX.len() + STATE_SIZE;
-
-const _: () = assert!(STATE_SIZE == 1276, "the table above");
 const _: () = assert!(WRITE_SET_MAX <= u8::MAX as usize, "its size is one byte");
+const _: () = assert!(decisions_told(DEPTH_MAX) <= u8::MAX as usize, "their number is one byte");
 
-/// Writes the bytes that are signed to the start of `out` and says how many:
-/// [`STATE_TO_SIGN_SIZE`], which is the least that `out` must hold.
-pub fn encode_state(state: &ReplicaState, out: &mut [u8]) -> usize {
+/// Bytes that [`encode_state`] writes.
+pub fn state_to_sign_size(state: &ReplicaState) -> usize {
+    STATE_PREFIX.len() + size_of::<u64>() + state_size(state)
+}
+
+/// Writes the bytes that are signed by a member of `cluster` to the start of `out` and says how many:
+/// [`state_to_sign_size`], which is the least that `out` must hold.
+pub fn encode_state(cluster: u64, state: &ReplicaState, out: &mut [u8]) -> usize {
     crate::spec!("SYNC.5");
-    assert!(out.len() >= STATE_TO_SIGN_SIZE, "the caller makes room for STATE_TO_SIGN_SIZE bytes");
+    let size = state_to_sign_size(state);
+    assert!(out.len() >= size, "the caller makes room for state_to_sign_size bytes");
     let mut writer = Writer::new(out);
     writer.bytes(&STATE_PREFIX);
+    writer.u64(cluster);
     write_state(&mut writer, state);
-    assert_eq!(writer.written(), STATE_TO_SIGN_SIZE, "a state has one size");
-    STATE_TO_SIGN_SIZE
+    assert_eq!(writer.written(), size, "what was sized is what was written");
+    size
 }
 
 /// Calls `visit` for each signed state inside `message`, in order: ingress verifies their
@@ -70,6 +85,21 @@ pub fn visit_states<'a, P>(message: &'a Message<P>, mut visit: impl FnMut(&'a Si
     }
 }
 
+/// Bytes of `signed` on the wire.
+pub(super) fn signed_size(signed: &SignedState) -> usize {
+    state_size(&signed.state) + SIGNATURE_SIZE
+}
+
+fn state_size(state: &ReplicaState) -> usize {
+    let open = |open: &OpenState| {
+        let pairs = usize::from(open.certified.is_some()) + open.write_set.as_slice().len();
+        OPEN_SIZE + pairs * WRITTEN_SIZE
+    };
+    FIXED_SIZE
+        + state.decisions.len() * size_of::<Digest>()
+        + state.open.iter().map(open).sum::<usize>()
+}
+
 pub(super) fn write_signed(writer: &mut Writer<'_>, signed: &SignedState) {
     write_state(writer, &signed.state);
     writer.bytes(&signed.signature);
@@ -80,45 +110,65 @@ pub(super) fn read_signed(reader: &mut Reader<'_>) -> Result<SignedState, Malfor
 }
 
 fn write_state(writer: &mut Writer<'_>, state: &ReplicaState) {
-    let write_set = state.write_set.as_slice();
+    assert!(state.decisions.len() <= decisions_told(DEPTH_MAX), "two for each open instance");
+    assert!(state.open.len() <= DEPTH_MAX, "no more than may be open");
     writer.u32(state.view.0);
     writer.u32(state.regency.0);
     writer.u64(state.decided.0);
-    writer.bytes(&state.decisions[0].0);
-    writer.bytes(&state.decisions[1].0);
     writer.u16(state.replica.0);
-    writer.u8(u8::from(state.certified.is_some()));
-    writer.u8(write_set.len() as u8);
+    writer.u8(state.decisions.len() as u8);
+    writer.u8(state.open.len() as u8);
     writer.zeros(4);
-    write_written(writer, state.certified.unwrap_or(NOTHING));
-    for &written in write_set {
-        write_written(writer, written);
+    for decision in &state.decisions {
+        writer.bytes(&decision.0);
     }
-    writer.zeros((WRITE_SET_MAX - write_set.len()) * WRITTEN_SIZE);
+    for open in &state.open {
+        write_open(writer, open);
+    }
+}
+
+fn write_open(writer: &mut Writer<'_>, open: &OpenState) {
+    let write_set = open.write_set.as_slice();
+    writer.u8(u8::from(open.certified.is_some()));
+    writer.u8(write_set.len() as u8);
+    writer.zeros(2);
+    for &written in open.certified.iter().chain(write_set) {
+        writer.u32(written.epoch.0);
+        writer.bytes(&written.digest.0);
+    }
 }
 
 fn read_state(reader: &mut Reader<'_>) -> Result<ReplicaState, Malformed> {
     let (view, regency) = (ViewId(reader.u32()?), Regency(reader.u32()?));
     let decided = ConsensusId(reader.u64()?);
-    let decisions = [reader.digest()?, reader.digest()?];
     let replica = ReplicaId(reader.u16()?);
-    let is_certified = reader.boolean()?;
-    let pairs = usize::from(reader.u8()?);
+    let (told, instances) = (usize::from(reader.u8()?), usize::from(reader.u8()?));
     reader.zeros(4)?;
-    let certified = if is_certified {
-        Some(read_written(reader)?)
-    } else {
-        reader.zeros(WRITTEN_SIZE)?;
-        None
-    };
-    let write_set = read_write_set(reader, pairs)?;
-    Ok(ReplicaState { view, regency, replica, decided, decisions, certified, write_set })
+    if told > decisions_told(DEPTH_MAX) || instances > DEPTH_MAX {
+        return Err(Malformed::TooMany);
+    }
+    let mut decisions = Vec::with_capacity(told);
+    for _ in 0..told {
+        decisions.push(reader.digest()?);
+    }
+    let mut open = Vec::with_capacity(instances);
+    for _ in 0..instances {
+        open.push(read_open(reader)?);
+    }
+    // Blank ones at the end can be left out: the bytes would not be canonical.
+    if open.last().is_some_and(OpenState::is_blank) {
+        return Err(Malformed::Inconsistent);
+    }
+    Ok(ReplicaState { view, regency, replica, decided, decisions, open })
 }
 
-fn read_write_set(reader: &mut Reader<'_>, pairs: usize) -> Result<WriteSet, Malformed> {
+fn read_open(reader: &mut Reader<'_>) -> Result<OpenState, Malformed> {
+    let (is_certified, pairs) = (reader.boolean()?, usize::from(reader.u8()?));
+    reader.zeros(2)?;
     if pairs > WRITE_SET_MAX {
         return Err(Malformed::TooMany);
     }
+    let certified = if is_certified { Some(read_written(reader)?) } else { None };
     let mut write_set = WriteSet::EMPTY;
     for _ in 0..pairs {
         let written = read_written(reader)?;
@@ -128,15 +178,7 @@ fn read_write_set(reader: &mut Reader<'_>, pairs: usize) -> Result<WriteSet, Mal
     if write_set.as_slice().len() != pairs {
         return Err(Malformed::Inconsistent);
     }
-    reader.zeros((WRITE_SET_MAX - pairs) * WRITTEN_SIZE)?;
-    Ok(write_set)
-}
-
-const NOTHING: Written = Written { epoch: Epoch(0), digest: Digest::ZERO };
-
-fn write_written(writer: &mut Writer<'_>, written: Written) {
-    writer.u32(written.epoch.0);
-    writer.bytes(&written.digest.0);
+    Ok(OpenState { certified, write_set })
 }
 
 fn read_written(reader: &mut Reader<'_>) -> Result<Written, Malformed> {

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::batch::{REQUEST_HEADER_SIZE, REQUEST_READ_ONLY};
-use crate::limits::{OPERATION_SIZE_MAX, WRITE_SET_MAX};
-use crate::message::{ReplicaState, WriteSet, Written, proof};
+use crate::limits::{DEPTH_MAX, OPERATION_SIZE_MAX, WRITE_SET_MAX, decisions_told};
+use crate::message::{OpenState, ReplicaState, WriteSet, Written, proof};
 use crate::payload::{HeapPool, SharedBytes};
 use crate::types::{ReplicaId, Sequence};
 
@@ -80,17 +80,21 @@ fn sample_state() -> SignedState {
         regency: Regency(5),
         replica: ReplicaId(2),
         decided: ConsensusId(0x0202),
-        decisions: [digest(0xd1), digest(0xd2)],
-        certified: Some(Written { epoch: Epoch(4), digest: digest(0xd4) }),
-        write_set,
+        decisions: alloc::vec![digest(0xd1), digest(0xd2)],
+        open: alloc::vec![
+            OpenState::BLANK,
+            OpenState {
+                certified: Some(Written { epoch: Epoch(4), digest: digest(0xd4) }),
+                write_set,
+            },
+        ],
     };
     SignedState { state, signature: core::array::from_fn(|index| index as u8) }
 }
 
 fn blank_state() -> SignedState {
     let mut signed = sample_state();
-    signed.state.certified = None;
-    signed.state.write_set = WriteSet::EMPTY;
+    signed.state.open.clear();
     signed
 }
 
@@ -108,7 +112,7 @@ fn sample_status() -> Status {
         log_start: ConsensusId(3),
         written,
         accepted,
-        proposed: true,
+        proposed: 0x8000_0005,
     }
 }
 
@@ -193,8 +197,9 @@ fn a_request_body_has_its_vector() {
 #[test]
 fn signed_bytes_have_their_vector() {
     // rule: SYNC.5
-    let mut out = [0xaa; STATE_TO_SIGN_SIZE];
-    assert_eq!(encode_state(&sample_state().state, &mut out), STATE_TO_SIGN_SIZE);
+    let state = sample_state().state;
+    let mut out = alloc::vec![0xaa; state_to_sign_size(&state)];
+    assert_eq!(encode_state(0x0102_0304_0506_0708, &state, &mut out), out.len());
     let vector = include_str!("../vectors/state_to_sign.hex");
     assert_eq!(hex(&out), hex(&unhex(vector)));
     assert_eq!(&out[..STATE_PREFIX.len()], &STATE_PREFIX);
@@ -252,8 +257,9 @@ fn what_is_wrong_is_named() {
     assert_eq!(refused(&of("refuse_clock"), 48, 2), Malformed::Unknown);
     assert_eq!(refused(&of("refuse_clock"), 49, 1), Malformed::Reserved);
     assert_eq!(refused(&of("refuse_clock"), 56, 1), Malformed::Reserved);
-    assert_eq!(refused(&of("status"), 12, 4), Malformed::Reserved);
+    assert_eq!(refused(&of("status"), 12, 2), Malformed::Reserved);
     assert_eq!(refused(&of("status"), 13, 1), Malformed::Reserved);
+    assert_eq!(refused(&of("status"), 52, 1), Malformed::Reserved);
     assert_eq!(refused(&of("fetch"), 4, 2), Malformed::Reserved);
     assert_eq!(refused(&of("decided_batch"), 48, 0), Malformed::Trailing);
     assert_eq!(refused(&of("decided_batch"), 48, 2), Malformed::Reserved);
@@ -263,11 +269,16 @@ fn what_is_wrong_is_named() {
     assert_eq!(refused(&of("sync"), 8, 3), Malformed::Truncated);
     assert_eq!(refused(&of("sync"), 8, 65), Malformed::TooMany);
     assert_eq!(refused(&of("sync"), 11, 0xff), Malformed::TooMany);
-    assert_eq!(refused(&of("stopdata"), 82, 0), Malformed::Reserved);
-    assert_eq!(refused(&of("stopdata"), 83, 1), Malformed::Reserved);
-    assert_eq!(refused(&of("stopdata"), 83, 33), Malformed::TooMany);
-    assert_eq!(refused(&of("stopdata"), 83, 32), Malformed::Inconsistent);
-    assert_eq!(refused(&of("stopdata"), 84, 1), Malformed::Reserved);
+    assert_eq!(refused(&of("stopdata"), 18, 65), Malformed::TooMany);
+    assert_eq!(refused(&of("stopdata"), 19, 33), Malformed::TooMany);
+    assert_eq!(refused(&of("stopdata"), 19, 1), Malformed::Inconsistent);
+    assert_eq!(refused(&of("stopdata"), 19, 3), Malformed::Reserved);
+    assert_eq!(refused(&of("stopdata"), 20, 1), Malformed::Reserved);
+    assert_eq!(refused(&of("stopdata"), 92, 2), Malformed::Reserved);
+    assert_eq!(refused(&of("stopdata"), 92, 0), Malformed::Trailing);
+    assert_eq!(refused(&of("stopdata"), 93, 33), Malformed::TooMany);
+    assert_eq!(refused(&of("stopdata"), 93, 3), Malformed::Truncated);
+    assert_eq!(refused(&of("stopdata"), 94, 1), Malformed::Reserved);
     assert_eq!(decoded(kind::REQUEST, &[]), Err(Malformed::Unknown));
     assert_eq!(decoded(kind::REPLY, &[]), Err(Malformed::Unknown));
 }
@@ -306,7 +317,7 @@ fn batches_share_the_memory_of_their_message() {
 fn nested_states_are_found() {
     for (name, message, _) in golden() {
         let mut found = Vec::new();
-        visit_states(&message, |signed| found.push(*signed));
+        visit_states(&message, |signed| found.push(signed.clone()));
         let expected: &[SignedState] = match name {
             "stopdata" => &[sample_state()],
             "sync" => &[sample_state(), blank_state()],
@@ -357,23 +368,31 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn any_state()(
-        numbers in any::<(u32, u32, u16, u64)>(),
-        decisions in any::<[[u8; 32]; 2]>(),
+    fn any_open_state()(
         certified in prop::option::of(any_written()),
         pairs in prop::collection::vec(any_written(), 0..=WRITE_SET_MAX),
-        fill in any::<u8>(),
-    ) -> SignedState {
+    ) -> OpenState {
         let mut write_set = WriteSet::EMPTY;
         pairs.into_iter().for_each(|pair| write_set.insert(pair));
+        OpenState { certified, write_set }
+    }
+}
+
+prop_compose! {
+    fn any_state()(
+        numbers in any::<(u32, u32, u16, u64)>(),
+        decisions in prop::collection::vec(any::<[u8; 32]>(), 0..=decisions_told(DEPTH_MAX)),
+        open in prop::collection::vec(any_open_state(), 0..5),
+        fill in any::<u8>(),
+    ) -> SignedState {
+        let blank = open.iter().rev().take_while(|open| open.is_blank()).count();
         let state = ReplicaState {
             view: ViewId(numbers.0),
             regency: Regency(numbers.1),
             replica: ReplicaId(numbers.2),
             decided: ConsensusId(numbers.3),
-            decisions: decisions.map(Digest),
-            certified,
-            write_set,
+            decisions: decisions.into_iter().map(Digest).collect(),
+            open: open[..open.len() - blank].to_vec(),
         };
         SignedState { state, signature: [fill; 64] }
     }
@@ -394,7 +413,7 @@ fn any_small_message() -> impl Strategy<Value = Message<Bytes>> {
         Just(RefuseReason::Clock),
         any::<u64>().prop_map(|client| RefuseReason::Proof(ClientId(client))),
     ];
-    let status = (any::<(u32, u32, u32, u64, u64)>(), any::<(u64, u64, bool, bool)>());
+    let status = (any::<(u32, u32, u32, u64, u64)>(), any::<(u64, u64, bool, u32)>());
     prop_oneof![
         vote().prop_map(Message::Write),
         vote().prop_map(Message::Accept),
@@ -481,12 +500,13 @@ proptest! {
 
     #[test]
     fn a_signed_state_is_the_same_bytes_after_the_wire(signed in any_state()) {
-        let message = Message::<Bytes>::StopData(Box::new(signed));
+        let message = Message::<Bytes>::StopData(Box::new(signed.clone()));
         let again = decoded(message.kind(), &encoded(&message)).expect("well formed");
-        let (mut before, mut after) = ([0; STATE_TO_SIGN_SIZE], [0xff; STATE_TO_SIGN_SIZE]);
-        encode_state(&signed.state, &mut before);
+        let size = state_to_sign_size(&signed.state);
+        let (mut before, mut after) = (alloc::vec![0; size], alloc::vec![0xff; size]);
+        encode_state(1, &signed.state, &mut before);
         visit_states(&again, |signed| {
-            encode_state(&signed.state, &mut after);
+            encode_state(1, &signed.state, &mut after);
         });
         prop_assert_eq!(&before[..], &after[..]);
     }

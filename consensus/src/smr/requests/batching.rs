@@ -71,15 +71,15 @@ impl<P: Payload> Requests<P> {
             Verdict::Take
         };
         self.turns.clear();
-        let mut session = self.ready.head();
+        let mut session = self.proposable().head();
         while session != NONE {
-            let slot = self.table.session(session).first;
+            let slot = self.first_proposable(session);
             match verdict(self.table.slot(slot).request()) {
                 Verdict::Take => self.take(slot, out),
                 Verdict::Skip => {}
                 Verdict::Stop => return,
             }
-            session = self.ready.next(session);
+            session = self.proposable().next(session);
         }
         // A queue: each session that had its turn is behind all others with what comes next.
         let mut turn = 0;
@@ -102,7 +102,7 @@ impl<P: Payload> Requests<P> {
     /// authentic, or pending with the same digest (rule VAL.2).
     ///
     /// # Errors
-    /// [`Impossible`] when not (rule VAL.1; `last_timestamp_ns` is that of the last decided batch).
+    /// [`Impossible`] when not (rule VAL.1; `last_timestamp_ns` is that of the instance below).
     pub fn check_batch(
         &mut self,
         batch: &Batch<P>,
@@ -124,10 +124,11 @@ impl<P: Payload> Requests<P> {
         for (index, request) in batch.requests().enumerate() {
             let client = request.client;
             let at = self.open(client).ok_or(Impossible::UnknownSession(client))?;
+            let below = self.reached(at);
             let session = &mut self.table.sessions[at as usize];
             if session.check != self.check {
                 session.check = self.check;
-                session.checked = session.executed;
+                session.checked = below;
             }
             if self.suppress && !request.sequence.follows(session.checked) {
                 return Err(Impossible::OutOfOrder(client));
@@ -157,6 +158,7 @@ impl<P: Payload> Requests<P> {
             if let (Some(at), true) = (session, follows) {
                 self.table.sessions[at as usize].executed = request.sequence;
                 self.table.forget(at, false, |pending| pending.sequence <= request.sequence);
+                self.lose_fresh_turn(at);
                 self.lose_turn(at);
             }
             if follows || !suppress {

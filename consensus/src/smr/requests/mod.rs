@@ -8,6 +8,7 @@
 mod batching;
 mod clock;
 mod list;
+mod speculation;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -97,6 +98,12 @@ pub struct Requests<P> {
     /// Those whose next request is not signed and had no strike yet.
     unsigned: List,
     clock: Clock,
+    /// With open instances above the lowest: sessions with a request that may be proposed next, behind
+    /// what is in the open instances. Else empty: then those are the ones that are `ready`.
+    fresh: List,
+    pipelined: bool,
+    /// Number of the current speculation: sessions remember which one they are part of.
+    speculation: u64,
     /// Number of the current check of a batch: sessions remember which check they saw last, so that
     /// nothing has to be reset.
     check: u64,
@@ -117,6 +124,9 @@ impl<P: Payload> Requests<P> {
             signed: List::new(),
             unsigned: List::new(),
             clock: Clock::new(),
+            fresh: List::new(),
+            pipelined: config.depth > 1,
+            speculation: 1,
             check: 0,
             batch_requests_max: config.batch_requests_max.min(BATCH_REQUESTS_MAX),
             batch_size_max: config.batch_size_max.min(BATCH_SIZE_MAX),
@@ -217,7 +227,7 @@ impl<P: Payload> Requests<P> {
 
     /// Is there anything that [`Requests::select`] would take?
     pub fn has_orderable(&self) -> bool {
-        self.ready.head() != NONE
+        self.proposable().head() != NONE
     }
 
     /// Forgets the MAC-vector requests of a client that was demoted (`Complaint::Demoted`): its
@@ -285,7 +295,7 @@ impl<P: Payload> Requests<P> {
             return Some(at);
         }
         let at = self.table.open(client)?;
-        for list in [&mut self.ready, &mut self.signed, &mut self.unsigned] {
+        for list in [&mut self.ready, &mut self.signed, &mut self.unsigned, &mut self.fresh] {
             list.grow(at);
         }
         Some(at)
@@ -304,6 +314,8 @@ impl<P: Payload> Requests<P> {
         }
         if self.table.session(at).first != NONE {
             self.refresh(at);
+        } else if self.pipelined {
+            self.fresh.remove(at);
         }
     }
 
@@ -313,6 +325,7 @@ impl<P: Payload> Requests<P> {
         self.ready.set(at, head.is_some());
         self.signed.set(at, head.is_some_and(|(signed, _)| signed));
         self.unsigned.set(at, head == Some((false, false)));
+        self.refresh_fresh(at);
     }
 
     /// Hands the clock over if the oldest work is another one now. A signed request comes before

@@ -19,6 +19,9 @@ pub(super) struct Session {
     /// Slots of the pending requests, `NONE` when there is none.
     pub(super) first: u32,
     last: u32,
+    /// The last request in the open instances, if `speculation` is the current one.
+    pub(super) ahead: Sequence,
+    pub(super) speculation: u64,
     /// Which check of a batch `checked` belongs to.
     pub(super) check: u64,
     /// Last request of this session that this check has seen.
@@ -110,6 +113,8 @@ impl<P: Payload> Table<P> {
             executed: Sequence::NONE,
             first: NONE,
             last: NONE,
+            ahead: Sequence::NONE,
+            speculation: 0,
             check: 0,
             checked: Sequence::NONE,
         });
@@ -152,6 +157,19 @@ impl<P: Payload> Table<P> {
         let session = self.session(at);
         let slot = self.slots.get(session.first as usize)?;
         slot.request().sequence.follows(session.executed).then_some(slot)
+    }
+
+    /// The slot of the request of session `at` that comes directly after `last`, if it is pending.
+    pub(super) fn after(&self, at: u32, last: Sequence) -> Option<u32> {
+        let mut slot = self.session(at).first;
+        while slot != NONE {
+            let pending = self.slot(slot);
+            if pending.request().sequence > last {
+                return pending.request().sequence.follows(last).then_some(slot);
+            }
+            slot = pending.next;
+        }
+        None
     }
 
     /// The slot of the request that comes directly after the one in slot `at`, if it is pending.

@@ -5,7 +5,7 @@
 //! The network is as bad as it can be: every vote that was ever sent may arrive at any time, a faulty
 //! member votes for everything at every place, leads every regency if that helps it, shows every
 //! member another SYNC, and signs any state. Correct members follow VP.1, VP.2, VP.5, VP.6, VP.9,
-//! SYNC.2, SYNC.6, SYNC.9 and LAG.2. In crash-only mode nobody lies: one SYNC and one proposal for
+//! VP.10, SYNC.2, SYNC.6, SYNC.9 and LAG.2, at any depth up to three. In crash-only mode nobody lies: one SYNC and one proposal for
 //! each place, and any f members may be missing.
 
 mod mutants;
@@ -19,7 +19,7 @@ use proptest::prelude::*;
 use super::reference::{Outcome, VIEWS, choose_slowly, outcome, value};
 use super::*;
 use crate::config::FaultModel;
-use crate::message::WriteSet;
+use crate::message::{OpenState, WriteSet};
 use crate::types::{Regency, ReplicaId, ViewId};
 
 /// (instance, epoch)
@@ -27,6 +27,7 @@ type Place = (u64, u32);
 
 const VALUES: u8 = 3;
 const LEVELS: u64 = 4;
+const DEPTHS: [usize; 3] = [1, 2, 3];
 const REGENCIES: u32 = 6;
 
 #[derive(Clone, Debug)]
@@ -35,8 +36,8 @@ struct Member {
     /// `None` while the installed regency is not synchronised.
     resume: Option<(u64, Vec<Digest>)>,
     decisions: Vec<Digest>,
-    certified: Option<Written>,
-    write_set: WriteSet,
+    /// What outlives an epoch, of each level.
+    levels: BTreeMap<u64, OpenState>,
     wrote: BTreeMap<Place, Digest>,
     accepted: BTreeMap<Place, Digest>,
     /// The state that was signed when a regency was installed.
@@ -49,35 +50,54 @@ impl Member {
             regency: 0,
             resume: Some((1, vec![])),
             decisions: vec![],
-            certified: None,
-            write_set: WriteSet::EMPTY,
+            levels: BTreeMap::new(),
             wrote: BTreeMap::new(),
             accepted: BTreeMap::new(),
             signed: BTreeMap::new(),
         }
     }
 
-    fn open(&self) -> u64 {
-        self.decisions.len() as u64 + 1
+    fn decided(&self) -> u64 {
+        self.decisions.len() as u64
     }
 
-    fn state(&self, regency: u32) -> ReplicaState {
-        let mut last = self.decisions.iter().rev().copied();
+    /// The lowest level that is open.
+    fn open(&self) -> u64 {
+        self.decided() + 1
+    }
+
+    /// All that are, as far as there are levels.
+    fn window(&self, depth: usize) -> impl Iterator<Item = u64> + use<> {
+        self.open()..=(self.decided() + depth as u64).min(LEVELS)
+    }
+
+    fn state(&self, regency: u32, depth: usize) -> ReplicaState {
+        let said = |level| self.levels.get(&level).copied().unwrap_or(OpenState::BLANK);
         ReplicaState {
             view: ViewId(0),
             regency: Regency(regency),
             replica: ReplicaId(0),
-            decided: ConsensusId(self.decisions.len() as u64),
-            decisions: core::array::from_fn(|_| last.next().unwrap_or(Digest::ZERO)),
-            certified: self.certified,
-            write_set: self.write_set,
+            decided: ConsensusId(self.decided()),
+            decisions: self.decisions.iter().rev().take(2 * depth).copied().collect(),
+            open: self.window(depth).map(said).collect(),
         }
+    }
+
+    fn level(&mut self, level: u64) -> &mut OpenState {
+        self.levels.entry(level).or_insert(OpenState::BLANK)
+    }
+
+    /// Accepts at `place`, which needs a certificate.
+    fn accept(&mut self, place: Place, digest: Digest) {
+        let level = self.level(place.0);
+        level.certified = Some(Written { epoch: Epoch(place.1), digest });
+        level.write_set.forget_before(Epoch(place.1));
+        self.accepted.insert(place, digest);
     }
 
     fn decide(&mut self, digest: Digest) {
         self.decisions.push(digest);
-        self.certified = None;
-        self.write_set = WriteSet::EMPTY;
+        self.levels.remove(&self.decided());
     }
 }
 
@@ -112,10 +132,13 @@ enum Mutant {
     NoVouchers,
     /// Takes a level for free as soon as n - f members tell and nothing binds it.
     FreeWithoutCertificate,
+    /// Accepts whatever is certified, in any order.
+    AcceptsInAnyOrder,
 }
 
 struct World {
     quorums: Quorums,
+    depth: usize,
     liars: usize,
     correct: Vec<Member>,
     /// Crash-only: the one SYNC of each regency.
@@ -127,11 +150,12 @@ struct World {
 }
 
 impl World {
-    fn new(view: (usize, usize, FaultModel), mutant: Mutant) -> Self {
+    fn new(view: (usize, usize, FaultModel), depth: usize, mutant: Mutant) -> Self {
         let (n, f, model) = view;
         let liars = if model == FaultModel::Byzantine { f } else { 0 };
         Self {
             quorums: Quorums::new(n, f, model).expect("enough members"),
+            depth,
             liars,
             correct: vec![Member::new(); n - liars],
             syncs: BTreeMap::new(),
@@ -149,20 +173,21 @@ impl World {
         match self.mutant {
             Mutant::NoVouchers => {
                 let mut gullible = states.to_vec();
-                let pairs: Vec<_> = states.iter().filter_map(|state| state.certified).collect();
-                for state in &mut gullible {
-                    pairs.iter().for_each(|&pair| state.write_set.insert(pair));
+                let open = || states.iter().flat_map(|state| &state.open);
+                let pairs: Vec<_> = open().filter_map(|open| open.certified).collect();
+                for open in gullible.iter_mut().flat_map(|state| &mut state.open) {
+                    pairs.iter().for_each(|&pair| open.write_set.insert(pair));
                 }
-                outcome(choose(&gullible, self.quorums))
+                outcome(choose(&gullible, self.quorums, self.depth))
             }
             Mutant::FreeWithoutCertificate => {
-                let start = outcome(choose(states, self.quorums)).or_else(|| {
+                let start = outcome(choose(states, self.quorums, self.depth)).or_else(|| {
                     let h = supported(states, self.quorums)?;
                     Some((h.0.max(1), vec![]))
                 })?;
                 Some(start)
             }
-            _ => outcome(choose(states, self.quorums)),
+            _ => outcome(choose(states, self.quorums, self.depth)),
         }
     }
 
@@ -201,27 +226,32 @@ impl World {
         };
         // Liars do best when they are near the truth.
         let of = dice.roll(self.correct.len() as u64) as usize;
-        let mut state = self.correct[of].state(regency);
+        let mut state = self.correct[of].state(regency, self.depth);
         if dice.roll(2) == 0 {
             state.decided = ConsensusId(dice.roll(LEVELS + 2));
         }
         if dice.roll(2) == 0 {
-            state.decisions = core::array::from_fn(|_| value(1 + dice.roll(VALUES.into()) as u8));
+            state.decisions.clear();
         }
-        if dice.roll(3) > 0 {
-            state.certified = (dice.roll(4) > 0).then(|| pair(dice));
-            state.write_set = WriteSet::EMPTY;
-            for _ in 0..dice.roll(4) {
-                state.write_set.insert(pair(dice));
+        let told = (state.decided.0 as usize).min(2 * self.depth);
+        state.decisions.resize_with(told, || value(1 + dice.roll(VALUES.into()) as u8));
+        state.open.resize(self.depth, OpenState::BLANK);
+        for open in &mut state.open {
+            if dice.roll(3) > 0 {
+                open.certified = (dice.roll(4) > 0).then(|| pair(dice));
+                open.write_set = WriteSet::EMPTY;
+                for _ in 0..dice.roll(4) {
+                    open.write_set.insert(pair(dice));
+                }
+                open.certified.into_iter().for_each(|pair| open.write_set.insert(pair));
             }
-            state.certified.into_iter().for_each(|pair| state.write_set.insert(pair));
         }
         state
     }
 
     /// A SYNC's states: some of those signed for `regency`, and lies; at least n - f, or nothing.
     fn collect(&self, dice: &mut Dice, regency: u32) -> Option<Vec<ReplicaState>> {
-        let signed = self.correct.iter().filter_map(|member| member.signed.get(&regency).copied());
+        let signed = self.correct.iter().filter_map(|member| member.signed.get(&regency).cloned());
         let mut states: Vec<_> = signed.collect();
         let lies = if self.liars == 0 { 0 } else { dice.roll(self.liars as u64 + 1) as usize };
         let least = self.quorums.sync().saturating_sub(lies);
@@ -254,19 +284,23 @@ impl World {
         }
     }
 
-    /// May this member vote at `level` now? Then, the bound value if there is one.
+    /// May this member vote at open `level` now? Then, the bound value if there is one.
     fn may_vote(&self, at: usize, level: u64) -> Option<Option<Digest>> {
         let member = &self.correct[at];
         let (start, bound) = member.resume.as_ref()?;
-        if level < *start {
+        if member.open() < *start {
             return None;
         }
         Some(bound.get((level - start) as usize).copied())
     }
 
     fn write(&mut self, at: usize, pick: u64, dice: &mut Dice) {
-        let level = self.correct[at].open();
-        let Some(bound) = self.may_vote(at, level).filter(|_| level <= LEVELS) else {
+        let member = &self.correct[at];
+        let unwritten = |level: &u64| !member.wrote.contains_key(&(*level, member.regency));
+        let Some(level) = member.window(self.depth).find(unwritten) else {
+            return;
+        };
+        let Some(bound) = self.may_vote(at, level) else {
             return;
         };
         let crash_only = self.crash_only();
@@ -277,35 +311,31 @@ impl World {
         let lying = pick.is_multiple_of(3) && !crash_only;
         let proposed = if lying { value(1 + dice.roll(VALUES.into()) as u8) } else { honest };
         let digest = bound.unwrap_or(proposed);
-        if member.wrote.contains_key(&place) {
-            return;
-        }
         member.wrote.insert(place, digest);
-        member.write_set.insert(Written { epoch: Epoch(place.1), digest });
+        member.level(level).write_set.insert(Written { epoch: Epoch(place.1), digest });
         if crash_only {
-            member.certified = Some(Written { epoch: Epoch(place.1), digest });
-            member.write_set.forget_before(Epoch(place.1));
-            member.accepted.insert(place, digest);
+            member.accept(place, digest);
         }
     }
 
     fn certify(&mut self, at: usize, dice: &mut Dice) {
-        let (level, regency) = (self.correct[at].open(), self.correct[at].regency);
-        if self.crash_only() || self.may_vote(at, level).is_none() {
+        let regency = self.correct[at].regency;
+        if self.crash_only() || self.may_vote(at, self.correct[at].open()).is_none() {
             return;
         }
-        let place = (level, regency);
         let first = dice.roll(VALUES.into()) as u8;
-        for number in 0..VALUES {
-            let digest = value(1 + (first + number) % VALUES);
-            if self.completes(self.writes(place, digest)) {
-                let member = &mut self.correct[at];
-                if member.accepted.contains_key(&place) {
-                    return;
+        for level in self.correct[at].window(self.depth) {
+            let place = (level, regency);
+            for number in 0..VALUES {
+                let digest = value(1 + (first + number) % VALUES);
+                let accepted = self.correct[at].accepted.contains_key(&place);
+                if !accepted && self.completes(self.writes(place, digest)) {
+                    self.correct[at].accept(place, digest);
                 }
-                member.certified = Some(Written { epoch: Epoch(regency), digest });
-                member.write_set.forget_before(Epoch(regency));
-                member.accepted.insert(place, digest);
+            }
+            let accepted = self.correct[at].accepted.contains_key(&place);
+            if !accepted && self.mutant != Mutant::AcceptsInAnyOrder {
+                return;
             }
         }
     }
@@ -334,9 +364,9 @@ impl World {
             return;
         }
         if self.mutant == Mutant::ForgetsCertificates {
-            member.certified = None;
+            member.levels.values_mut().for_each(|open| open.certified = None);
         }
-        let state = member.state(wanted);
+        let state = member.state(wanted, self.depth);
         member.signed.insert(wanted, state);
         if self.mutant != Mutant::VotesAfterSigning || pick.is_multiple_of(2) {
             member.regency = wanted;
@@ -375,14 +405,15 @@ impl World {
 
     /// VP.9: votes again, in the current epoch, for what it decided last.
     fn help(&mut self, at: usize) {
-        let level = self.correct[at].decisions.len() as u64;
-        if level == 0 || self.may_vote(at, level).is_none() {
+        let member = &mut self.correct[at];
+        if member.resume.is_none() {
             return;
         }
-        let member = &mut self.correct[at];
-        let (place, digest) = ((level, member.regency), member.decisions[level as usize - 1]);
-        member.wrote.entry(place).or_insert(digest);
-        member.accepted.entry(place).or_insert(digest);
+        for level in (1..=member.decided()).rev().take(self.depth) {
+            let (place, digest) = ((level, member.regency), member.decisions[level as usize - 1]);
+            member.wrote.entry(place).or_insert(digest);
+            member.accepted.entry(place).or_insert(digest);
+        }
     }
 
     /// No two values can be decided at one level.
@@ -396,13 +427,15 @@ impl World {
         let mut now = World { correct: self.correct.clone(), syncs: BTreeMap::new(), ..*self };
         let regency = REGENCIES + 1;
         for member in &mut now.correct {
-            member.signed.insert(regency, member.state(regency));
+            member.signed.insert(regency, member.state(regency, self.depth));
         }
         for _ in 0..24 {
             let Some(states) = now.collect(dice, regency) else {
                 continue;
             };
-            if outcome(choose(&states, self.quorums)) != choose_slowly(&states, self.quorums) {
+            let (quorums, depth) = (self.quorums, self.depth);
+            let fast = outcome(choose(&states, quorums, depth));
+            if fast != choose_slowly(&states, quorums, depth) {
                 return Err("the reference disagrees");
             }
             let Some((start, bound)) = self.choose(&states) else {
@@ -425,19 +458,47 @@ impl World {
     /// those of any n - f.
     fn liveness(&self, dice: &mut Dice) -> Result<(), &'static str> {
         for _ in 0..24 {
-            let mut states: Vec<_> =
-                self.correct.iter().map(|member| member.state(REGENCIES + 1)).collect();
+            let signed = |member: &Member| member.state(REGENCIES + 1, self.depth);
+            let mut states: Vec<_> = self.correct.iter().map(signed).collect();
             while self.crash_only() && states.len() > self.quorums.sync() {
                 states.remove(dice.roll(states.len() as u64) as usize);
             }
             for _ in 0..dice.roll(self.liars as u64 + 1) {
                 states.push(self.lie(dice, REGENCIES + 1));
             }
-            if self.choose(&states).is_none() {
+            let Some((start, _)) = self.choose(&states) else {
                 return Err("the states of all correct members do not suffice");
+            };
+            self.completion(start)?;
+        }
+        Ok(())
+    }
+
+    /// After a SYNC whose walk began at `start`, each level that somebody correct has decided can be
+    /// learned from claims or voted in by everybody.
+    fn completion(&self, start: u64) -> Result<(), &'static str> {
+        let depth = self.depth as u64;
+        let highest = self.correct.iter().map(Member::decided).max().unwrap_or(0);
+        for level in 1..=highest {
+            let decided = |member: &&Member| member.decided() >= level;
+            let claims = self.correct.iter().filter(decided).count();
+            let votes = |member: &Member| {
+                let recent = member.decided() < level + depth;
+                let open = level <= member.decided() + depth || self.claimed(level - depth);
+                recent && open
+            };
+            let voted = level >= start && self.correct.iter().all(votes);
+            if claims < self.quorums.one_correct() && !voted {
+                return Err("a level can neither be learned nor voted in");
             }
         }
         Ok(())
+    }
+
+    /// Have one-correct correct members decided `level`, so that the others learn it?
+    fn claimed(&self, level: u64) -> bool {
+        let decided = self.correct.iter().filter(|member| member.decided() >= level);
+        decided.count() >= self.quorums.one_correct()
     }
 }
 
@@ -449,10 +510,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 fn check(
     view: (usize, usize, FaultModel),
+    depth: usize,
     steps: &[Step],
     mutant: Mutant,
 ) -> Result<World, &'static str> {
-    let mut world = World::new(view, mutant);
+    let mut world = World::new(view, depth, mutant);
     for &step in steps {
         world.run(step);
         world.agreement()?;
@@ -466,13 +528,14 @@ fn check(
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
 
-    // rule: SYNC.8, SYNC.9, SYNC.6, VP.5, VP.6, VP.9
+    // rule: SYNC.8, SYNC.9, SYNC.6, SMR.1, VP.5, VP.6, VP.9, VP.10
     #[test]
     fn sync_8_the_choice_never_passes_over_a_decision_and_all_correct_states_suffice(
         view in proptest::sample::select(&VIEWS[..]),
+        depth in proptest::sample::select(&DEPTHS[..]),
         steps in steps(),
     ) {
-        let found = check(view, &steps, Mutant::None);
+        let found = check(view, depth, &steps, Mutant::None);
         prop_assert!(found.is_ok(), "{:?}", found.err());
     }
 }

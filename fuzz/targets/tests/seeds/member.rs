@@ -96,7 +96,7 @@ fn status(decided: u64) -> Message<SharedBytes> {
         log_start: ConsensusId(1),
         written: ReplicaSet::EMPTY,
         accepted: ReplicaSet::EMPTY,
-        proposed: false,
+        proposed: 0,
     })
 }
 

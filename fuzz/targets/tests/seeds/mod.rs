@@ -120,6 +120,7 @@ fn files() -> Vec<Seed> {
     let options = tetrarch_appliance::init::InitOptions {
         replicas: 4,
         f: None,
+        depth: 1,
         model: tetrarch_consensus::FaultModel::Byzantine,
         clients: 2,
         base_port: 7000,

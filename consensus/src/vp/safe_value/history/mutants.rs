@@ -18,14 +18,16 @@ fn histories_are_bad_enough_to_catch_every_mutant_of_the_rules() {
         Mutant::ForgetsCertificates,
         Mutant::NoVouchers,
         Mutant::FreeWithoutCertificate,
+        Mutant::AcceptsInAnyOrder,
     ];
     let (mut bound, mut free) = (0, 0);
     for (round, steps) in histories().take(20_000).enumerate() {
         let view = VIEWS[round % 4];
-        let world = check(view, &steps, Mutant::None).expect("the rules hold");
+        let depth = DEPTHS[round / 4 % DEPTHS.len()];
+        let world = check(view, depth, &steps, Mutant::None).expect("the rules hold");
         bound += world.bound;
         free += world.free;
-        open.retain(|&mutant| check(view, &steps, mutant).is_ok());
+        open.retain(|&mutant| check(view, depth, &steps, mutant).is_ok());
         if open.is_empty() && round > 200 {
             assert!(bound > 100 && free > 100, "bound {bound}, free {free}");
             return;
@@ -39,7 +41,8 @@ fn histories_are_bad_enough_to_catch_every_mutant_of_the_rules() {
 fn long_histories() {
     for (round, steps) in histories().take(1_000_000).enumerate() {
         let view = VIEWS[round % VIEWS.len()];
-        let found = check(view, &steps, Mutant::None);
-        assert!(found.is_ok(), "{:?} in {view:?}: {steps:?}", found.err());
+        let depth = DEPTHS[round / VIEWS.len() % DEPTHS.len()];
+        let found = check(view, depth, &steps, Mutant::None);
+        assert!(found.is_ok(), "{:?} in {view:?} at {depth}: {steps:?}", found.err());
     }
 }
