@@ -209,7 +209,8 @@ pub trait Transport {
 }
 
 /// Data path: one socket set or queue pair, owned by one core. Never shared, never locked, never
-/// fails: a dead peer is silence.
+/// fails: a dead peer is silence. It may be moved to the thread that will use it, and stays with that
+/// one from its first use on: a kernel ring admits no other.
 ///
 /// A turn of its owner is `rx_burst`, `events`, work, `tx`, `flush`. Whoever only sends has to
 /// receive as well: `rx_burst` (or `park`) is where an endpoint learns that a connection takes bytes
