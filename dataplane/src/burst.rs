@@ -91,6 +91,14 @@ impl<T> Burst<T> {
         self.items.drain(..)
     }
 
+    /// Take the `count` oldest items.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    pub fn drain_front(&mut self, count: usize) -> vec_deque::Drain<'_, T> {
+        self.items.drain(..count)
+    }
+
     /// All items, oldest first.
     pub fn iter(&self) -> vec_deque::Iter<'_, T> {
         self.items.iter()

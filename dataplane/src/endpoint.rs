@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::arena::{Arena, ArenaSpec, FramePool};
 use crate::burst::Burst;
 use crate::frame::Frame;
-use crate::header::{Header, peek_size};
+use crate::header::peek_size;
 use crate::limits::HEADER_SIZE;
 use crate::reject::Reject;
 use crate::types::{Instant, OpenError, PeerId};
@@ -60,11 +60,7 @@ impl fmt::Debug for ConnId {
 /// # Errors
 /// `BadMagic`, `BadVersion`, `BadSize`: nothing that follows can be understood.
 pub fn framed_size(bytes: &HeaderBytes) -> Result<u32, Reject> {
-    match Header::parse(bytes) {
-        Ok(header) => Ok(header.size),
-        Err(Reject::ReservedNotZero) => peek_size(bytes),
-        Err(reason) => Err(reason),
-    }
+    peek_size(bytes)
 }
 
 /// What happened to a connection.

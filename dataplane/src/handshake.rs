@@ -42,6 +42,8 @@ pub struct Identity {
 pub struct Directory {
     /// Sorted by name.
     entries: Vec<(PeerId, StaticPublic)>,
+    /// How many of them are replicas.
+    replicas: usize,
     /// Sorted by key; the position in `entries`.
     by_key: Vec<([u8; 32], u32)>,
 }
@@ -74,7 +76,8 @@ impl Directory {
                 remedy: "generate one key per member and client".into(),
             });
         }
-        Ok(Self { entries, by_key })
+        let replicas = entries.partition_point(|(peer, _)| !peer.is_client());
+        Ok(Self { entries, replicas, by_key })
     }
 
     /// How many peers there are.
@@ -89,8 +92,8 @@ impl Directory {
 
     /// A dense number for `peer`, below [`Directory::len`].
     pub fn index_of(&self, peer: PeerId) -> Option<usize> {
-        // Replicas are usually 0..n and sort before clients, so most look-ups end here.
-        let guess = peer.index() as usize;
+        // Replicas are usually 0..n and sort before clients 0..m, so most look-ups end here.
+        let guess = peer.index() as usize + if peer.is_client() { self.replicas } else { 0 };
         match self.entries.get(guess) {
             Some((found, _)) if *found == peer => Some(guess),
             _ => self.entries.binary_search_by_key(&peer, |(peer, _)| *peer).ok(),

@@ -106,31 +106,22 @@ impl Header {
     ///
     /// # Errors
     /// `BadSize` (fewer than 96 bytes, or sizes out of limits or not fitting each other),
-    /// `BadMagic`, `BadVersion`, `ReservedNotZero`. Checked in this order: what costs least first.
+    /// `BadMagic`, `BadVersion`, `ReservedNotZero`.
+    #[inline]
     pub fn parse(bytes: &[u8]) -> Result<Header, Reject> {
         let Some((bytes, _)) = bytes.split_first_chunk::<HEADER_SIZE>() else {
             return Err(Reject::BadSize);
         };
-        if u32::from_le_bytes(field(bytes, offset::MAGIC)) != MAGIC {
-            return Err(Reject::BadMagic);
-        }
-        if u16::from_le_bytes(field(bytes, offset::VERSION)) != VERSION {
-            return Err(Reject::BadVersion);
-        }
+        let size = peek_size(bytes)?;
         if u64::from_le_bytes(field(bytes, offset::RESERVED)) != 0 {
             return Err(Reject::ReservedNotZero);
-        }
-        let size = u32::from_le_bytes(field(bytes, offset::SIZE));
-        let proof_size = u16::from_le_bytes(field(bytes, offset::PROOF_SIZE));
-        if !sizes_valid(size, proof_size) {
-            return Err(Reject::BadSize);
         }
         Ok(Header {
             kind: bytes[offset::KIND],
             auth: bytes[offset::AUTH],
             size,
             sender: u16::from_le_bytes(field(bytes, offset::SENDER)),
-            proof_size,
+            proof_size: u16::from_le_bytes(field(bytes, offset::PROOF_SIZE)),
             cluster: u64::from_le_bytes(field(bytes, offset::CLUSTER)),
             session: u64::from_le_bytes(field(bytes, offset::SESSION)),
             sequence: u64::from_le_bytes(field(bytes, offset::SEQUENCE)),
@@ -140,6 +131,7 @@ impl Header {
     }
 
     /// Write all 96 bytes.
+    #[inline]
     pub fn write(&self, out: &mut HeaderBytes) {
         debug_assert!(sizes_valid(self.size, self.proof_size), "our own header within the limits");
         put(out, offset::MAGIC, &MAGIC.to_le_bytes());
@@ -158,6 +150,7 @@ impl Header {
     }
 
     /// The header as it travels.
+    #[inline]
     pub fn to_bytes(&self) -> HeaderBytes {
         let mut out = [0; HEADER_SIZE];
         self.write(&mut out);
@@ -186,17 +179,22 @@ impl Header {
     }
 }
 
-/// The size field of a header that has not been checked, for a transport that has to know how many
-/// bytes belong to a message: bounded, but not authentic.
+/// The size field of a header that has not been checked otherwise, for a transport that has to know
+/// how many bytes belong to a message: bounded, but not authentic.
 ///
 /// # Errors
-/// As [`Header::parse`] for magic and size.
+/// As [`Header::parse`] for magic, version and sizes.
+#[inline]
 pub fn peek_size(bytes: &HeaderBytes) -> Result<u32, Reject> {
     if u32::from_le_bytes(field(bytes, offset::MAGIC)) != MAGIC {
         return Err(Reject::BadMagic);
     }
+    if u16::from_le_bytes(field(bytes, offset::VERSION)) != VERSION {
+        return Err(Reject::BadVersion);
+    }
     let size = u32::from_le_bytes(field(bytes, offset::SIZE));
-    if !sizes_valid(size, 0) {
+    let proof_size = u16::from_le_bytes(field(bytes, offset::PROOF_SIZE));
+    if !sizes_valid(size, proof_size) {
         return Err(Reject::BadSize);
     }
     Ok(size)
@@ -214,6 +212,7 @@ pub fn set_tag(bytes: &mut HeaderBytes, tag: &[u8; TAG_SIZE]) {
 }
 
 /// Do header, proof and limits fit? 64-bit sums: nothing here can wrap.
+#[inline]
 fn sizes_valid(size: u32, proof_size: u16) -> bool {
     let least = HEADER_SIZE as u64 + u64::from(proof_size);
     usize::from(proof_size) <= PROOF_SIZE_MAX
@@ -222,12 +221,14 @@ fn sizes_valid(size: u32, proof_size: u16) -> bool {
 }
 
 /// `N` bytes at a constant offset.
+#[inline]
 fn field<const N: usize>(bytes: &HeaderBytes, at: usize) -> [u8; N] {
     let mut out = [0; N];
     out.copy_from_slice(&bytes[at..at + N]);
     out
 }
 
+#[inline]
 fn put(out: &mut HeaderBytes, at: usize, value: &[u8]) {
     out[at..at + value.len()].copy_from_slice(value);
 }

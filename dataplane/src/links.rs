@@ -30,7 +30,7 @@ use crate::frame::Frame;
 use crate::handshake::{Directory, Identity};
 use crate::header::Header;
 use crate::limits::{BURST_MAX, FRAME_SIZE_MAX};
-use crate::reject::RejectCounts;
+use crate::reject::{Reject, RejectCounts};
 use crate::types::{Digest, Instant, PeerId};
 
 use diagnosis::DiagnosisLog;
@@ -201,8 +201,8 @@ pub struct Links {
     half_open: usize,
     /// Messages taken from the endpoint and not looked at yet.
     raw: Burst<RawReceived>,
-    /// Messages whose tag was good and whose digest is being checked; empty between calls.
-    candidates: Vec<Received>,
+    /// Headers of the messages that are being checked, or why one is dropped; only of use within a call.
+    candidates: Vec<Result<Header, Reject>>,
     /// As many as candidates at most; reused.
     digests: Vec<Digest>,
     /// Closed by the other side; their last messages may still be in `raw`.

@@ -16,7 +16,9 @@ use tetrarch_appliance::service::ServiceKind;
 use tetrarch_appliance::stage::Events;
 use tetrarch_appliance::testing::TestCluster;
 use tetrarch_client::cluster::PrivateKeys;
-use tetrarch_client::{ClientConfig, ClientDriver, Completion, Matching, Mode, Outcome};
+use tetrarch_client::{
+    Busy, ClientConfig, ClientDriver, Completion, Matching, Mode, Outcome, Ticket,
+};
 use tetrarch_consensus::limits::BATCH_REQUESTS_MAX;
 use tetrarch_consensus::{Config, ReplicaId};
 use tetrarch_dataplane::arena::Arena;
@@ -40,10 +42,19 @@ pub(super) const CASES: &[Case] = &[
         what: "0/0, full batches, follower",
         run: |turns| run(Role::Follower, turns),
     },
+    Case {
+        name: CLIENT_REQUEST,
+        what: "0/0, full batches, client of 4 replicas",
+        run: |turns| run(Role::Client, turns),
+    },
 ];
 
-/// The name by which a profiler finds [`counted_turn`].
-pub(super) const COUNTED: &str = "counted_turn";
+const CLIENT_REQUEST: &str = "client_request";
+
+/// The name by which a profiler finds what is counted in a case.
+pub(super) fn counted(case: &str) -> &'static str {
+    if case == CLIENT_REQUEST { "counted_client" } else { "counted_turn" }
+}
 
 /// Where time begins: some day, as replicas compare it with the wall clock's meaning.
 const START: Instant = Instant(1_700_000_000_000_000_000);
@@ -72,12 +83,15 @@ pub enum Role {
     Leader,
     /// One that only votes.
     Follower,
+    /// None: the client.
+    Client,
 }
 
 impl Role {
+    /// The replica that is measured, or the one whose progress is watched.
     fn index(self) -> usize {
         match self {
-            Self::Leader => 0,
+            Self::Leader | Self::Client => 0,
             Self::Follower => 2,
         }
     }
@@ -89,15 +103,35 @@ pub fn counted_turn(node: &mut Node, now: Instant) -> Progress {
     node.turn(now)
 }
 
+/// A poll of the client under measurement.
+#[inline(never)]
+fn counted_client_poll(
+    client: &mut ClientDriver,
+    now: Instant,
+    completions: &mut Vec<Completion>,
+) -> bool {
+    client.poll(now, completions)
+}
+
+/// A request of the client under measurement.
+#[inline(never)]
+fn counted_client_submit(
+    client: &mut ClientDriver,
+    now: Instant,
+    session: u32,
+) -> Result<Ticket, Busy> {
+    client.submit(now, session, Mode::Ordered, &[])
+}
+
 /// Lets a cluster order `requests` requests, a multiple of [`BATCH_REQUESTS_MAX`], in full batches,
-/// with every turn of the replica in `role` inside [`counted_turn`].
+/// with every turn of who has `role` inside [`counted_turn`] or its like.
 pub fn run(role: Role, requests: u64) {
     let batch = BATCH_REQUESTS_MAX as u64;
     assert!(requests.is_multiple_of(batch), "{requests} requests are no whole batches of {batch}");
     let mut world = World::new();
     world.connect();
     world.order(role, WARM_UP * batch);
-    world.counted = Some(role.index());
+    world.counted = Some(role);
     let instances = world.instances(role);
     let ordered = world.order(role, requests);
     assert_eq!(
@@ -122,7 +156,7 @@ struct World {
     idle: Vec<u32>,
     now: Instant,
     /// Whose turns are counted.
-    counted: Option<usize>,
+    counted: Option<Role>,
 }
 
 impl World {
@@ -208,7 +242,11 @@ impl World {
                 return executed;
             }
             while let Some(session) = self.idle.pop() {
-                let taken = self.client.submit(self.now, session, Mode::Ordered, &[]);
+                let taken = if self.counted == Some(Role::Client) {
+                    counted_client_submit(&mut self.client, self.now, session)
+                } else {
+                    self.client.submit(self.now, session, Mode::Ordered, &[])
+                };
                 taken.expect("one operation in flight for each session");
             }
             self.round();
@@ -225,11 +263,18 @@ impl World {
         let mut progress = Progress::Idle;
         for (id, node) in self.nodes.iter_mut().enumerate() {
             progress = progress.or(match self.counted {
-                Some(counted) if counted == id => counted_turn(node, self.now),
+                Some(role) if role != Role::Client && role.index() == id => {
+                    counted_turn(node, self.now)
+                }
                 _ => node.turn(self.now),
             });
         }
-        if self.client.poll(self.now, &mut self.completions) {
+        let worked = if self.counted == Some(Role::Client) {
+            counted_client_poll(&mut self.client, self.now, &mut self.completions)
+        } else {
+            self.client.poll(self.now, &mut self.completions)
+        };
+        if worked {
             progress = Progress::Worked;
         }
         // A request takes some time, as it does outside: keep-alives and deadlines come, rarely.
@@ -266,7 +311,7 @@ mod tests {
 
     #[test]
     fn batches_are_full_at_leader_and_follower() {
-        for role in [Role::Leader, Role::Follower] {
+        for role in [Role::Leader, Role::Follower, Role::Client] {
             run(role, 4 * BATCH_REQUESTS_MAX as u64);
         }
     }

@@ -165,20 +165,33 @@ pub struct MacItem<'a> {
     pub tag: &'a Tag,
 }
 
+impl MacItem<'_> {
+    pub(super) fn valid(&self) -> bool {
+        self.key.verify(self.sequence, self.header, self.proof, self.tag)
+    }
+}
+
 /// Verify up to 64 messages: bit `i` of the answer says whether `items[i]` is authentic.
 ///
 /// # Panics
 /// If there are more than 64 items.
 pub fn verify_burst(items: &[MacItem<'_>]) -> u64 {
-    assert!(items.len() <= BURST_MAX, "one bit for each item");
+    verify_each(items.len(), |i| Some(items[i]))
+}
+
+/// As [`verify_burst`], of `count` items that the caller does not have in one place. What is `None`
+/// is not authentic.
+///
+/// # Panics
+/// If `count` is more than 64.
+pub fn verify_each<'a>(count: usize, item: impl Fn(usize) -> Option<MacItem<'a>>) -> u64 {
+    assert!(count <= BURST_MAX, "one bit for each item");
     #[cfg(target_arch = "x86_64")]
-    if let Some(good) = x86::verify_burst(items) {
+    if let Some(good) = x86::verify_each(count, &item) {
         return good;
     }
-    let bit = |(i, item): (usize, &MacItem<'_>)| {
-        u64::from(item.key.verify(item.sequence, item.header, item.proof, item.tag)) << i
-    };
-    items.iter().enumerate().map(bit).fold(0, |all, one| all | one)
+    let bit = |i| u64::from(item(i).is_some_and(|item| item.valid())) << i;
+    (0..count).map(bit).fold(0, |all, one| all | one)
 }
 
 #[cfg(test)]
