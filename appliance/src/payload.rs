@@ -18,6 +18,10 @@ impl Payload for FramePayload {
     fn slice(&self, start: usize, size: usize) -> Option<Self> {
         self.0.slice(start, size).map(Self)
     }
+
+    fn into_slice(self, start: usize, size: usize) -> Option<Self> {
+        self.0.into_slice(start, size).map(Self)
+    }
 }
 
 /// Where the core's own bytes come from: slots of the node's arena.

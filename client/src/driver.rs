@@ -21,7 +21,7 @@ use tetrarch_consensus::smr::client::{
     Busy, ClientAction, ClientConfig as CoreConfig, ClientCore, ClientInput, Heard, Matching, Mode,
     Outcome, Ticket,
 };
-use tetrarch_consensus::{Actions, Digest, Payload, Protocol, ReplicaId, ViewId};
+use tetrarch_consensus::{Actions, Digest, Protocol, ReplicaId, ViewId};
 use tetrarch_dataplane::arena::Arena;
 use tetrarch_dataplane::burst::Burst;
 use tetrarch_dataplane::endpoint::{Endpoint, EndpointCounts, Transport, Waker};
@@ -330,12 +330,12 @@ impl ClientDriver {
     }
 
     fn on_message(&mut self, now: Instant, message: Received) {
-        let Some(reply) = parse(&message) else {
+        let from = ReplicaId(message.peer.index() as u16);
+        let Some(reply) = parse(message) else {
             self.counts.malformed += 1;
             return;
         };
         self.counts.replies += 1;
-        let from = ReplicaId(message.peer.index() as u16);
         self.step(now, ClientInput::Reply { from, reply });
     }
 
@@ -362,14 +362,13 @@ impl ClientDriver {
     }
 }
 
-/// A reply without a proof, from a replica.
-fn parse(message: &Received) -> Option<Reply<Bytes>> {
+/// A reply, from a replica. Without a proof the frame is the body.
+fn parse(message: Received) -> Option<Reply<Bytes>> {
     let header = &message.header;
     if header.kind != kind::REPLY || header.proof_size != 0 || message.peer.is_client() {
         return None;
     }
-    let body = Bytes(message.frame.clone()).slice(0, header.body_size())?;
-    Reply::parse(body, Digest(header.body_digest)).ok()
+    Reply::parse(Bytes(message.frame), Digest(header.body_digest)).ok()
 }
 
 fn core(

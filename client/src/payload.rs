@@ -35,6 +35,10 @@ impl Payload for Bytes {
     fn slice(&self, start: usize, size: usize) -> Option<Self> {
         self.0.slice(start, size).map(Self)
     }
+
+    fn into_slice(self, start: usize, size: usize) -> Option<Self> {
+        self.0.into_slice(start, size).map(Self)
+    }
 }
 
 /// Memory of requests: slots of the client's arena.

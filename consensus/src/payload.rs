@@ -11,6 +11,14 @@ pub trait Payload: Clone {
     fn slice(&self, start: usize, size: usize) -> Option<Self>
     where
         Self: Sized;
+
+    /// As [`Payload::slice`], for who needs the rest no more: nothing has to be counted.
+    fn into_slice(self, start: usize, size: usize) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        self.slice(start, size)
+    }
 }
 
 /// Where the core gets memory for the bytes it makes itself: proposals, request lists.

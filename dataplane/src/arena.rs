@@ -328,8 +328,9 @@ impl SlotRef {
     fn claim(shared: &Arc<Shared>, slot: &Slot) -> Self {
         let home = Arc::into_raw(Arc::clone(shared)).cast_mut();
         slot.home.store(home, Ordering::Relaxed);
-        let before = slot.refs.swap(1, Ordering::Relaxed);
-        assert!(before == 0, "a free slot has no references");
+        // Nobody else reaches a slot that was just taken: no read-modify-write is needed.
+        assert!(slot.refs.load(Ordering::Relaxed) == 0, "a free slot has no references");
+        slot.refs.store(1, Ordering::Relaxed);
         Self { slot: NonNull::from(slot) }
     }
 
@@ -385,12 +386,18 @@ impl Clone for SlotRef {
 impl Drop for SlotRef {
     fn drop(&mut self) {
         let slot = self.slot();
-        // Release: our reads and writes happen before the slot is used again.
-        if slot.refs.fetch_sub(1, Ordering::Release) != 1 {
-            return;
+        // The only reference stays the only one: another can only be made from it. Then a store is
+        // enough. Acquire: the reads and writes of all others happened before we return the slot.
+        if slot.refs.load(Ordering::Acquire) == 1 {
+            slot.refs.store(0, Ordering::Relaxed);
+        } else {
+            // Release: our reads and writes happen before the slot is used again.
+            if slot.refs.fetch_sub(1, Ordering::Release) != 1 {
+                return;
+            }
+            // Acquire: as above.
+            fence(Ordering::Acquire);
         }
-        // Acquire: the reads and writes of all others happened before we return the slot.
-        fence(Ordering::Acquire);
         let home = slot.home.load(Ordering::Relaxed).cast_const();
         // SAFETY: the pointer comes from `Arc::into_raw` in `claim`; that count is given up here,
         // once per claim, because only one drop sees the count go from 1 to 0.

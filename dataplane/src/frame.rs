@@ -85,6 +85,15 @@ impl Frame {
         // Both are at most `self.size`, and `self.start + self.size` is within the slot.
         Some(Frame { slot: self.slot.clone(), start: self.start + start as u32, size: size as u32 })
     }
+
+    /// As [`Frame::slice`], with the count of this frame.
+    pub fn into_slice(self, start: usize, size: usize) -> Option<Frame> {
+        let end = start.checked_add(size)?;
+        if end > self.size as usize {
+            return None;
+        }
+        Some(Frame { slot: self.slot, start: self.start + start as u32, size: size as u32 })
+    }
 }
 
 impl AsRef<[u8]> for Frame {
@@ -136,8 +145,10 @@ mod tests {
         let arena = arena(&[(128, 2)]);
         let frame = arena.pool().copy_from(b"header body").unwrap();
         let body = frame.slice(7, 4).unwrap();
-        let inner = body.slice(1, 2).unwrap();
+        let inner = body.clone().into_slice(1, 2).unwrap();
         assert_eq!((body.bytes(), inner.bytes()), (&b"body"[..], &b"od"[..]));
+        assert!(body.clone().into_slice(usize::MAX, 2).is_none());
+        assert!(body.clone().into_slice(0, 5).is_none());
         assert!(frame.slice(11, 0).unwrap().is_empty());
         assert!(frame.slice(11, 1).is_none() && frame.slice(12, 0).is_none());
         assert!(body.slice(usize::MAX, 2).is_none() && body.slice(0, 5).is_none());

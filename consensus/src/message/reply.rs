@@ -153,7 +153,7 @@ impl<P: Payload> Reply<P> {
     /// What the service answered, sharing the memory of the message.
     pub fn into_result(self) -> P {
         let size = self.body.bytes().len() - REPLY_HEADER_SIZE;
-        self.body.slice(REPLY_HEADER_SIZE, size).expect("a parsed body has a header")
+        self.body.into_slice(REPLY_HEADER_SIZE, size).expect("a parsed body has a header")
     }
 }
 
