@@ -7,6 +7,7 @@ pub mod compare;
 pub mod cpu;
 pub mod floors;
 pub mod latency;
+pub mod layouts;
 pub mod load;
 pub mod local;
 pub mod machine;

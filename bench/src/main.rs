@@ -33,6 +33,8 @@ enum Command {
     Report(commands::report::ReportArgs),
     /// Digests one by one and in bursts, as a ratio of interleaved runs
     Hash(commands::roofline::HashArgs),
+    /// One replica on one core and on several: what further cores bring to signed requests
+    Layouts(commands::layouts::LayoutsArgs),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => commands::compare::run(&args),
         Command::Report(args) => commands::report::run(&args),
         Command::Hash(args) => commands::roofline::run_hash(&args),
+        Command::Layouts(args) => commands::layouts::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -79,6 +82,7 @@ mod tests {
             "tetrarch-bench compare --layout fused,spread --signed --replicas 1 --sessions 100",
             "tetrarch-bench compare --init --idle=park --init --idle=spin",
             "tetrarch-bench report a.jsonl b.jsonl -o report.html",
+            "tetrarch-bench layouts --cores 1,2,4 --rounds 3 --json",
         ] {
             let parsed = Cli::try_parse_from(line.split(' '));
             assert!(parsed.is_ok(), "{line}: {:?}", parsed.err());

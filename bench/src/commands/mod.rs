@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod compare;
+pub mod layouts;
 pub mod load;
 pub mod ping;
 pub mod report;
