@@ -35,6 +35,9 @@ pub enum Command {
     Cluster(ClusterArgs),
     /// Ask every replica how it is
     Status(StatusArgs),
+    /// Show which stage of a replica runs on which processor of this machine, why, and what would be
+    /// better
+    Placement(PlacementArgs),
     /// Let clients of other protocols use a cluster
     #[command(subcommand)]
     Gateway(GatewayCommand),
@@ -157,6 +160,19 @@ pub struct StatusArgs {
     pub json: bool,
 }
 
+/// Options of `placement`.
+#[derive(Args, Debug)]
+pub struct PlacementArgs {
+    /// The cluster directory
+    pub directory: PathBuf,
+    /// Which replica
+    #[arg(long, default_value_t = 0)]
+    pub id: u16,
+    /// For programs
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// The gateways.
 #[derive(Subcommand, Debug)]
 pub enum GatewayCommand {
@@ -208,6 +224,7 @@ mod tests {
             "tetrarch replica d --id 2",
             "tetrarch cluster d --kill-after 5 --restart",
             "tetrarch status d --json",
+            "tetrarch placement d --id 1 --json",
             "tetrarch gateway redis d --client 1 --listen 127.0.0.1:6379 --reads read-only",
         ] {
             let parsed = Cli::try_parse_from(line.split(' '));

@@ -228,6 +228,30 @@ pub fn load_replica_file(directory: &Path, id: u16) -> Result<(PathBuf, ReplicaF
     Ok((file, parsed))
 }
 
+/// What a replica's file says about where it runs, checked: for somebody without its keys.
+#[derive(Debug)]
+pub struct PlacementPlan {
+    /// Which replica.
+    pub id: u16,
+    /// Where stages run.
+    pub placement: Placement,
+    /// What its memory is sized by.
+    pub sizes: Sizes,
+}
+
+impl PlacementPlan {
+    /// Loads it from the file of replica `id` of the cluster directory.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn load(directory: &Path, id: u16) -> Result<Self, ConfigError> {
+        let (file, raw) = load_replica_file(directory, id)?;
+        let check = Check { file: &file, directory };
+        let (placement, sizes) = (check.placement(&raw.placement)?, check.sizes(&raw.limits)?);
+        Ok(Self { id, placement, sizes })
+    }
+}
+
 impl Plan {
     /// Loads and checks everything that replica `id` of the cluster directory needs.
     ///

@@ -7,12 +7,13 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use tetrarch_appliance::cli::{Cli, Command, GatewayCommand, InitArgs, StatusArgs};
+use tetrarch_appliance::cli::{Cli, Command, GatewayCommand, InitArgs, PlacementArgs, StatusArgs};
 use tetrarch_appliance::cluster_command::{self, ClusterOptions};
-use tetrarch_appliance::config::PlacementFile;
+use tetrarch_appliance::config::{PlacementFile, PlacementPlan};
 use tetrarch_appliance::init::{InitOptions, client_key_name, init};
+use tetrarch_appliance::machine::Machine;
 use tetrarch_appliance::status::Report;
-use tetrarch_appliance::{demo, gateway, replica_command};
+use tetrarch_appliance::{demo, gateway, placement_command, replica_command};
 use tetrarch_dataplane::alloc_guard::FrozenAllocator;
 
 #[global_allocator]
@@ -42,6 +43,7 @@ fn run(command: Command) -> Result<ExitCode> {
             cluster_command::run(&args.directory, options)?;
         }
         Command::Status(args) => return status(&args),
+        Command::Placement(args) => placement(&args)?,
         Command::Gateway(GatewayCommand::Redis(args)) => gateway::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -85,6 +87,17 @@ fn make(args: InitArgs) -> Result<()> {
     println!("  tetrarch replica {directory} --id 0      run one replica");
     println!("  tetrarch status {directory}              see how they are");
     println!("  tetrarch gateway redis {directory}       let Redis clients use it");
+    Ok(())
+}
+
+fn placement(args: &PlacementArgs) -> Result<()> {
+    let file = PlacementPlan::load(&args.directory, args.id)?;
+    let report = placement_command::Report::new(&file, Machine::read());
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print!("{}", report.table());
+    }
     Ok(())
 }
 
