@@ -156,12 +156,10 @@ mod loom_tests {
             let other = thread::spawn(move || {
                 writer.insert(&digest(1, 2));
                 writer.insert(&digest(3, 4));
-                writer.insert(&digest(1, 5));
             });
-            assert!(!reader.contains(&digest(1, 4)) && !reader.contains(&digest(3, 2)));
-            assert!(!reader.contains(&digest(3, 5)) && !reader.contains(&digest(1, 0)));
+            assert!(!reader.contains(&digest(1, 4)));
             other.join().expect("the model's thread does not panic");
-            assert!(reader.contains(&digest(1, 5)));
+            assert!(reader.contains(&digest(3, 4)));
         });
     }
 }
