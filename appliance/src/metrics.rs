@@ -188,6 +188,8 @@ numbers! {
     frames_free_size: "gauge",
     /// Bytes of all frames.
     frames_size: "gauge",
+    /// Bytes of frames in huge pages that the system had reserved.
+    frames_huge_size: "gauge",
     /// Bit i: the link to the member with index i is up.
     peers_up: "gauge",
     /// Clients with a link.

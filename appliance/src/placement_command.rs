@@ -179,12 +179,14 @@ fn advice(file: &PlacementPlan, machine: &Machine, cores: &[Line], best: &[usize
                 .into(),
         );
     }
-    if machine.transparent_huge_pages.as_deref() == Some("never") {
-        let frames = Budget::with_workers(file.sizes, 0).arena.size();
+    let pages = Budget::with_workers(file.sizes, 0).arena.size().div_ceil(HUGE_PAGE) as u64;
+    let reserved = machine.huge_pages_free.is_some_and(|free| free >= pages);
+    if machine.transparent_huge_pages.as_deref() == Some("never") && !reserved {
         advice.push(format!(
             "the {} MiB of frames get small pages: echo madvise > \
-             /sys/kernel/mm/transparent_hugepage/enabled",
-            frames.div_ceil(HUGE_PAGE) * 2
+             /sys/kernel/mm/transparent_hugepage/enabled, or reserve pages for each replica here with \
+             sysctl vm.nr_hugepages={pages}",
+            pages * 2
         ));
     }
     advice

@@ -64,6 +64,9 @@ pub fn run(directory: &Path, id: u16, fresh: bool, with_parent: bool) -> Result<
     let restarted = plan.core.restarted;
     let mut running = Running::start(Start::from(plan))?;
     info!("{}", running.moved_by);
+    let metrics = &running.subject().metrics;
+    let (huge, all) = (metrics.frames_huge_size.get() >> 20, metrics.frames_size.get() >> 20);
+    info!("frames: {huge} of {all} MiB in reserved huge pages");
     let mut reporter = Reporter::new(restarted);
     while !stop.load(Ordering::Acquire) {
         reporter.report(&mut running);

@@ -122,6 +122,7 @@ impl Running {
         let links =
             Links::new(endpoint, identity, directory, cluster.id, link_config, pool.clone());
         let metrics = Arc::new(Metrics::new());
+        metrics.frames_huge_size.set(arena.huge_size() as u64);
         let subject = Subject {
             id: id.0,
             cluster: cluster.id,

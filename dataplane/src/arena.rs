@@ -9,11 +9,13 @@
 //! the slot from the free list; each holds one count of `Slot::refs`; as long as that is not zero
 //! the slot holds one strong count of the `Shared` that owns it, so pointers to it stay valid.
 
+mod memory;
+
 use crate::frame::{Frame, FrameMut};
 use crate::free_list::FreeList;
 use crate::limits::{SLOT_CLASSES_MAX, SLOT_COUNT_MAX, SLOT_SIZE_MAX};
 use crate::types::OpenError;
-use std::alloc::Layout;
+use memory::Memory;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -25,12 +27,6 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering, fence};
 
 /// Slots start at a multiple of this: a cache line, and a BLAKE3 block.
 const SLOT_ALIGN: usize = 64;
-
-/// The memory of a class starts at a page, so that devices and direct IO can use it as it is.
-const CLASS_ALIGN: usize = 4096;
-
-/// A class of at least this size starts at a huge page.
-const HUGE_PAGE: usize = 2 * 1024 * 1024;
 
 /// A clone that would exceed this many references aborts, long before the count could wrap.
 const REFS_MAX: u32 = u32::MAX / 2;
@@ -94,7 +90,8 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// Reserve ordinary memory.
+    /// Reserve ordinary memory: in huge pages if the system has reserved enough, else with the advice
+    /// to use them. All of it is touched here, and so lies on the memory node of the calling thread.
     ///
     /// # Errors
     /// `BadValue` if the specification is out of range, `OutOfMemory` if the system refuses.
@@ -123,12 +120,19 @@ impl Arena {
         self.shared.classes.iter().map(|class| class.slots.len()).sum()
     }
 
+    /// Bytes that are in huge pages which the system had reserved. What else is in huge pages, the
+    /// system decides while it runs.
+    pub fn huge_size(&self) -> usize {
+        let classes = self.shared.classes.iter().map(|class| &class.memory);
+        classes.filter(|memory| memory.is_huge()).map(Memory::size).sum()
+    }
+
     /// Start and size of each class's memory, for a device that has to register it.
     pub fn regions(&self) -> impl Iterator<Item = (*const u8, usize)> + '_ {
         self.shared
             .classes
             .iter()
-            .map(|class| (class.memory.base.as_ptr().cast_const(), class.memory.layout.size()))
+            .map(|class| (class.memory.base().as_ptr().cast_const(), class.memory.size()))
     }
 }
 
@@ -225,7 +229,7 @@ impl Class {
             home: AtomicPtr::new(std::ptr::null_mut()),
             // SAFETY: index < count, so the offset is within the `stride * count` bytes of
             // `memory`, whose size was accepted as a layout and so fits an isize.
-            data: unsafe { memory.base.add(index as usize * stride) },
+            data: unsafe { memory.base().add(index as usize * stride) },
             size: class.slot_size,
             class: number as u32,
             index,
@@ -235,52 +239,6 @@ impl Class {
         let slots = (0..class.count).map(slot).collect();
         let free = FreeList::all_free(class.count as usize);
         Ok(Self { slot_size: class.slot_size, free, slots, memory })
-    }
-}
-
-/// The memory of all slots of a class.
-struct Memory {
-    base: NonNull<u8>,
-    layout: Layout,
-}
-
-impl Memory {
-    /// `size` zeroed bytes; `size` is not zero. Every page is written here, so that a machine with
-    /// too little memory fails at start and a pinned core meets no page fault later.
-    fn new(class: usize, size: usize) -> Result<Self, OpenError> {
-        assert!(size > 0, "the specification was checked");
-        let error = || OpenError::OutOfMemory { what: format!("slot class {class}"), size };
-        let align = if size >= HUGE_PAGE { HUGE_PAGE } else { CLASS_ALIGN };
-        let layout = Layout::from_size_align(size, align).map_err(|_| error())?;
-        // SAFETY: the size is not zero (asserted).
-        let base = NonNull::new(unsafe { std::alloc::alloc(layout) }).ok_or_else(error)?;
-        if align == HUGE_PAGE {
-            advise_huge_pages(base, size);
-        }
-        // SAFETY: `base` has `size` bytes and nobody else knows them yet.
-        unsafe { base.write_bytes(0, size) };
-        Ok(Self { base, layout })
-    }
-}
-
-/// Ask for huge pages: fewer address translations for a device and a core. It is advice: a system
-/// that cannot follow it uses small pages, and nothing else changes.
-fn advise_huge_pages(base: NonNull<u8>, size: usize) {
-    #[cfg(target_os = "linux")]
-    // SAFETY: whole huge pages of memory that we own, at an aligned address; the advice changes how
-    // pages are backed, never what they hold.
-    unsafe {
-        libc::madvise(base.as_ptr().cast(), size - size % HUGE_PAGE, libc::MADV_HUGEPAGE);
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = (base, size);
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: allocated with this layout in `new`, freed only here. No slot is in use: each
-        // one holds a count of the `Shared` that owns this memory.
-        unsafe { std::alloc::dealloc(self.base.as_ptr(), self.layout) }
     }
 }
 
@@ -307,10 +265,6 @@ struct Slot {
 unsafe impl Send for Slot {}
 // SAFETY: as above.
 unsafe impl Sync for Slot {}
-// SAFETY: `base` is only used to make slots, to report regions and to free.
-unsafe impl Send for Memory {}
-// SAFETY: as above; nothing is written through a shared `Memory`.
-unsafe impl Sync for Memory {}
 
 /// One counted reference to a slot in use.
 pub(crate) struct SlotRef {
