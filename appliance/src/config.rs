@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tetrarch_client::cluster::{Cluster, ClusterError, PrivateKeys, parse_toml};
 use tetrarch_consensus::limits::{
-    BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, OPERATION_SIZE_MAX, SESSION_WINDOW,
+    BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, INLINE_BODY_MAX, OPERATION_SIZE_MAX, SESSION_WINDOW,
 };
 use tetrarch_consensus::{Config, ReplicaId};
 use tetrarch_dataplane::crypto::keys::hex_decode;
@@ -143,6 +143,9 @@ pub struct LimitsFile {
     pub batch_requests_max: usize,
     /// Encoded bytes per batch.
     pub batch_size_max: usize,
+    /// Bytes of the largest request bodies that a leader sends inside proposals; larger ones are left
+    /// out, because the clients sent them to all. 0: all are left out.
+    pub inline_body_max: usize,
     /// Sessions of one client.
     pub sessions_per_client_max: u32,
     /// Memory for messages in flight, MiB.
@@ -163,6 +166,7 @@ impl Default for LimitsFile {
         Self {
             batch_requests_max: BATCH_REQUESTS_MAX,
             batch_size_max: BATCH_SIZE_MAX,
+            inline_body_max: INLINE_BODY_MAX,
             sessions_per_client_max: 4096,
             frames_mib: sizes.frames_size / MIB,
             decision_log_mib: sizes.decision_log_size / MIB,
@@ -448,6 +452,7 @@ impl Check<'_> {
         // A batch that cannot hold the largest operation would leave it pending for ever.
         let least = OPERATION_SIZE_MAX + 4096;
         self.range("limits.batch_size_max", limits.batch_size_max, least, BATCH_SIZE_MAX)?;
+        self.range("limits.inline_body_max", limits.inline_body_max, 0, BATCH_SIZE_MAX)?;
         let sessions = limits.sessions_per_client_max as usize;
         self.range("limits.sessions_per_client_max", sessions, 1, 1 << 20)?;
         let skew = usize::try_from(limits.clock_skew_max_ms).unwrap_or(usize::MAX);
@@ -457,6 +462,7 @@ impl Check<'_> {
         config.depth = cluster.depth;
         config.batch_requests_max = requests;
         config.batch_size_max = limits.batch_size_max;
+        config.inline_body_max = limits.inline_body_max;
         config.sessions_per_client_max = limits.sessions_per_client_max;
         config.clients_max = cluster.clients.len() as u32;
         config.decision_log_size = limits.decision_log_mib * MIB;

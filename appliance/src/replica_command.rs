@@ -198,6 +198,12 @@ impl std::fmt::Display for Words {
                 "a request of session {client} in instance {} has a proof that convinces others only",
                 at.cid
             ),
+            Evidence::IncompleteProposal { member, client, at } => write!(
+                f,
+                "replica {member} was given up with a request of session {client} in instance {} \
+                 whose body could not be had",
+                at.cid
+            ),
             Evidence::InvalidSynchronization { member, regency } => {
                 write!(f, "replica {member} sent an invalid synchronisation for regency {regency}")
             }

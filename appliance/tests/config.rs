@@ -191,6 +191,7 @@ fn fields_that_do_not_exist_and_values_that_cannot_be() {
         ("frames_mib = 128", "frames_mib = 1", &["limits.frames_mib = 1", "use 16 to"]),
         ("batch_requests_max = 1024", "batch_requests_max = 0", &["limits.batch_requests_max = 0"]),
         ("batch_size_max = ", "batch_size_max = 1", &["limits.batch_size_max = 1"]),
+        ("inline_body_max = ", "inline_body_max = 9999999", &["limits.inline_body_max = 9999999"]),
         ("service_seed = \"", "service_seed = \"x", &["service_seed", "hex"]),
     ] {
         let path = directory.0.join(file);

@@ -97,6 +97,16 @@ pub enum Evidence {
         /// Which proposal it was found in.
         at: Position,
     },
+    /// A leader was given up while its proposal named a request whose body was nowhere to be had: it
+    /// has invented the request, or keeps it back together with its client.
+    IncompleteProposal {
+        /// The leader.
+        member: ReplicaId,
+        /// Whose request.
+        client: ClientId,
+        /// Which proposal.
+        at: Position,
+    },
     /// A SYNC or STOPDATA that does not hold together.
     InvalidSynchronization {
         /// Who.

@@ -16,6 +16,10 @@
 //! them every request body. It does not cover proofs: who proves a request how is between the
 //! client and each replica, and never a reason for two replicas to disagree about a value.
 
+pub mod sparse;
+
+pub use sparse::{Identity, SparseBatch};
+
 use core::borrow::Borrow;
 
 use crate::limits::{
@@ -59,6 +63,27 @@ impl Selection {
     /// Is the request at `index` selected?
     pub fn contains(&self, index: usize) -> bool {
         self.0.get(index / 64).is_some_and(|word| word & (1 << (index % 64)) != 0)
+    }
+
+    /// Bytes of [`Selection::to_bytes`].
+    pub const SIZE: usize = BATCH_REQUESTS_MAX / 8;
+
+    /// One bit for each request, the first in the lowest bit of the first byte.
+    pub fn to_bytes(&self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        for (bytes, word) in bytes.chunks_exact_mut(8).zip(&self.0) {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// What [`Selection::to_bytes`] gave.
+    pub fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
+        let mut selection = Self::NONE;
+        for (word, bytes) in selection.0.iter_mut().zip(bytes.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        selection
     }
 }
 
@@ -180,6 +205,11 @@ impl<P: Payload> Batch<P> {
         }
     }
 
+    /// Where the first body begins.
+    fn bodies_start(&self) -> usize {
+        BATCH_HEADER_SIZE + self.count * (IDENTITY_SIZE + LAYOUT_SIZE)
+    }
+
     /// The request at `view` as a value of its own that shares the batch's memory.
     pub fn request(&self, view: &RequestView<'_>) -> Request<P> {
         let base = self.payload.bytes().as_ptr() as usize;
@@ -197,7 +227,7 @@ impl<P: Payload> Batch<P> {
     }
 }
 
-/// Bytes that `request` adds to a batch.
+/// Bytes that `request` adds to a batch as it is.
 pub fn encoded_size<P: Payload>(request: &Request<P>) -> usize {
     IDENTITY_SIZE + LAYOUT_SIZE + request.payload.bytes().len()
 }
@@ -215,10 +245,8 @@ fn encode<P: Payload, R: Borrow<Request<P>>>(bytes: &mut [u8], timestamp_ns: u64
         bytes[identity..identity + 8].copy_from_slice(&request.client.0.to_le_bytes());
         bytes[identity + 8..identity + 16].copy_from_slice(&request.sequence.0.to_le_bytes());
         bytes[identity + 16..identity + 48].copy_from_slice(&request.digest.0);
-        bytes[layout..layout + 4].copy_from_slice(&request.body_size.to_le_bytes());
-        bytes[layout + 4..layout + 6].copy_from_slice(&(proof_size as u16).to_le_bytes());
-        bytes[layout + 6] = request.auth;
-        bytes[layout + 7] = 0;
+        Layout { body_size: request.body_size as usize, proof_size, auth: request.auth }
+            .write(&mut bytes[layout..layout + LAYOUT_SIZE]);
         bytes[at..at + blob.len()].copy_from_slice(blob);
         identity += IDENTITY_SIZE;
         layout += LAYOUT_SIZE;
@@ -272,6 +300,7 @@ impl<'a> Iterator for Requests<'a> {
 struct Layout {
     body_size: usize,
     proof_size: usize,
+    auth: u8,
 }
 
 impl Layout {
@@ -287,7 +316,24 @@ impl Layout {
         if entry[7] != 0 {
             return Err(Malformed::Reserved);
         }
-        Ok(Self { body_size, proof_size })
+        Ok(Self { body_size, proof_size, auth: entry[6] })
+    }
+
+    fn write(&self, entry: &mut [u8]) {
+        entry[..4].copy_from_slice(&(self.body_size as u32).to_le_bytes());
+        entry[4..6].copy_from_slice(&(self.proof_size as u16).to_le_bytes());
+        entry[6] = self.auth;
+        entry[7] = 0;
+    }
+
+    /// The request at `index` of the batch in `bytes`, whose body begins at `start`.
+    fn view<'a>(&self, bytes: &'a [u8], index: usize, start: usize) -> Option<RequestView<'a>> {
+        let body = bytes.get(start..start + self.body_size)?;
+        let proof_start = start + self.body_size;
+        let proof = bytes.get(proof_start..proof_start + self.proof_size)?;
+        let Identity { client, sequence, digest } = read_identity(bytes, index).ok()?;
+        let operation = body.get(REQUEST_HEADER_SIZE..)?;
+        Some(RequestView { client, sequence, digest, operation, body, auth: self.auth, proof })
     }
 }
 
@@ -357,6 +403,17 @@ impl RequestHeader {
     }
 }
 
+/// What the batch in `bytes` says of its request at `index`.
+fn read_identity(bytes: &[u8], index: usize) -> Result<Identity, Malformed> {
+    let at = BATCH_HEADER_SIZE + index * IDENTITY_SIZE;
+    let digest = bytes.get(at + 16..at + IDENTITY_SIZE).ok_or(Malformed::Truncated)?;
+    Ok(Identity {
+        client: ClientId(read_u64(bytes, at)?),
+        sequence: Sequence(read_u64(bytes, at + 8)?),
+        digest: Digest(digest.try_into().map_err(|_| Malformed::Truncated)?),
+    })
+}
+
 fn read_u32(bytes: &[u8], at: usize) -> Result<u32, Malformed> {
     let field = bytes.get(at..at + 4).ok_or(Malformed::Truncated)?;
     Ok(u32::from_le_bytes(field.try_into().map_err(|_| Malformed::Truncated)?))
@@ -373,7 +430,7 @@ mod tests {
     use crate::payload::{HeapPool, SharedBytes};
     use alloc::vec::Vec;
 
-    fn request(client: u64, counter: u32, operation: &[u8]) -> Request<SharedBytes> {
+    pub(super) fn request(client: u64, counter: u32, operation: &[u8]) -> Request<SharedBytes> {
         let mut blob = alloc::vec![0; REQUEST_HEADER_SIZE];
         let header = RequestHeader {
             client: ClientId(client),

@@ -4,7 +4,10 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
-use crate::limits::{BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, DECISION_LOG_SIZE_MAX, REPLICAS_MAX};
+use crate::limits::{
+    BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, DECISION_LOG_SIZE_MAX, INLINE_BODY_MAX, MAC_SIZE,
+    REPLICAS_MAX, SIGNATURE_SIZE,
+};
 use crate::quorum::Quorums;
 use crate::{ReplicaId, ViewId};
 
@@ -104,6 +107,11 @@ impl View {
         self.members.binary_search(&id).ok()
     }
 
+    /// Bytes of the largest proof that a client may use in this view: a MAC vector or a signature.
+    pub fn request_proof_size_max(&self) -> usize {
+        (MAC_SIZE * self.members.len()).max(SIGNATURE_SIZE)
+    }
+
     /// The leader of `regency`: an index into the sorted member list, never an id computed by
     /// arithmetic, so that views with gaps work (rule SMR.2).
     pub fn leader(&self, regency: crate::Regency) -> ReplicaId {
@@ -129,6 +137,9 @@ pub struct Config {
     pub batch_requests_max: usize,
     /// Encoded bytes per batch at most.
     pub batch_size_max: usize,
+    /// Request bodies up to so many bytes travel inside proposals; larger ones are left out (rule
+    /// BODY.1). 0: all are left out.
+    pub inline_body_max: usize,
     /// Sessions of one client at most: ids above are refused, so the session table is bounded by
     /// the client list times this.
     pub sessions_per_client_max: u32,
@@ -156,6 +167,7 @@ impl Config {
             depth: 1,
             batch_requests_max: BATCH_REQUESTS_MAX,
             batch_size_max: BATCH_SIZE_MAX,
+            inline_body_max: INLINE_BODY_MAX,
             sessions_per_client_max: 4096,
             clients_max: 64,
             clock_skew_max: Duration::from_secs(1),
@@ -176,6 +188,7 @@ impl Config {
             Check::ProofBinding => self.checks.proof_binding = false,
             Check::StopDataValidation => self.checks.stop_data_validation = false,
             Check::DuplicateSuppression => self.checks.duplicate_suppression = false,
+            Check::BodyDigests => self.checks.body_digests = false,
         }
         self
     }
@@ -194,6 +207,8 @@ pub enum Check {
     StopDataValidation,
     /// A repeated request is kept out of batches (VAL.1) and skipped at execution (SMR.9).
     DuplicateSuppression,
+    /// Bodies that complete a proposal compared by digest (BODY.2).
+    BodyDigests,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -203,6 +218,7 @@ pub(crate) struct Checks {
     pub(crate) proof_binding: bool,
     pub(crate) stop_data_validation: bool,
     pub(crate) duplicate_suppression: bool,
+    pub(crate) body_digests: bool,
 }
 
 impl Checks {
@@ -212,5 +228,6 @@ impl Checks {
         proof_binding: true,
         stop_data_validation: true,
         duplicate_suppression: true,
+        body_digests: true,
     };
 }

@@ -27,7 +27,7 @@ pub mod verified;
 pub mod vp;
 
 pub use action::{Action, Evidence, Recipients};
-pub use batch::{Batch, RequestView, Selection};
+pub use batch::{Batch, Identity, RequestView, Selection, SparseBatch};
 pub use config::{Config, FaultModel, View};
 pub use input::Input;
 pub use message::{Message, Request};

@@ -16,8 +16,14 @@ pub const OPERATION_SIZE_MAX: usize = 256 * 1024;
 /// what a reply cache keeps and the largest frame of a reply.
 pub const RESULT_SIZE_MAX: usize = 1024 * 1024;
 
-/// Bytes of the proof after a request body: a MAC of 16 bytes for each replica, or a signature.
-pub const REQUEST_PROOF_SIZE_MAX: usize = 16 * REPLICAS_MAX;
+/// Bytes of one entry of a client's MAC vector.
+pub const MAC_SIZE: usize = 16;
+
+/// Bytes of a client's signature.
+pub const SIGNATURE_SIZE: usize = 64;
+
+/// Bytes of the proof after a request body: a MAC for each replica, or a signature.
+pub const REQUEST_PROOF_SIZE_MAX: usize = MAC_SIZE * REPLICAS_MAX;
 
 /// Requests that a STOP or FORWARDED carries. More are sent in the next one.
 pub const REQUEST_LIST_MAX: usize = 64;
@@ -38,8 +44,24 @@ pub const fn write_set_max(depth: usize) -> usize {
     if share > 8 { share } else { 8 }
 }
 
+/// Bytes of the largest request bodies that travel inside proposals, by default. A smaller one costs the
+/// leader's links little, and a proposal that holds it waits for nothing.
+pub const INLINE_BODY_MAX: usize = 256;
+
+/// Encoded bytes of the bodies that one member is sent in one patience, about: as many as a batch holds.
+pub const BODIES_SIZE_MAX: usize = BATCH_SIZE_MAX;
+
+/// Timeouts for which a leader remembers which clients' bodies members lack: long against the patience
+/// that a proposal waits when it forgets too early.
+pub const LACKING_TIMEOUTS: u32 = 64;
+
 /// Unexecuted requests of one session at most: the client's window.
 pub const SESSION_WINDOW: usize = 64;
+
+/// Requests of one session, from its last executed one on, that a replica takes in: several windows,
+/// because a client whose requests were answered by others goes on while a slower replica has not
+/// decided them, and its bodies would be missing there for every following proposal.
+pub const ADMISSION_WINDOW: usize = 4 * SESSION_WINDOW;
 
 /// Encoded bytes of one client's pending requests, all its sessions together: what a client that
 /// floods can make a replica hold.

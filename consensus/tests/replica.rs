@@ -257,7 +257,7 @@ fn hostile_message(state: &mut u64, digests: &[Digest]) -> Message<Bytes> {
         signed
     };
     let vote = Vote { at, digest: digest(state) };
-    match random(state) % 13 {
+    match random(state) % 16 {
         0 => Message::Forwarded(batch),
         1 => Message::Propose(Propose { at, batch }),
         2 => Message::Write(vote),
@@ -292,7 +292,13 @@ fn hostile_message(state: &mut u64, digests: &[Digest]) -> Message<Bytes> {
         }),
         10 => Message::Decided(Decided { at, digest: vote.digest, batch: Some(batch) }),
         11 => Message::FetchBatch(FetchBatch { view, cid: at.cid, digest: vote.digest }),
-        _ => Message::BatchBody(BatchBody { view, cid: at.cid, batch }),
+        12 => Message::BatchBody(BatchBody { view, cid: at.cid, batch }),
+        13 => {
+            let batch = SparseBatch::of(&batch, &Selection::ALL, &mut HeapPool).expect("heap");
+            Message::ProposeSparse(ProposeSparse { at, batch })
+        }
+        14 => Message::FetchBodies(FetchBodies { at, digest: vote.digest, which: Selection::ALL }),
+        _ => Message::Bodies(Bodies { at, digest: vote.digest, requests: batch }),
     }
 }
 

@@ -44,6 +44,7 @@ impl Coverage {
         match message {
             Message::Forwarded(_) => self.count("sent FORWARDED"),
             Message::Propose(_) => self.count("sent PROPOSE"),
+            Message::ProposeSparse(_) => self.count("sent PROPOSE without bodies"),
             Message::Write(_) => self.count("sent WRITE"),
             Message::Accept(_) => self.count("sent ACCEPT"),
             Message::Refuse(refuse) => {
@@ -75,6 +76,8 @@ impl Coverage {
             Message::Decided(_) => self.count("sent DECIDED"),
             Message::FetchBatch(_) => self.count("sent FETCH_BATCH"),
             Message::BatchBody(_) => self.count("sent BATCH_BODY"),
+            Message::FetchBodies(_) => self.count("sent FETCH_BODIES"),
+            Message::Bodies(_) => self.count("sent BODIES"),
         }
     }
 
@@ -84,6 +87,7 @@ impl Coverage {
             Evidence::Equivocation { .. } => "evidence of equivocation",
             Evidence::InvalidProposal { .. } => "evidence of an invalid proposal",
             Evidence::HalfValidProof { .. } => "evidence of a half-valid proof",
+            Evidence::IncompleteProposal { .. } => "evidence of an incomplete proposal",
             Evidence::InvalidSynchronization { .. } => "evidence of an invalid synchronisation",
         });
     }

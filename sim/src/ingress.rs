@@ -8,7 +8,7 @@ use tetrarch_consensus::batch::Selection;
 use tetrarch_consensus::limits::REPLICAS_MAX;
 use tetrarch_consensus::message::Request;
 use tetrarch_consensus::payload::SharedBytes;
-use tetrarch_consensus::{Batch, Digest, Message};
+use tetrarch_consensus::{Batch, Digest, Message, SparseBatch};
 
 use crate::keys::Keys;
 use crate::service::Operation;
@@ -26,6 +26,34 @@ pub fn admit(keys: &Keys, member: usize, hostile: bool, mut message: Msg) -> Opt
                 Operation::decode(view.operation).is_some()
             };
             if !propose.batch.requests().all(valid) {
+                return None;
+            }
+        }
+        Message::ProposeSparse(propose) => {
+            let batch = &mut propose.batch;
+            if hostile {
+                let announced = batch.digest;
+                if SparseBatch::parse(batch.payload().clone()).ok()?.digest != announced {
+                    return None;
+                }
+            }
+            let mut authentic = Selection::NONE;
+            for (place, view) in batch.requests() {
+                if view.digest != digest(view.body) || Operation::decode(view.operation).is_none() {
+                    return None;
+                }
+                if keys.convinces(&view, member) {
+                    authentic.insert(place);
+                }
+            }
+            batch.authentic = authentic;
+        }
+        Message::Bodies(bodies) => {
+            check(keys, member, hostile, &mut bodies.requests)?;
+            let valid = |view: tetrarch_consensus::RequestView<'_>| {
+                Operation::decode(view.operation).is_some()
+            };
+            if !bodies.requests.requests().all(valid) {
                 return None;
             }
         }

@@ -73,6 +73,7 @@ enum Mutant {
     ProofBinding,
     StopDataValidation,
     DuplicateSuppression,
+    BodyDigests,
 }
 
 fn parse_range(text: &str) -> Result<(u64, u64), String> {
@@ -101,6 +102,7 @@ impl Args {
                     Mutant::ProofBinding => Check::ProofBinding,
                     Mutant::StopDataValidation => Check::StopDataValidation,
                     Mutant::DuplicateSuppression => Check::DuplicateSuppression,
+                    Mutant::BodyDigests => Check::BodyDigests,
                 })
                 .collect(),
         }

@@ -104,6 +104,10 @@ pub fn fingerprint(message: &Message<SharedBytes>) -> [u64; 3] {
     match message {
         Message::Forwarded(batch) => [kind, batch.len() as u64, short(&batch.digest)],
         Message::Propose(propose) => [kind, place(&propose.at), short(&propose.batch.digest)],
+        Message::ProposeSparse(propose) => {
+            let held = propose.batch.requests().count() as u64;
+            [kind | held << 8, place(&propose.at), short(&propose.batch.digest)]
+        }
         Message::Write(vote) | Message::Accept(vote) => {
             [kind, place(&vote.at), short(&vote.digest)]
         }
@@ -122,6 +126,16 @@ pub fn fingerprint(message: &Message<SharedBytes>) -> [u64; 3] {
         Message::Decided(decided) => [kind, place(&decided.at), short(&decided.digest)],
         Message::FetchBatch(fetch) => [kind, fetch.cid.0, short(&fetch.digest)],
         Message::BatchBody(body) => [kind, body.cid.0, short(&body.batch.digest)],
+        Message::FetchBodies(fetch) => {
+            let bytes = fetch.which.to_bytes();
+            let which = bytes.chunks(8).fold(0, |sum, word| {
+                mix(sum ^ word.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)))
+            });
+            [kind, place(&fetch.at), short(&fetch.digest) ^ which]
+        }
+        Message::Bodies(bodies) => {
+            [kind, place(&bodies.at), short(&bodies.digest) ^ short(&bodies.requests.digest)]
+        }
     }
 }
 
@@ -136,6 +150,13 @@ pub fn describe(message: &Message<SharedBytes>) -> String {
             propose.batch.digest,
             propose.batch.len(),
             propose.batch.timestamp_ns,
+        ),
+        Message::ProposeSparse(propose) => format!(
+            "PROPOSE {} {:?} requests={} without={:?}",
+            at(&propose.at),
+            propose.batch.digest,
+            propose.batch.len(),
+            propose.batch.omitted().collect::<Vec<_>>(),
         ),
         Message::Write(vote) => format!("WRITE {} {:?}", at(&vote.at), vote.digest),
         Message::Accept(vote) => format!("ACCEPT {} {:?}", at(&vote.at), vote.digest),
@@ -172,6 +193,11 @@ pub fn describe(message: &Message<SharedBytes>) -> String {
             decided.batch.is_some()
         ),
         Message::FetchBatch(fetch) => format!("FETCH_BATCH cid={} {:?}", fetch.cid, fetch.digest),
+        Message::FetchBodies(fetch) => format!("FETCH_BODIES {} {:?}", at(&fetch.at), fetch.digest),
+        Message::Bodies(bodies) => {
+            let count = bodies.requests.len();
+            format!("BODIES {} {:?} requests={count}", at(&bodies.at), bodies.digest)
+        }
         Message::BatchBody(body) => format!("BATCH_BODY cid={} {:?}", body.cid, body.batch.digest),
     }
 }

@@ -11,7 +11,7 @@ use tetrarch_consensus::message::codec::{decode, decode_request, visit_states};
 use tetrarch_consensus::message::{Malformed, kind, proof};
 use tetrarch_consensus::{
     Batch, ClientId, Digest, Input, Message, ReplicaId, Request, RequestValidator, RequestView,
-    Sequence, Verified, View, spec,
+    Selection, Sequence, Verified, View, spec,
 };
 use tetrarch_dataplane::crypto::hash::digest_burst;
 use tetrarch_dataplane::links::Received;
@@ -179,6 +179,14 @@ impl Ingress {
                 self.check_batch(&mut stop.requests, Some(Memory::MacVectors))?
             }
             Message::Propose(propose) => self.check_batch(&mut propose.batch, Some(Memory::All))?,
+            // What is left out was authenticated when its client sent it.
+            Message::ProposeSparse(propose) => {
+                let batch = &mut propose.batch;
+                batch.authentic = self.check_requests(batch.requests(), Some(Memory::All))?;
+            }
+            Message::Bodies(bodies) => {
+                self.check_batch(&mut bodies.requests, Some(Memory::All))?;
+            }
             Message::BatchBody(body) => self.check_batch(&mut body.batch, Some(Memory::All))?,
             // A decision is proved by its claims; whose requests they are no longer matters.
             Message::Decided(decided) => {
@@ -192,7 +200,8 @@ impl Ingress {
             | Message::Refuse(_)
             | Message::Status(_)
             | Message::Fetch(_)
-            | Message::FetchBatch(_) => {}
+            | Message::FetchBatch(_)
+            | Message::FetchBodies(_) => {}
         }
         Ok(Input::Peer { from, message: Verified::vouch(message) })
     }
@@ -204,27 +213,38 @@ impl Ingress {
         batch: &mut Batch<FramePayload>,
         memory: Option<Memory>,
     ) -> Result<(), Reject> {
-        let mut authentic = batch.authentic;
+        batch.authentic = self.check_requests(batch.requests().enumerate(), memory)?;
+        Ok(())
+    }
+
+    /// Does what [`Ingress::check_batch`] does to requests at these places. Which of them this replica
+    /// can authenticate.
+    fn check_requests<'a>(
+        &mut self,
+        mut requests: impl Iterator<Item = (usize, RequestView<'a>)>,
+        memory: Option<Memory>,
+    ) -> Result<Selection, Reject> {
+        let mut authentic = Selection::NONE;
         let mut views = [NOTHING; SIGNATURES_AT_ONCE];
-        let mut requests = batch.requests();
-        let mut start = 0;
-        while start < batch.len() {
-            let count = SIGNATURES_AT_ONCE.min(batch.len() - start);
-            for (view, request) in views.iter_mut().zip(requests.by_ref().take(count)) {
-                *view = request;
+        let mut places = [0; SIGNATURES_AT_ONCE];
+        loop {
+            let mut count = 0;
+            for (place, view) in requests.by_ref().take(SIGNATURES_AT_ONCE) {
+                (places[count], views[count]) = (place, view);
+                count += 1;
+            }
+            if count == 0 {
+                return Ok(authentic);
             }
             let views = &views[..count];
             self.check_bodies(views)?;
             if let Some(memory) = memory {
                 let bits = self.proofs.check_nested(views, memory);
                 (0..count).filter(|at| bits & (1 << at) != 0).for_each(|at| {
-                    authentic.insert(start + at);
+                    authentic.insert(places[at]);
                 });
             }
-            start += count;
         }
-        batch.authentic = authentic;
-        Ok(())
     }
 
     /// Digests in lanes, and the service's own opinion.

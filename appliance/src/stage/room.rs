@@ -64,6 +64,7 @@ impl Gauge {
 fn is_early<P: Payload>(message: &Message<P>, open: ConsensusId) -> bool {
     match message {
         Message::Propose(propose) => propose.at.cid > open,
+        Message::ProposeSparse(propose) => propose.at.cid > open,
         Message::Decided(decided) => decided.batch.is_some() && decided.at.cid > open,
         _ => false,
     }

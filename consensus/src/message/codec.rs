@@ -11,7 +11,7 @@
 //! | kind | body |
 //! |---|---|
 //! | FORWARDED | batch |
-//! | PROPOSE | position 16, batch |
+//! | PROPOSE | position 16, batch, whole or [sparse](crate::batch::sparse) |
 //! | WRITE, ACCEPT | position 16, digest 32 |
 //! | REFUSE | position 16, digest 32, reason 1 (0 clock, 1 proof), zero 7, client 8 |
 //! | STOP | view 4, regency 4, batch |
@@ -22,6 +22,8 @@
 //! | DECIDED | position 16, digest 32, has batch 1, zero 7, batch |
 //! | FETCH_BATCH | view 4, zero 4, instance 8, digest 32 |
 //! | BATCH_BODY | view 4, zero 4, instance 8, batch |
+//! | FETCH_BODIES | position 16, digest 32, which 128: bit i is the request at place i |
+//! | BODIES | position 16, digest 32, batch |
 //!
 //! REQUEST is [`RequestHeader`] and operation, REPLY is in
 //! [`reply`](super::reply); a signed state is in [`state`].
@@ -38,11 +40,12 @@ pub use state::{
 
 use alloc::boxed::Box;
 
-use crate::batch::{Batch, RequestHeader};
+use crate::batch::{Batch, RequestHeader, Selection, SparseBatch};
 use crate::limits::{REPLICAS_MAX, REQUEST_LIST_MAX};
 use crate::message::{
-    BatchBody, Decided, Fetch, FetchBatch, Malformed, Message, Position, Propose, Refuse,
-    RefuseReason, Request, SignedState, Status, Stop, Sync, Vote, kind,
+    BatchBody, Bodies, Decided, Fetch, FetchBatch, FetchBodies, Malformed, Message, Position,
+    Propose, ProposeSparse, Refuse, RefuseReason, Request, SignedState, Status, Stop, Sync, Vote,
+    kind,
 };
 use crate::payload::Payload;
 use crate::types::{ClientId, ConsensusId, Digest, Epoch, Regency, ReplicaSet, ViewId};
@@ -58,6 +61,7 @@ const FETCH_SIZE: usize = 24;
 const DECIDED_SIZE: usize = VOTE_SIZE + 8;
 const FETCH_BATCH_SIZE: usize = 48;
 const BATCH_BODY_SIZE: usize = 16;
+const FETCH_BODIES_SIZE: usize = VOTE_SIZE + Selection::SIZE;
 
 const REASON_CLOCK: u8 = 0;
 const REASON_PROOF: u8 = 1;
@@ -68,6 +72,7 @@ pub fn encoded_size<P: Payload>(message: &Message<P>) -> usize {
     match message {
         Message::Forwarded(batch) => batch_size(batch),
         Message::Propose(propose) => POSITION_SIZE + batch_size(&propose.batch),
+        Message::ProposeSparse(propose) => POSITION_SIZE + propose.batch.payload().bytes().len(),
         Message::Write(_) | Message::Accept(_) => VOTE_SIZE,
         Message::Refuse(_) => REFUSE_SIZE,
         Message::Stop(stop) => STOP_SIZE + batch_size(&stop.requests),
@@ -82,6 +87,8 @@ pub fn encoded_size<P: Payload>(message: &Message<P>) -> usize {
         }
         Message::FetchBatch(_) => FETCH_BATCH_SIZE,
         Message::BatchBody(body) => BATCH_BODY_SIZE + batch_size(&body.batch),
+        Message::FetchBodies(_) => FETCH_BODIES_SIZE,
+        Message::Bodies(bodies) => VOTE_SIZE + batch_size(&bodies.requests),
     }
 }
 
@@ -94,6 +101,10 @@ pub fn encode<P: Payload>(message: &Message<P>, out: &mut [u8]) -> usize {
     match message {
         Message::Forwarded(batch) => writer.bytes(batch.payload().bytes()),
         Message::Propose(propose) => {
+            write_position(&mut writer, propose.at);
+            writer.bytes(propose.batch.payload().bytes());
+        }
+        Message::ProposeSparse(propose) => {
             write_position(&mut writer, propose.at);
             writer.bytes(propose.batch.payload().bytes());
         }
@@ -127,6 +138,14 @@ pub fn encode<P: Payload>(message: &Message<P>, out: &mut [u8]) -> usize {
             writer.u64(body.cid.0);
             writer.bytes(body.batch.payload().bytes());
         }
+        Message::FetchBodies(fetch) => {
+            write_vote(&mut writer, &Vote { at: fetch.at, digest: fetch.digest });
+            writer.bytes(&fetch.which.to_bytes());
+        }
+        Message::Bodies(bodies) => {
+            write_vote(&mut writer, &Vote { at: bodies.at, digest: bodies.digest });
+            writer.bytes(bodies.requests.payload().bytes());
+        }
     }
     assert_eq!(writer.written(), size, "encode and encoded_size agree");
     size
@@ -144,8 +163,7 @@ pub fn decode<P: Payload>(kind: u8, payload: P) -> Result<Message<P>, Malformed>
         kind::FORWARDED => return Ok(Message::Forwarded(list_from(&payload, 0)?)),
         kind::PROPOSE => {
             let at = read_position(&mut reader)?;
-            let batch = batch_from(&payload, reader.position())?;
-            return Ok(Message::Propose(Propose { at, batch }));
+            return propose_from(&payload, at, reader.position());
         }
         kind::WRITE => Message::Write(read_vote(&mut reader)?),
         kind::ACCEPT => Message::Accept(read_vote(&mut reader)?),
@@ -167,6 +185,16 @@ pub fn decode<P: Payload>(kind: u8, payload: P) -> Result<Message<P>, Malformed>
             let cid = ConsensusId(reader.u64()?);
             let batch = batch_from(&payload, reader.position())?;
             return Ok(Message::BatchBody(BatchBody { view, cid, batch }));
+        }
+        kind::FETCH_BODIES => {
+            let Vote { at, digest } = read_vote(&mut reader)?;
+            let which = Selection::from_bytes(&reader.array()?);
+            Message::FetchBodies(FetchBodies { at, digest, which })
+        }
+        kind::BODIES => {
+            let Vote { at, digest } = read_vote(&mut reader)?;
+            let requests = batch_from(&payload, reader.position())?;
+            return Ok(Message::Bodies(Bodies { at, digest, requests }));
         }
         _ => return Err(Malformed::Unknown),
     };
@@ -221,8 +249,29 @@ fn batch_size<P: Payload>(batch: &Batch<P>) -> usize {
 
 /// The batch that begins at `start` and ends with the payload.
 fn batch_from<P: Payload>(payload: &P, start: usize) -> Result<Batch<P>, Malformed> {
+    Batch::parse(rest_of(payload, start)?)
+}
+
+fn rest_of<P: Payload>(payload: &P, start: usize) -> Result<P, Malformed> {
     let size = payload.bytes().len().checked_sub(start).ok_or(Malformed::Truncated)?;
-    Batch::parse(payload.slice(start, size).ok_or(Malformed::Truncated)?)
+    payload.slice(start, size).ok_or(Malformed::Truncated)
+}
+
+/// The proposal whose batch, whole or sparse, begins at `start`. A batch that leaves something out has
+/// a reserved byte set for one that does not.
+fn propose_from<P: Payload>(
+    payload: &P,
+    at: Position,
+    start: usize,
+) -> Result<Message<P>, Malformed> {
+    match batch_from(payload, start) {
+        Ok(batch) => Ok(Message::Propose(Propose { at, batch })),
+        Err(Malformed::Reserved) => {
+            let batch = SparseBatch::parse(rest_of(payload, start)?)?;
+            Ok(Message::ProposeSparse(ProposeSparse { at, batch }))
+        }
+        Err(malformed) => Err(malformed),
+    }
 }
 
 /// A batch that serves as a list of requests.

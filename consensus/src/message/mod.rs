@@ -6,7 +6,7 @@ pub mod reply;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use crate::batch::{Batch, REQUEST_HEADER_SIZE, RequestView};
+use crate::batch::{Batch, REQUEST_HEADER_SIZE, RequestView, Selection, SparseBatch};
 use crate::limits::WRITE_SET_MAX;
 use crate::payload::Payload;
 use crate::types::{
@@ -45,6 +45,10 @@ pub mod kind {
     pub const FETCH_BATCH: u8 = 14;
     /// A batch, for its digest.
     pub const BATCH_BODY: u8 = 15;
+    /// "Send me these bodies of the proposal."
+    pub const FETCH_BODIES: u8 = 16;
+    /// Bodies that a proposal left out.
+    pub const BODIES: u8 = 17;
 }
 
 /// Kinds of proof after a message body, as numbers in the link header's `auth` field.
@@ -129,6 +133,15 @@ pub struct Propose<P> {
     pub at: Position,
     /// The value.
     pub batch: Batch<P>,
+}
+
+/// The leader's value for an instance, without some of its bodies (rule BODY.1).
+#[derive(Clone, Debug)]
+pub struct ProposeSparse<P> {
+    /// Instance and epoch.
+    pub at: Position,
+    /// The value.
+    pub batch: SparseBatch<P>,
 }
 
 /// WRITE or ACCEPT.
@@ -365,6 +378,28 @@ pub struct BatchBody<P> {
     pub batch: Batch<P>,
 }
 
+/// "Send me these bodies of the proposal." (Rule BODY.4)
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FetchBodies {
+    /// Instance and epoch of the proposal.
+    pub at: Position,
+    /// The proposal.
+    pub digest: Digest,
+    /// The places in it of the requests whose bodies the sender lacks.
+    pub which: Selection,
+}
+
+/// The answer to [`FetchBodies`]. Each body proves itself by the digest that the proposal names.
+#[derive(Clone, Debug)]
+pub struct Bodies<P> {
+    /// Instance and epoch of the proposal.
+    pub at: Position,
+    /// The proposal.
+    pub digest: Digest,
+    /// The requests, in the order of the proposal.
+    pub requests: Batch<P>,
+}
+
 /// What one replica says to another.
 #[derive(Clone, Debug)]
 pub enum Message<P> {
@@ -372,6 +407,8 @@ pub enum Message<P> {
     Forwarded(Batch<P>),
     /// The leader's value.
     Propose(Propose<P>),
+    /// The leader's value without some of its bodies.
+    ProposeSparse(ProposeSparse<P>),
     /// First vote.
     Write(Vote),
     /// Second vote.
@@ -394,6 +431,10 @@ pub enum Message<P> {
     FetchBatch(FetchBatch),
     /// A batch.
     BatchBody(BatchBody<P>),
+    /// Asks for bodies that a proposal left out.
+    FetchBodies(FetchBodies),
+    /// Bodies that a proposal left out.
+    Bodies(Bodies<P>),
 }
 
 impl<P> Message<P> {
@@ -401,7 +442,7 @@ impl<P> Message<P> {
     pub fn kind(&self) -> u8 {
         match self {
             Self::Forwarded(_) => kind::FORWARDED,
-            Self::Propose(_) => kind::PROPOSE,
+            Self::Propose(_) | Self::ProposeSparse(_) => kind::PROPOSE,
             Self::Write(_) => kind::WRITE,
             Self::Accept(_) => kind::ACCEPT,
             Self::Refuse(_) => kind::REFUSE,
@@ -413,6 +454,8 @@ impl<P> Message<P> {
             Self::Decided(_) => kind::DECIDED,
             Self::FetchBatch(_) => kind::FETCH_BATCH,
             Self::BatchBody(_) => kind::BATCH_BODY,
+            Self::FetchBodies(_) => kind::FETCH_BODIES,
+            Self::Bodies(_) => kind::BODIES,
         }
     }
 }

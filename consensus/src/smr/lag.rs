@@ -16,7 +16,7 @@ use crate::smr::ignored::Ignored;
 use crate::smr::progress::FAILURES_MAX;
 use crate::smr::replica::Replica;
 use crate::spec;
-use crate::types::{ConsensusId, Regency, ReplicaId, ReplicaSet};
+use crate::types::{ConsensusId, Digest, Regency, ReplicaId, ReplicaSet};
 use crate::vp::instance::{Instance, Verdict};
 
 impl<P: Payload> Replica<P> {
@@ -421,9 +421,7 @@ impl<P: Payload> Replica<P> {
         actions: &mut Actions<Action<P>>,
     ) {
         spec!("LAG.3");
-        let entry = self.log.get(fetch.cid).filter(|entry| entry.digest == fetch.digest).copied();
-        let logged = entry.and_then(|entry| self.logged_batch(&entry));
-        let Some(batch) = logged.or_else(|| self.kept_batch(fetch)) else {
+        let Some(batch) = self.batch_of(fetch.cid, &fetch.digest) else {
             return;
         };
         let body = BatchBody { view: self.config.view.id(), cid: fetch.cid, batch };
@@ -431,8 +429,11 @@ impl<P: Payload> Replica<P> {
         self.send(to, Message::BatchBody(body), actions);
     }
 
-    fn kept_batch(&self, fetch: &FetchBatch) -> Option<Batch<P>> {
-        self.window.get(fetch.cid)?.batch(&fetch.digest).cloned()
+    /// The batch with this digest, decided or open in instance `cid`.
+    pub(super) fn batch_of(&mut self, cid: ConsensusId, digest: &Digest) -> Option<Batch<P>> {
+        let entry = self.log.get(cid).filter(|entry| entry.digest == *digest).copied();
+        let logged = entry.and_then(|entry| self.logged_batch(&entry));
+        logged.or_else(|| self.window.get(cid)?.batch(digest).cloned())
     }
 
     pub(super) fn on_batch_body(&mut self, body: BatchBody<P>) {

@@ -3,6 +3,8 @@
 //! Owns order: which instance runs, who leads, what a batch may hold, how a member catches up.
 //! Always true: a decided batch never changes. Must not: execute anything.
 
+mod assembly;
+pub mod bodies;
 pub mod client;
 pub mod complaints;
 mod decision_log;

@@ -6,11 +6,10 @@
 use crate::action::{Action, Recipients};
 use crate::batch::Batch;
 use crate::limits::{EXECUTION_LAG_MAX, decisions_told};
-use crate::message::{
-    FetchBatch, Message, Position, Propose, Refuse, RefuseReason, Request, Vote, Written,
-};
+use crate::message::{FetchBatch, Message, Position, Refuse, RefuseReason, Request, Vote, Written};
 use crate::payload::Payload;
 use crate::protocol::Actions;
+use crate::smr::assembly::Proposal;
 use crate::smr::ignored::Ignored;
 use crate::smr::out_of_context::Early;
 use crate::smr::replica::{Recent, Replica};
@@ -44,20 +43,20 @@ impl<P: Payload> Replica<P> {
             return false;
         }
         let (client, sequence) = (request.client, request.sequence);
-        let admission = self.requests.admit(self.now, request, &self.complaints);
+        let (admission, awaited) = self.admit(request, actions);
         if admission == Admission::Executed {
             actions.push(Action::ResendReply { client, sequence });
         }
-        self.place_to_propose().is_some()
+        awaited || self.place_to_propose().is_some()
     }
 
     /// Requests that a member passes on. Only what this replica could authenticate itself enters.
-    pub(super) fn on_request_list(&mut self, list: &Batch<P>) {
+    pub(super) fn on_request_list(&mut self, list: &Batch<P>, actions: &mut Actions<Action<P>>) {
         spec!("VAL.8", "SYNC.4");
         for (index, view) in list.requests().enumerate() {
             if list.authentic.contains(index) {
                 // Whatever becomes of it: an executed one is not answered, no client asked.
-                let _ = self.requests.admit(self.now, list.request(&view), &self.complaints);
+                let _ = self.admit(list.request(&view), actions);
             } else {
                 self.ignored.add(Ignored::Invalid);
             }
@@ -92,18 +91,22 @@ impl<P: Payload> Replica<P> {
     pub(super) fn on_propose(
         &mut self,
         index: usize,
-        propose: Propose<P>,
+        at: Position,
+        proposal: Proposal<P>,
         actions: &mut Actions<Action<P>>,
     ) {
         spec!("VP.3");
-        let leader = self.config.view.leader(Regency(propose.at.epoch.0));
+        let leader = self.config.view.leader(Regency(at.epoch.0));
         if self.config.view.members()[index] != leader {
             return self.ignored.add(Ignored::NotLeader);
         }
-        match self.time_of(propose.at) {
+        if !self.is_bounded(&proposal) {
+            return self.ignored.add(Ignored::Invalid);
+        }
+        match self.time_of(at) {
             Time::Past => self.ignored.add(Ignored::Stale),
-            Time::Early => self.keep_early(index, propose.at, Early::Propose(propose), actions),
-            Time::Now => self.take_proposal(index, propose, actions),
+            Time::Early => self.keep_early(index, at, Early::Propose(at, proposal), actions),
+            Time::Now => self.take_proposal(index, at, proposal, actions),
         }
     }
 
@@ -111,23 +114,29 @@ impl<P: Payload> Replica<P> {
     fn take_proposal(
         &mut self,
         index: usize,
-        propose: Propose<P>,
+        at: Position,
+        proposal: Proposal<P>,
         actions: &mut Actions<Action<P>>,
     ) {
-        let Propose { at, batch } = propose;
+        let digest = proposal.digest();
         let open = self.window.at_mut(at.cid);
         match open.proposal {
-            Some(first) if first != batch.digest => {
-                self.report_contradiction(index, at, first, batch.digest, actions);
+            Some(first) if first != digest => {
+                self.report_contradiction(index, at, first, digest, actions);
             }
-            Some(_) => self.ignored.add(Ignored::NotNeeded),
+            Some(_) => match proposal {
+                Proposal::Whole(batch) if open.assembly.waiting() == Some(digest) => {
+                    open.keep(batch);
+                }
+                _ => self.ignored.add(Ignored::NotNeeded),
+            },
             // A bound level needs no proposal, but the bytes may be welcome.
-            None if open.bound.is_some_and(|bound| bound != batch.digest) => {
+            None if open.bound.is_some_and(|bound| bound != digest) => {
                 self.ignored.add(Ignored::NotNeeded);
             }
             None => {
-                open.proposal = Some(batch.digest);
-                open.keep(batch);
+                open.proposal = Some(digest);
+                self.keep_proposal(at.cid, proposal, actions);
             }
         }
     }
@@ -213,6 +222,7 @@ impl<P: Payload> Replica<P> {
             || self.propose(actions)
         {}
         self.ask_for_batch(actions);
+        self.hasten_bodies();
     }
 
     /// Reads one message again whose time has come.
@@ -225,7 +235,7 @@ impl<P: Payload> Replica<P> {
             return false;
         };
         match message {
-            Early::Propose(propose) => self.on_propose(index, propose, actions),
+            Early::Propose(at, proposal) => self.on_propose(index, at, proposal, actions),
             Early::Write(vote) => self.on_write(index, vote, actions),
             Early::Accept(vote) => self.on_accept(index, vote, actions),
             Early::Refuse(refuse) => self.on_refuse(index, refuse, actions),
@@ -248,7 +258,7 @@ impl<P: Payload> Replica<P> {
     /// Votes for what is bound or proposed in the lowest instance that was not written, if it should
     /// be.
     fn judge(&mut self, actions: &mut Actions<Action<P>>) -> bool {
-        spec!("VP.4", "VP.10", "VAL.3", "SYNC.9");
+        spec!("VP.4", "VP.10", "VAL.3", "SYNC.9", "BODY.2");
         let Some(cid) = self.window.to_write().filter(|_| self.may_vote()) else {
             return false;
         };
@@ -264,6 +274,8 @@ impl<P: Payload> Replica<P> {
             return false;
         };
         match open.verdict {
+            // Nobody judges what is not complete.
+            Verdict::Open if open.batch(&digest).is_none() => return false,
             Verdict::Open => self.judge_proposal(cid, digest, actions),
             Verdict::Refused(_) if open.writes.count(&digest) >= self.quorums.one_correct() => {
                 self.write(cid, digest, actions);

@@ -9,15 +9,16 @@
 use alloc::vec::Vec;
 
 use crate::limits::{OUT_OF_CONTEXT_MAX, OUT_OF_CONTEXT_SIZE_MAX, OUT_OF_CONTEXT_VOTES_MAX};
-use crate::message::{Position, Propose, Refuse, Vote};
+use crate::message::{Position, Refuse, Vote};
 use crate::payload::Payload;
+use crate::smr::assembly::Proposal;
 use crate::spec;
 use crate::types::{ConsensusId, Digest};
 
 /// A consensus message.
 #[derive(Clone, Debug)]
 pub(crate) enum Early<P> {
-    Propose(Propose<P>),
+    Propose(Position, Proposal<P>),
     Write(Vote),
     Accept(Vote),
     Refuse(Refuse),
@@ -36,7 +37,7 @@ const NO_VOTES: Votes = Votes { at: None, write: None, accept: None };
 /// Of each kind one message an instance, at the instance's number modulo the size.
 struct Member<P> {
     votes: Vec<Votes>,
-    proposals: Vec<Option<Propose<P>>>,
+    proposals: Vec<Option<(Position, Proposal<P>)>>,
     /// Encoded bytes of `proposals`.
     size: usize,
     refusals: Vec<Option<Refuse>>,
@@ -97,15 +98,15 @@ impl<P: Payload> OutOfContext<P> {
                     first.get_or_insert(vote.digest);
                 }
             }
-            Early::Propose(propose) if ahead(&propose.at) < OUT_OF_CONTEXT_MAX => {
-                let (place, size) = (slot(propose.at.cid), size_of(&propose));
-                if replaces(propose.at, member.proposals[place].as_ref().map(|kept| kept.at)) {
-                    member.take_proposal(propose.at.cid);
+            Early::Propose(at, proposal) if ahead(&at) < OUT_OF_CONTEXT_MAX => {
+                let (place, size) = (slot(at.cid), proposal.size());
+                if replaces(at, member.proposals[place].as_ref().map(|(at, _)| *at)) {
+                    member.take_proposal(at.cid);
                     if member.size + size > OUT_OF_CONTEXT_SIZE_MAX {
                         return false;
                     }
                     member.size += size;
-                    member.proposals[place] = Some(propose);
+                    member.proposals[place] = Some((at, proposal));
                 }
             }
             Early::Refuse(refuse) if ahead(&refuse.at) < OUT_OF_CONTEXT_MAX => {
@@ -139,29 +140,25 @@ impl<P: Payload> OutOfContext<P> {
     pub(crate) fn forget(&mut self, cid: ConsensusId) {
         for member in &mut self.members {
             let kept = &member.proposals[slot(cid)];
-            if kept.as_ref().is_some_and(|kept| kept.at.cid <= cid) {
+            if kept.as_ref().is_some_and(|(at, _)| at.cid <= cid) {
                 member.take_proposal(cid);
             }
         }
     }
 }
 
-fn size_of<P: Payload>(propose: &Propose<P>) -> usize {
-    propose.batch.payload().bytes().len()
-}
-
 impl<P: Payload> Member<P> {
     /// Takes what is in the place of instance `cid`.
-    fn take_proposal(&mut self, cid: ConsensusId) -> Option<Propose<P>> {
+    fn take_proposal(&mut self, cid: ConsensusId) -> Option<(Position, Proposal<P>)> {
         let taken = self.proposals[slot(cid)].take();
-        self.size -= taken.as_ref().map_or(0, size_of);
+        self.size -= taken.as_ref().map_or(0, |(_, proposal)| proposal.size());
         taken
     }
 
     fn take(&mut self, at: Position) -> Option<Early<P>> {
         let proposal = &self.proposals[slot(at.cid)];
-        if proposal.as_ref().is_some_and(|kept| kept.at == at) {
-            return self.take_proposal(at.cid).map(Early::Propose);
+        if proposal.as_ref().is_some_and(|(kept, _)| *kept == at) {
+            return self.take_proposal(at.cid).map(|(at, proposal)| Early::Propose(at, proposal));
         }
         let votes = &mut self.votes[vote_slot(at.cid)];
         if votes.at == Some(at) {

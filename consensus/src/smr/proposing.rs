@@ -7,7 +7,6 @@
 use crate::action::{Action, Recipients};
 use crate::batch::Batch;
 use crate::limits::{BATCH_WORTH_REQUESTS, BATCH_WORTH_SIZE};
-use crate::message::{Message, Propose};
 use crate::payload::Payload;
 use crate::protocol::Actions;
 use crate::smr::replica::Replica;
@@ -26,8 +25,8 @@ impl<P: Payload> Replica<P> {
             return false;
         };
         let at = self.window.position(cid);
-        let propose = Propose { at, batch: batch.clone() };
-        self.send(Recipients::Others, Message::Propose(propose), actions);
+        let propose = self.proposal_of(at, &batch);
+        self.send(Recipients::Others, propose, actions);
         let digest = batch.digest;
         let open = self.window.at_mut(cid);
         open.proposal = Some(digest);

@@ -18,6 +18,8 @@ use crate::message::{Message, Position};
 use crate::payload::{Payload, PayloadPool};
 use crate::protocol::{Actions, Protocol};
 use crate::quorum::Quorums;
+use crate::smr::assembly::Proposal;
+use crate::smr::bodies::{Answers, Lacking};
 use crate::smr::complaints::Complaints;
 use crate::smr::decision_log::DecisionLog;
 use crate::smr::ignored::{Ignored, IgnoredCounts};
@@ -76,6 +78,10 @@ pub struct Replica<P> {
 
     pub(super) requests: Requests<P>,
     pub(super) complaints: Complaints,
+    /// The highest instance whose proposal once waited for bodies.
+    pub(super) incomplete_to: ConsensusId,
+    pub(super) lacking: Lacking,
+    pub(super) answers: Answers,
     pub(super) lag: Lag<P>,
     pub(super) timers: Timers,
     pub(super) ignored: IgnoredCounts,
@@ -122,6 +128,9 @@ impl<P: Payload> Replica<P> {
             later: OutOfContext::new(n),
             requests: Requests::new(&config),
             complaints: Complaints::new(&config),
+            incomplete_to: ConsensusId(0),
+            lacking: Lacking::new(&config, now),
+            answers: Answers::new(n),
             lag: Lag::new(n, config.restarted),
             timers: Timers::new(now, config.request_timeout),
             ignored: IgnoredCounts::default(),
@@ -245,8 +254,13 @@ impl<P: Payload> Replica<P> {
             return self.ignored.add(Ignored::NotMember);
         }
         match message {
-            Message::Forwarded(requests) => self.on_request_list(&requests),
-            Message::Propose(propose) => self.on_propose(index, propose, actions),
+            Message::Forwarded(requests) => self.on_request_list(&requests, actions),
+            Message::Propose(it) => {
+                self.on_propose(index, it.at, Proposal::Whole(it.batch), actions);
+            }
+            Message::ProposeSparse(it) => {
+                self.on_propose(index, it.at, Proposal::Sparse(it.batch), actions);
+            }
             Message::Write(vote) => self.on_write(index, vote, actions),
             Message::Accept(vote) => self.on_accept(index, vote, actions),
             Message::Refuse(refuse) => self.on_refuse(index, refuse, actions),
@@ -258,6 +272,8 @@ impl<P: Payload> Replica<P> {
             Message::Decided(decided) => self.on_decided(index, decided, actions),
             Message::FetchBatch(fetch) => self.on_fetch_batch(index, &fetch, actions),
             Message::BatchBody(body) => self.on_batch_body(body),
+            Message::FetchBodies(fetch) => self.on_fetch_bodies(index, &fetch, actions),
+            Message::Bodies(bodies) => self.on_bodies(&bodies, actions),
         }
     }
 }

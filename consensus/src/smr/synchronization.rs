@@ -93,7 +93,7 @@ impl<P: Payload> Replica<P> {
         if stop.view != self.config.view.id() {
             return self.ignored.add(Ignored::OtherView);
         }
-        self.on_request_list(&stop.requests);
+        self.on_request_list(&stop.requests, actions);
         let wish = self.synchronization.wishes[index].max(stop.regency);
         self.on_wish(index, wish, actions);
     }
@@ -154,6 +154,7 @@ impl<P: Payload> Replica<P> {
         self.timers.installed();
         self.synchronization.give_up_at = self.now + self.timeout();
         self.requests.restart_clocks(self.now);
+        self.lacking.forget(self.now);
         // The state is taken before the epoch's own record is cleared; both name the same values.
         let state = self.state();
         self.window.enter_epoch(regency.epoch());

@@ -52,7 +52,11 @@ impl Timers {
 
     /// There was no memory for a proposal.
     pub(super) fn retry(&mut self, now: Instant) {
-        self.retry_at = Some(now + (self.status_period / 16).max(PERIOD_MIN));
+        self.retry_at = Some(now + self.memory_pause());
+    }
+
+    fn memory_pause(&self) -> Duration {
+        (self.status_period / 16).max(PERIOD_MIN)
     }
 }
 
@@ -70,6 +74,11 @@ impl<P: Payload> Replica<P> {
         (self.config.request_timeout / 32).max(PERIOD_MIN)
     }
 
+    /// How long to wait for memory.
+    pub(super) fn memory_pause(&self) -> Duration {
+        self.timers.memory_pause()
+    }
+
     /// When the next thing is due.
     pub(super) fn deadline(&self) -> Instant {
         let mut deadline = self.timers.status_at;
@@ -77,6 +86,9 @@ impl<P: Payload> Replica<P> {
             deadline = deadline.min(retry_at);
         }
         if let Some(ask_at) = self.lag.ask_at {
+            deadline = deadline.min(ask_at);
+        }
+        if let Some(ask_at) = self.ask_for_bodies_at() {
             deadline = deadline.min(ask_at);
         }
         if self.stopped {
@@ -103,6 +115,9 @@ impl<P: Payload> Replica<P> {
         }
         if self.lag.ask_at.is_some_and(|at| now >= at) {
             self.on_fetch_deadline(actions);
+        }
+        if self.ask_for_bodies_at().is_some_and(|at| now >= at) {
+            self.on_bodies_deadline(actions);
         }
         if self.stopped && now >= self.synchronization.give_up_at {
             spec!("TIME.4");
@@ -153,6 +168,7 @@ impl<P: Payload> Replica<P> {
             let forwarded = self.overdue_requests();
             self.send(Recipients::Others, Message::Forwarded(forwarded), actions);
         } else {
+            self.report_incomplete(actions);
             self.ask_for_next_regency(actions);
         }
     }

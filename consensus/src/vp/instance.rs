@@ -11,6 +11,7 @@ use crate::limits::{WRITE_SET_MAX, write_set_max};
 use crate::message::{OpenState, Position, RefuseReason, WriteSet, Written};
 use crate::spec;
 use crate::types::{ConsensusId, Digest, Epoch, Instant, ReplicaSet};
+use crate::vp::assembly::Assembly;
 use crate::vp::votes::Tally;
 
 /// What this replica thinks of the proposal of the current epoch.
@@ -62,6 +63,8 @@ pub(crate) struct Instance<P> {
     pub(crate) load: Load,
     /// Members reported for a contradiction in this instance, so that one line is all they cause.
     pub(crate) reported: ReplicaSet,
+    /// The proposal of this epoch while it waits for bodies.
+    pub(crate) assembly: Assembly<P>,
     /// A batch that is needed and was asked for.
     pub(crate) asked: Option<Digest>,
     /// Pairs that the write set holds at most.
@@ -92,6 +95,7 @@ impl<P> Instance<P> {
             claimed: false,
             load: Load::NONE,
             reported: ReplicaSet::EMPTY,
+            assembly: Assembly::new(),
             asked: None,
             write_set_max: write_set_max(depth),
             batches: Vec::with_capacity(BATCHES_MAX),
@@ -131,6 +135,7 @@ impl<P> Instance<P> {
         self.accepted = None;
         self.work_since = None;
         self.bound = None;
+        self.assembly.clear();
         self.asked = None;
     }
 
@@ -159,6 +164,9 @@ impl<P> Instance<P> {
 
     /// Keeps `batch`. When there is no room, one that nothing names any more makes it.
     pub(crate) fn keep(&mut self, batch: Batch<P>) {
+        if self.assembly.waiting() == Some(batch.digest) {
+            self.assembly.clear();
+        }
         if self.batches.iter().any(|kept| kept.digest == batch.digest) {
             return;
         }

@@ -42,6 +42,7 @@ pub struct Cluster {
     pub timeout: Duration,
     pub batch_requests_max: usize,
     pub depth: usize,
+    pub inline_body_max: usize,
     pub now: Instant,
     pub replicas: BTreeMap<u16, Replica<Bytes>>,
     pub queue: VecDeque<Envelope>,
@@ -70,6 +71,7 @@ impl Cluster {
             timeout: timeout(),
             batch_requests_max: 1024,
             depth: 1,
+            inline_body_max: limits::BATCH_SIZE_MAX,
             now: Instant(1_000_000_000),
             replicas: BTreeMap::new(),
             queue: VecDeque::new(),
@@ -103,6 +105,7 @@ impl Cluster {
         config.request_timeout = self.timeout;
         config.batch_requests_max = self.batch_requests_max;
         config.depth = self.depth;
+        config.inline_body_max = self.inline_body_max;
         config.decision_log_size = 0;
         config.restarted = restarted;
         let replica = Replica::new(config, Box::new(HeapPool), self.now);
@@ -243,6 +246,7 @@ impl Cluster {
 
     /// Hands `request` to replica `to`, if ingress lets it through.
     pub fn request(&mut self, to: u16, request: &Request<Bytes>) {
+        self.names.learn(request);
         if is_authentic(to, request.auth, request.view().proof) {
             self.step(to, Input::Request(Verified::vouch(request.clone())));
         }
@@ -326,6 +330,14 @@ fn ingress(to: u16, mut message: Message<Bytes>) -> Option<Message<Bytes>> {
             return None;
         }
         Message::Propose(propose) => mark(to, &mut propose.batch),
+        Message::ProposeSparse(propose) => {
+            let views = propose.batch.requests();
+            let authentic = views.filter(|(_, view)| is_authentic(to, view.auth, view.proof));
+            let places: Vec<_> = authentic.map(|(place, _)| place).collect();
+            propose.batch.authentic = Selection::NONE;
+            places.into_iter().for_each(|place| propose.batch.authentic.insert(place));
+        }
+        Message::Bodies(bodies) => mark(to, &mut bodies.requests),
         Message::Forwarded(batch) => mark(to, batch),
         Message::Stop(stop) => mark(to, &mut stop.requests),
         Message::BatchBody(body) => mark(to, &mut body.batch),

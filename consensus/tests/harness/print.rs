@@ -12,15 +12,37 @@ use super::Bytes;
 pub struct Names {
     by_digest: BTreeMap<[u8; 32], String>,
     uses: BTreeMap<String, usize>,
+    operations: BTreeMap<[u8; 32], String>,
 }
 
 impl Names {
     pub fn batch(&mut self, batch: &Batch<Bytes>) -> String {
         let operations: Vec<_> =
             batch.requests().map(|view| String::from_utf8_lossy(view.operation)).collect();
-        let plain = format!("[{}]", operations.join(" "));
+        self.named(batch.digest, format!("[{}]", operations.join(" ")))
+    }
+
+    /// Remembers what a client's request asks for, so that a digest of it has a name.
+    pub fn learn(&mut self, request: &Request<Bytes>) {
+        let operation = String::from_utf8_lossy(request.view().operation).into_owned();
+        self.operations.insert(request.digest.0, operation);
+    }
+
+    /// The same name as of the whole batch; what is left out is in brackets.
+    fn sparse(&mut self, batch: &SparseBatch<Bytes>) -> String {
+        let operation = |place: usize| {
+            let known = self.operations.get(&batch.identity(place).digest.0);
+            known.cloned().unwrap_or_else(|| "?".into())
+        };
+        let operations: Vec<_> = (0..batch.len()).map(operation).collect();
+        let omitted: Vec<_> = batch.omitted().map(operation).collect();
+        let name = self.named(batch.digest, format!("[{}]", operations.join(" ")));
+        format!("{name} without {}", omitted.join(" "))
+    }
+
+    fn named(&mut self, digest: Digest, plain: String) -> String {
         let uses = &mut self.uses;
-        let name = self.by_digest.entry(batch.digest.0).or_insert_with(|| {
+        let name = self.by_digest.entry(digest.0).or_insert_with(|| {
             let count = uses.entry(plain.clone()).or_default();
             *count += 1;
             format!("{plain}{}", "'".repeat(*count - 1))
@@ -76,6 +98,20 @@ impl Names {
             Message::Propose(propose) => {
                 let name = self.batch(&propose.batch);
                 format!("PROPOSE cid={} epoch={} {name}", propose.at.cid, propose.at.epoch)
+            }
+            Message::ProposeSparse(propose) => {
+                let name = self.sparse(&propose.batch);
+                format!("PROPOSE cid={} epoch={} {name}", propose.at.cid, propose.at.epoch)
+            }
+            Message::FetchBodies(fetch) => {
+                let places = (0..limits::BATCH_REQUESTS_MAX).filter(|at| fetch.which.contains(*at));
+                let places: Vec<_> = places.map(|place| place.to_string()).collect();
+                let (at, digest) = (fetch.at, self.digest(&fetch.digest));
+                format!("FETCH_BODIES cid={} {digest}: {}", at.cid, places.join(" "))
+            }
+            Message::Bodies(bodies) => {
+                let (at, list) = (bodies.at, self.list(&bodies.requests));
+                format!("BODIES cid={} {}: {list}", at.cid, self.digest(&bodies.digest))
             }
             Message::Write(vote) => format!("WRITE {}", self.vote(vote)),
             Message::Accept(vote) => format!("ACCEPT {}", self.vote(vote)),
@@ -171,6 +207,10 @@ impl Names {
             Evidence::HalfValidProof { client, at } => {
                 format!("{client} has a half-valid proof at cid={} epoch={}", at.cid, at.epoch)
             }
+            Evidence::IncompleteProposal { member, client, at } => format!(
+                "{member} proposes a request of {client} that nobody has at cid={} epoch={}",
+                at.cid, at.epoch
+            ),
             Evidence::InvalidSynchronization { member, regency } => {
                 format!("{member} synchronises regency={regency} wrongly")
             }

@@ -246,7 +246,26 @@ impl Script {
         };
         let vote = || Vote { at, digest: value() };
         match words.plain(1) {
-            "PROPOSE" => Message::Propose(Propose { at, batch: self.batch(words).clone() }),
+            "PROPOSE" => match words.named.contains_key("omit") {
+                true => {
+                    let mut omitted = Selection::NONE;
+                    let places = words.list("omit").unwrap_or_default();
+                    places.iter().for_each(|place| omitted.insert(usize::from(*place)));
+                    let batch = SparseBatch::of(self.batch(words), &omitted, &mut HeapPool);
+                    Message::ProposeSparse(ProposeSparse { at, batch: batch.expect("heap") })
+                }
+                false => Message::Propose(Propose { at, batch: self.batch(words).clone() }),
+            },
+            "FETCH_BODIES" => {
+                let mut which = Selection::NONE;
+                let places = words.list("which").unwrap_or_default();
+                places.iter().for_each(|place| which.insert(usize::from(*place)));
+                Message::FetchBodies(FetchBodies { at, digest: value(), which })
+            }
+            "BODIES" => {
+                let requests = self.batch(words).clone();
+                Message::Bodies(Bodies { at, digest: value(), requests })
+            }
             "WRITE" => Message::Write(vote()),
             "ACCEPT" => Message::Accept(vote()),
             "REFUSE" => {
@@ -354,6 +373,7 @@ fn new_cluster(words: &Words<'_>) -> Cluster {
     let mut cluster = Cluster::new(&ids, words.number("f", 1), model);
     cluster.timeout = Duration::from_millis(words.number("timeout", 1000));
     cluster.batch_requests_max = words.number("batch", 1024);
+    cluster.inline_body_max = words.number("inline", cluster.inline_body_max);
     for id in ids {
         cluster.start(id, false);
     }

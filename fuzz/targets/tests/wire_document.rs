@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use tetrarch_consensus::Selection;
 use tetrarch_consensus::batch::{BATCH_HEADER_SIZE, IDENTITY_SIZE, LAYOUT_SIZE};
 use tetrarch_consensus::limits::{
     DEPTH_MAX, OPERATION_SIZE_MAX, RESULT_SIZE_MAX, WRITE_SET_MAX, decisions_told,
@@ -59,6 +60,8 @@ fn kinds_have_the_numbers_of_the_code() {
         (kind::DECIDED, "DECIDED"),
         (kind::FETCH_BATCH, "FETCH_BATCH"),
         (kind::BATCH_BODY, "BATCH_BODY"),
+        (kind::FETCH_BODIES, "FETCH_BODIES"),
+        (kind::BODIES, "BODIES"),
         (KIND_HELLO, "HELLO"),
         (KIND_REPLY, "HELLO_REPLY"),
         (KIND_PING, "PING"),
@@ -84,6 +87,7 @@ fn sizes_are_those_of_the_code() {
         format!("at most {}; 0 unless", grouped(RESULT_SIZE_MAX)),
         format!("| {BATCH_HEADER_SIZE} | {IDENTITY_SIZE} x count | identities"),
         format!("| {LAYOUT_SIZE} x count | layout"),
+        format!("digest 32, which {}: bit i", Selection::SIZE),
         format!("pairs in the write set, at most {WRITE_SET_MAX},"),
         format!("| decisions, at most {} |", decisions_told(DEPTH_MAX)),
         format!("| open instances, at most {DEPTH_MAX} |"),

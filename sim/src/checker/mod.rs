@@ -320,6 +320,8 @@ impl Checker {
             Evidence::Equivocation { member, .. }
             | Evidence::InvalidProposal { member, .. }
             | Evidence::InvalidSynchronization { member, .. } => correct(member),
+            // A network that loses enough makes any leader look like that.
+            Evidence::IncompleteProposal { .. } => false,
             // A faulty leader can break the proofs of a correct client's requests.
             Evidence::HalfValidProof { client, .. } => {
                 let all_correct = self.view.members().iter().all(correct);

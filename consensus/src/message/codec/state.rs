@@ -81,7 +81,10 @@ pub fn visit_states<'a, P>(message: &'a Message<P>, mut visit: impl FnMut(&'a Si
         | Message::Fetch(_)
         | Message::Decided(_)
         | Message::FetchBatch(_)
-        | Message::BatchBody(_) => {}
+        | Message::BatchBody(_)
+        | Message::ProposeSparse(_)
+        | Message::FetchBodies(_)
+        | Message::Bodies(_) => {}
     }
 }
 

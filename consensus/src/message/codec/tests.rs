@@ -130,6 +130,11 @@ fn golden() -> Vec<(&'static str, Message<Bytes>, &'static str)> {
     let stop = Stop { view, regency: Regency(5), requests: batch.clone() };
     let sync =
         Sync { view, regency: Regency(5), states: alloc::vec![sample_state(), blank_state()] };
+    let mut second = Selection::NONE;
+    second.insert(1);
+    let sparse = SparseBatch::of(&batch, &second, &mut HeapPool).expect("heap");
+    let fetch_bodies = FetchBodies { at, digest: sparse.digest, which: second };
+    let bodies = Bodies { at, digest: sparse.digest, requests: batch.clone() };
     let fetch = Fetch { view, from: ConsensusId(3), to: ConsensusId(9), with_batches: true };
     macro_rules! vector {
         ($name:literal, $message:expr) => {
@@ -139,6 +144,7 @@ fn golden() -> Vec<(&'static str, Message<Bytes>, &'static str)> {
     alloc::vec![
         vector!("forwarded", Message::Forwarded(batch.clone())),
         vector!("propose", Message::Propose(Propose { at, batch: batch.clone() })),
+        vector!("propose_sparse", Message::ProposeSparse(ProposeSparse { at, batch: sparse })),
         vector!("write", Message::Write(vote)),
         vector!("accept", Message::Accept(vote)),
         vector!("refuse_clock", refuse(RefuseReason::Clock)),
@@ -152,6 +158,8 @@ fn golden() -> Vec<(&'static str, Message<Bytes>, &'static str)> {
         vector!("decided_batch", decided(Some(batch.clone()))),
         vector!("fetch_batch", Message::FetchBatch(FetchBatch { view, cid, digest: digest(0xd1) })),
         vector!("batch_body", Message::BatchBody(BatchBody { view, cid, batch })),
+        vector!("fetch_bodies", Message::FetchBodies(fetch_bodies)),
+        vector!("bodies", Message::Bodies(bodies)),
     ]
 }
 
@@ -435,6 +443,11 @@ fn any_small_message() -> impl Strategy<Value = Message<Bytes>> {
             let (view, from, to) = (ViewId(view), ConsensusId(from), ConsensusId(to));
             Message::Fetch(Fetch { view, from, to, with_batches })
         }),
+        (vote(), any::<[u8; 32]>()).prop_map(|(Vote { at, digest }, bits)| {
+            let mut which = [0; Selection::SIZE];
+            which[..32].copy_from_slice(&bits);
+            Message::FetchBodies(FetchBodies { at, digest, which: Selection::from_bytes(&which) })
+        }),
         vote().prop_map(|Vote { at, digest }| {
             Message::FetchBatch(FetchBatch { view: at.view, cid: at.cid, digest })
         }),
@@ -462,6 +475,20 @@ fn any_message() -> impl Strategy<Value = Message<Bytes>> {
         1 => (any_position(), any_batch(6)).prop_map(|(at, batch)| {
             Message::BatchBody(BatchBody { view: at.view, cid: at.cid, batch })
         }),
+        1 => (any_position(), any_batch(6)).prop_map(|(at, requests)| {
+            Message::Bodies(Bodies { at, digest: requests.digest, requests })
+        }),
+        1 => (any_position(), any_batch(6), any::<u8>()).prop_map(|(at, batch, mask)| {
+            let mut omitted = Selection::NONE;
+            (0..8).filter(|place| mask & (1 << place) != 0).for_each(|place| omitted.insert(place));
+            match (0..batch.len()).any(|place| omitted.contains(place)) {
+                true => {
+                    let batch = SparseBatch::of(&batch, &omitted, &mut HeapPool).expect("heap");
+                    Message::ProposeSparse(ProposeSparse { at, batch })
+                }
+                false => Message::Propose(Propose { at, batch }),
+            }
+        }),
     ]
 }
 
@@ -478,7 +505,7 @@ proptest! {
     #[test]
     fn mutated_and_truncated_messages_never_panic(
         message in any_message(),
-        kind in 0u8..17,
+        kind in 0u8..19,
         flips in prop::collection::vec((any::<prop::sample::Index>(), 1u8..), 0..4),
         end in any::<prop::sample::Index>(),
         cut in any::<bool>(),

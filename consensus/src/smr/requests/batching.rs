@@ -26,8 +26,7 @@ impl Room {
         Self { requests, bytes: bytes.saturating_sub(BATCH_HEADER_SIZE) }
     }
 
-    fn take<P: Payload>(&mut self, request: &Request<P>) -> bool {
-        let size = encoded_size(request);
+    fn take(&mut self, size: usize) -> bool {
         if self.requests == 0 || size > self.bytes {
             return false;
         }
@@ -55,6 +54,7 @@ impl<P: Payload> Requests<P> {
         out.clear();
         let mut room = Room::new(self.batch_requests_max, self.batch_size_max);
         let mut complainants = ReplicaSet::EMPTY;
+        let without_body = self.size_in_batch(0);
         let mut verdict = |request: &Request<P>| {
             let together = if is_signed(request) {
                 complainants
@@ -64,7 +64,7 @@ impl<P: Payload> Requests<P> {
                     None => return Verdict::Skip,
                 }
             };
-            if !room.take(request) {
+            if !room.take(without_body + request.body_size as usize) {
                 return Verdict::Stop;
             }
             complainants = together;
@@ -108,12 +108,11 @@ impl<P: Payload> Requests<P> {
         batch: &Batch<P>,
         last_timestamp_ns: u64,
     ) -> Result<Selection, Impossible> {
-        spec!("VAL.1", "VAL.2");
+        spec!("VAL.1", "VAL.2", "BODY.7");
         if batch.is_empty() {
             return Err(Impossible::Empty);
         }
-        let size = batch.payload().bytes().len();
-        if batch.len() > self.batch_requests_max || size > self.batch_size_max {
+        if batch.len() > self.batch_requests_max {
             return Err(Impossible::TooLarge);
         }
         if batch.timestamp_ns <= last_timestamp_ns {
@@ -121,6 +120,7 @@ impl<P: Payload> Requests<P> {
         }
         self.check += 1;
         let mut convincing = Selection::NONE;
+        let mut size = BATCH_HEADER_SIZE;
         for (index, request) in batch.requests().enumerate() {
             let client = request.client;
             let at = self.open(client).ok_or(Impossible::UnknownSession(client))?;
@@ -138,9 +138,13 @@ impl<P: Payload> Requests<P> {
                 let slot = self.table.position(at, request.sequence);
                 slot.is_some_and(|slot| self.table.slot(slot).request().digest == request.digest)
             };
+            size += self.size_in_batch(request.body.len());
             if batch.authentic.contains(index) || is_pending() {
                 convincing.insert(index);
             }
+        }
+        if size > self.batch_size_max {
+            return Err(Impossible::TooLarge);
         }
         Ok(convincing)
     }
@@ -200,7 +204,7 @@ impl<P: Payload> Requests<P> {
         let mut turn = 0;
         while let Some(&slot) = self.turns.get(turn) {
             turn += 1;
-            if !room.take(self.table.slot(slot).request()) {
+            if !room.take(encoded_size(self.table.slot(slot).request())) {
                 break;
             }
             out.push(self.table.slot(slot).request().clone());

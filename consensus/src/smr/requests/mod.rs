@@ -18,10 +18,10 @@ use alloc::vec::Vec;
 use self::clock::{Clock, Item};
 use self::list::{List, NONE};
 use self::table::{Table, is_signed};
-use crate::batch::{BATCH_HEADER_SIZE, encoded_size};
+use crate::batch::{BATCH_HEADER_SIZE, IDENTITY_SIZE, Identity, LAYOUT_SIZE, encoded_size};
 use crate::config::Config;
 use crate::limits::{
-    BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, PENDING_SIZE_PER_CLIENT_MAX, SESSION_WINDOW,
+    ADMISSION_WINDOW, BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, PENDING_SIZE_PER_CLIENT_MAX,
 };
 use crate::message::Request;
 use crate::payload::Payload;
@@ -45,7 +45,7 @@ pub enum Admission {
 /// Why a request was dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RefusedRequest {
-    /// More than `SESSION_WINDOW` ahead of the session's last executed one.
+    /// More than `ADMISSION_WINDOW` ahead of the session's last executed one.
     BeyondWindow,
     /// No such client, or a session number beyond the configured limit.
     UnknownSession,
@@ -109,6 +109,8 @@ pub struct Requests<P> {
     check: u64,
     batch_requests_max: usize,
     batch_size_max: usize,
+    /// Bytes of the largest proof that a client may use.
+    proof_size_max: usize,
     /// Off in a mutant only: then a repeated request is neither kept out of batches nor skipped.
     suppress: bool,
     /// Room for a batch in the making: the slot from which each session continues.
@@ -130,6 +132,7 @@ impl<P: Payload> Requests<P> {
             check: 0,
             batch_requests_max: config.batch_requests_max.min(BATCH_REQUESTS_MAX),
             batch_size_max: config.batch_size_max.min(BATCH_SIZE_MAX),
+            proof_size_max: config.view.request_proof_size_max(),
             suppress: config.checks.duplicate_suppression,
             turns: Vec::with_capacity(BATCH_REQUESTS_MAX),
         }
@@ -207,10 +210,11 @@ impl<P: Payload> Requests<P> {
         }
         let same = sequence.incarnation() == executed.incarnation();
         let before = if same { executed.counter() } else { 0 };
-        if (sequence.counter() - before) as usize > SESSION_WINDOW {
+        if (sequence.counter() - before) as usize > ADMISSION_WINDOW {
             return Some(Admission::Refused(RefusedRequest::BeyondWindow));
         }
-        if BATCH_HEADER_SIZE + encoded_size(request) > self.batch_size_max {
+        if BATCH_HEADER_SIZE + self.size_in_batch(request.body_size as usize) > self.batch_size_max
+        {
             return Some(Admission::Refused(RefusedRequest::TooLarge));
         }
         if !is_signed(request) && complaints.is_demoted(request.client.identity()) {
@@ -218,6 +222,38 @@ impl<P: Payload> Requests<P> {
             return Some(Admission::Refused(RefusedRequest::Demoted));
         }
         None
+    }
+
+    /// What a request with a body of `body_size` bytes counts in the size of a batch: the same for all
+    /// replicas, whichever proof of it each of them has.
+    pub(crate) fn size_in_batch(&self, body_size: usize) -> usize {
+        spec!("BODY.7");
+        IDENTITY_SIZE + LAYOUT_SIZE + body_size + self.proof_size_max
+    }
+
+    /// Encoded bytes of a batch at most, as [`Requests::size_in_batch`] counts.
+    pub(crate) fn batch_size_max(&self) -> usize {
+        self.batch_size_max
+    }
+
+    /// Could this be a client's proof, by its size?
+    pub(crate) fn may_be_proof(&self, proof: &[u8]) -> bool {
+        proof.len() <= self.proof_size_max
+    }
+
+    /// Where the request with exactly this identity is pending. Cheap when those of one session are
+    /// looked for in order. (With `compare` false, a mutant, its digest may be another one.)
+    pub(crate) fn find(&mut self, identity: &Identity, compare: bool) -> Option<u32> {
+        spec!("BODY.2");
+        let at = self.table.find(identity.client)?;
+        let slot = self.table.find_next(at, identity.client, identity.sequence)?;
+        let same = self.table.slot(slot).request().digest == identity.digest;
+        (same || !compare).then_some(slot)
+    }
+
+    /// The request that [`Requests::find`] found, as long as nothing was decided or forgotten since.
+    pub(crate) fn found(&self, slot: u32) -> &Request<P> {
+        self.table.slot(slot).request()
     }
 
     /// The session's last executed request.

@@ -26,6 +26,8 @@ pub(super) struct Session {
     pub(super) check: u64,
     /// Last request of this session that this check has seen.
     pub(super) checked: Sequence,
+    /// Slot of the request that was looked for last. Only a hint: it may hold another one by now.
+    found: u32,
 }
 
 #[derive(Debug)]
@@ -117,6 +119,7 @@ impl<P: Payload> Table<P> {
             speculation: 0,
             check: 0,
             checked: Sequence::NONE,
+            found: NONE,
         });
         let sessions = &mut self.clients[client.identity() as usize].sessions;
         let number = client.session() as usize;
@@ -181,7 +184,27 @@ impl<P: Payload> Table<P> {
 
     /// The slot of request `sequence` of session `at`, if it is pending.
     pub(super) fn position(&self, at: u32, sequence: Sequence) -> Option<u32> {
-        let mut slot = self.session(at).first;
+        self.position_from(self.session(at).first, sequence)
+    }
+
+    /// As `position`, for callers that look for the requests of a session in order: goes on where the
+    /// last call has stopped. `client` is whose session it is.
+    pub(super) fn find_next(
+        &mut self,
+        at: u32,
+        client: ClientId,
+        sequence: Sequence,
+    ) -> Option<u32> {
+        let Session { first, found, .. } = *self.session(at);
+        // A slot that holds a request of this session is in its chain.
+        let ahead = self.slots.get(found as usize).and_then(|slot| slot.request.as_ref());
+        let ahead = ahead.is_some_and(|it| it.client == client && it.sequence <= sequence);
+        let slot = self.position_from(if ahead { found } else { first }, sequence)?;
+        self.sessions[at as usize].found = slot;
+        Some(slot)
+    }
+
+    fn position_from(&self, mut slot: u32, sequence: Sequence) -> Option<u32> {
         while slot != NONE {
             let pending = self.slot(slot).request().sequence;
             if pending >= sequence {

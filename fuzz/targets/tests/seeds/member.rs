@@ -2,12 +2,13 @@
 
 use tetrarch_consensus::batch::{REQUEST_HEADER_SIZE, RequestHeader};
 use tetrarch_consensus::message::{
-    Decided, Fetch, FetchBatch, Message, Position, Propose, Refuse, RefuseReason, Request, Status,
-    Stop, Vote, codec, proof,
+    Bodies, Decided, Fetch, FetchBatch, FetchBodies, Message, Position, Propose, ProposeSparse,
+    Refuse, RefuseReason, Request, Status, Stop, Vote, codec, proof,
 };
 use tetrarch_consensus::payload::{HeapPool, SharedBytes};
 use tetrarch_consensus::{
-    Batch, ClientId, ConsensusId, Digest, Epoch, Payload, Regency, ReplicaSet, Sequence, ViewId,
+    Batch, ClientId, ConsensusId, Digest, Epoch, Payload, Regency, ReplicaSet, Selection, Sequence,
+    SparseBatch, ViewId,
 };
 use tetrarch_dataplane::crypto::authenticator::{PairKey, vector_size, write_vector};
 use tetrarch_dataplane::crypto::hash::body_digest;
@@ -160,10 +161,44 @@ fn leader_change() -> History {
     history
 }
 
+/// Proposals without bodies: one that is complete, one whose missing body is asked for, sent wrongly
+/// and then rightly, and questions.
+fn bodies() -> History {
+    let mut history = History::default();
+    let (auth, first) = request(1, false);
+    history.event(1, auth, first.payload.bytes());
+    let without = |batch: &Batch<SharedBytes>, cid| {
+        let batch = SparseBatch::of(batch, &Selection::ALL, &mut HeapPool);
+        Message::ProposeSparse(ProposeSparse { at: at(cid), batch: batch.expect("the heap") })
+    };
+    for (cid, counter) in [(1, 1), (2, 2)] {
+        let value = batch(&[counter], cid);
+        let vote = Vote { at: at(cid), digest: value.digest };
+        history.from(0, &without(&value, cid));
+        history.from(0, &Message::Write(vote)).from(2, &Message::Write(vote));
+        if cid == 2 {
+            history.time_passes();
+            for counter in [3, 2] {
+                let requests = batch(&[counter], 0);
+                let answer = Bodies { at: at(cid), digest: value.digest, requests };
+                history.from(0, &Message::Bodies(answer));
+            }
+        }
+        for member in [0, 2] {
+            history.from(member, &Message::Accept(vote));
+        }
+        let which = Selection::ALL;
+        let fetch = FetchBodies { at: at(cid), digest: value.digest, which };
+        history.from(3, &Message::FetchBodies(fetch)).from(3, &Message::FetchBodies(fetch));
+    }
+    history
+}
+
 pub fn all() -> Vec<Seed> {
     vec![
         seed("member", "normal-case", normal_case().0),
         seed("member", "behind", behind().0),
         seed("member", "leader-change", leader_change().0),
+        seed("member", "bodies", bodies().0),
     ]
 }

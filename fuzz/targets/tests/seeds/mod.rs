@@ -59,9 +59,10 @@ fn vector(file: &str) -> Vec<u8> {
 }
 
 fn vectors() -> Vec<Seed> {
-    const MESSAGES: [(&str, u8); 15] = [
+    const MESSAGES: [(&str, u8); 18] = [
         ("forwarded", kind::FORWARDED),
         ("propose", kind::PROPOSE),
+        ("propose_sparse", kind::PROPOSE),
         ("write", kind::WRITE),
         ("accept", kind::ACCEPT),
         ("refuse_clock", kind::REFUSE),
@@ -75,6 +76,8 @@ fn vectors() -> Vec<Seed> {
         ("decided_claim", kind::DECIDED),
         ("fetch_batch", kind::FETCH_BATCH),
         ("batch_body", kind::BATCH_BODY),
+        ("fetch_bodies", kind::FETCH_BODIES),
+        ("bodies", kind::BODIES),
     ];
     let file = |name: &str| format!("consensus/src/message/vectors/{name}.hex");
     let mut seeds: Vec<_> = MESSAGES

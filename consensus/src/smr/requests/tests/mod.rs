@@ -44,6 +44,11 @@ pub(super) fn request(
     Request { client, sequence, digest, read_only: false, auth, body_size, payload }
 }
 
+/// What a request counts in the size of a batch, when four members are the view.
+pub(super) fn size_in_batch(request: &Request<SharedBytes>) -> usize {
+    IDENTITY_SIZE + LAYOUT_SIZE + request.body_size as usize + 64
+}
+
 pub(super) fn mac(client: ClientId, counter: u32) -> Request<SharedBytes> {
     request(client, Sequence::new(1, counter), false, 0, 8)
 }
@@ -87,7 +92,7 @@ impl<P: Payload> Requests<P> {
             assert_eq!(self.unsigned.contains(at), unsigned);
         }
         assert_eq!((self.pending_count(), self.pending_bytes()), (count, bytes));
-        assert!(self.table.slots.len() <= 3 * 3 * SESSION_WINDOW, "slots are used again");
+        assert!(self.table.slots.len() <= 3 * 3 * ADMISSION_WINDOW, "slots are used again");
         let work = self.signed.head() != NONE || self.unsigned.head() != NONE;
         assert_eq!(self.oldest().is_some(), work);
     }

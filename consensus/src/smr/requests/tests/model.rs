@@ -58,10 +58,10 @@ impl Model {
         }
         let same = sequence.incarnation() == executed.incarnation();
         let base = if same { executed.counter() } else { 0 };
-        if sequence.counter() > base + SESSION_WINDOW as u32 {
+        if sequence.counter() > base + ADMISSION_WINDOW as u32 {
             return refused(RefusedRequest::BeyondWindow);
         }
-        if encoded_size(&request) + BATCH_HEADER_SIZE > 2000 {
+        if size_in_batch(&request) + BATCH_HEADER_SIZE > 2000 {
             return refused(RefusedRequest::TooLarge);
         }
         if demoted && !is_signed(&request) {
@@ -106,7 +106,7 @@ impl Model {
                         continue;
                     }
                 }
-                bytes += encoded_size(request);
+                bytes += size_in_batch(request);
                 if chosen.len() == 6 || bytes > 2000 {
                     return chosen;
                 }
@@ -273,7 +273,7 @@ impl Pair {
         });
         let fits = !list.is_empty()
             && list.len() <= 6
-            && list.iter().map(encoded_size).sum::<usize>() + BATCH_HEADER_SIZE <= 2000;
+            && list.iter().map(size_in_batch).sum::<usize>() + BATCH_HEADER_SIZE <= 2000;
         let check = self.requests.check_batch(&batch, self.last_timestamp_ns);
         prop_assert_eq!(check.is_ok(), in_order && fits);
         if let Ok(convincing) = check {

@@ -54,6 +54,25 @@ fn name(client: ClientId, counter: u32) -> (ClientId, Sequence) {
     (client, Sequence::new(1, counter))
 }
 
+// rule: BODY.7
+#[test]
+fn body_7_whichever_proof_a_replica_holds_a_batch_has_one_size() {
+    let mut bench = bench();
+    let one = |counter, size, is_signed| request(A, Sequence::new(1, counter), is_signed, 0, size);
+    let room = 2000 - BATCH_HEADER_SIZE - 2 * size_in_batch(&one(1, 0, false));
+    let sized = |last: usize| {
+        let two = |is_signed| batch(6, &[one(1, 300, is_signed), one(2, last, is_signed)]);
+        (two(false), two(true))
+    };
+    let mut check = |batch: &Batch<SharedBytes>| bench.requests.check_batch(batch, 5).err();
+    let (macs, signed) = sized(room - 300);
+    assert_ne!(macs.payload().bytes().len(), signed.payload().bytes().len());
+    assert_eq!((check(&macs), check(&signed)), (None, None));
+    let (macs, signed) = sized(room - 299);
+    let too_large = Some(Impossible::TooLarge);
+    assert_eq!((check(&macs), check(&signed)), (too_large, too_large));
+}
+
 // rule: SMR.3
 #[test]
 fn smr_3_a_read_only_request_is_not_taken_in() {
@@ -67,7 +86,7 @@ fn smr_4_requests_wait_for_those_before_them_within_the_window() {
     let mut bench = bench();
     assert_eq!(bench.admit(0, mac(A, 2)), Admission::Accepted);
     assert!(!bench.requests.has_orderable() && bench.requests.oldest().is_none());
-    let beyond = SESSION_WINDOW as u32 + 1;
+    let beyond = ADMISSION_WINDOW as u32 + 1;
     let refused = Admission::Refused(RefusedRequest::BeyondWindow);
     assert_eq!(bench.admit(0, mac(A, beyond)), refused);
     assert_eq!(bench.admit(0, mac(A, 1)), Admission::Accepted);
