@@ -73,6 +73,11 @@ impl Rascal {
                 let sign = self.rng.chance(500);
                 self.shoot(audience, u64::MAX, sign, self.counter, shots);
             }
+            Mischief::OneMember => {
+                let audience = 1 << self.rng.index(self.n);
+                let sign = self.rng.chance(500);
+                self.shoot(audience, u64::MAX, sign, self.counter, shots);
+            }
             Mischief::TwoBodies => {
                 let audience = self.rng.mask(self.n);
                 let sign = self.rng.chance(500);

@@ -156,7 +156,7 @@ impl Options {
         (options.reset_every, options.partition_every) = (Duration::ZERO, Duration::ZERO);
         (options.pause_every, options.veto_every) = (Duration::ZERO, Duration::ZERO);
         (options.crash_every, options.starvation) = (Duration::ZERO, 0);
-        options.as_bytes = false;
+        (options.as_bytes, options.inline_body_max) = (false, 0);
         options
     }
 }

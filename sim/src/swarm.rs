@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use tetrarch_consensus::config::Check;
+use tetrarch_consensus::limits::BATCH_SIZE_MAX;
 use tetrarch_consensus::quorum::Quorums;
 use tetrarch_consensus::{FaultModel, ReplicaId};
 
@@ -51,13 +52,19 @@ pub enum Strategy {
     DoubleVote,
     /// Breaks the proofs of correct clients' requests for some members.
     SpoilProofs,
+    /// Proposes requests that nobody has.
+    UnknownBodies,
+    /// Sends other bodies than it was asked for, and some that nobody asked for.
+    WrongBodies,
+    /// Asks for bodies of everything, all the time.
+    FetchFlood,
     /// Takes a leadership over with a collection of nothing but its own lies, and proposes anew.
     Usurp,
 }
 
 impl Strategy {
     /// All of them.
-    pub const ALL: [Strategy; 19] = [
+    pub const ALL: [Strategy; 22] = [
         Self::Twins,
         Self::Equivocate,
         Self::SilentLeader,
@@ -76,6 +83,9 @@ impl Strategy {
         Self::StatusLiar,
         Self::DoubleVote,
         Self::SpoilProofs,
+        Self::UnknownBodies,
+        Self::WrongBodies,
+        Self::FetchFlood,
         Self::Usurp,
     ];
 }
@@ -89,6 +99,8 @@ pub enum Mischief {
     Colluding,
     /// Talks to some members only.
     SkipLeader,
+    /// Talks to one member at a time.
+    OneMember,
     /// Two bodies under one number.
     TwoBodies,
     /// Numbers with gaps, from the past and far ahead; sessions that do not exist.
@@ -167,6 +179,8 @@ pub struct Options {
     pub depth: usize,
     /// Requests per batch.
     pub batch_requests_max: usize,
+    /// Bytes of the largest request bodies that travel inside proposals.
+    pub inline_body_max: usize,
     /// Correct clients, and what each wants done: operations, window, per mille of reads.
     pub clients: Vec<ClientPlan>,
     /// Faulty clients.
@@ -302,6 +316,8 @@ impl Options {
             execution: if rng.chance(300) { rng.duration(MS / 10, 5 * MS) } else { Duration::ZERO },
             depth: 1,
             batch_requests_max: rng.pick(&[1, 2, 4, 16, 1024]),
+            // All bodies have one size. A draw of its own leaves the others as they were.
+            inline_body_max: Rng::new(seed ^ 0x0062_6f64_7900).pick(&[0, 0, 0, BATCH_SIZE_MAX]),
             clients: Vec::new(),
             mischief: Vec::new(),
             villains: Vec::new(),
@@ -329,6 +345,7 @@ impl Options {
                 Mischief::HalfValid,
                 Mischief::Colluding,
                 Mischief::SkipLeader,
+                Mischief::OneMember,
                 Mischief::TwoBodies,
                 Mischief::Gaps,
                 Mischief::Invalid,

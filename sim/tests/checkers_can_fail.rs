@@ -66,6 +66,11 @@ fn without_duplicate_suppression_a_request_is_executed_twice() {
     find(&mutants, &[Strategy::Impossible], &[Property::ExactlyOnce, Property::Order]);
 }
 
+#[test]
+fn with_bodies_that_are_not_compared_members_execute_different_things() {
+    find(&[Check::BodyDigests], &[Strategy::WrongBodies], &[Property::Agreement]);
+}
+
 /// gamma keeps repeated requests out of batches (VAL.1); execution is the second line of defence
 /// (SMR.9), which only a batch that went round gamma can reach.
 #[test]

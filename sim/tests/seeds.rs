@@ -19,10 +19,11 @@ fn run_all(seeds: std::ops::Range<u64>, wishes: &Wishes) -> Coverage {
 }
 
 /// The rules of the protocol that only a whole cluster can show.
-const EXERCISED: [&str; 23] = [
+const EXERCISED: [&str; 27] = [
     "client retransmissions",
     "crashes in turn",
     "evidence of a half-valid proof",
+    "evidence of an incomplete proposal",
     "evidence of an invalid proposal",
     "evidence of an invalid synchronisation",
     "evidence of equivocation",
@@ -38,8 +39,11 @@ const EXERCISED: [&str; 23] = [
     "replies asked for again",
     "restarts without memory",
     "sent BATCH_BODY",
+    "sent BODIES",
     "sent FETCH_BATCH",
+    "sent FETCH_BODIES",
     "sent FORWARDED",
+    "sent PROPOSE without bodies",
     "syncs with nothing bound",
     "syncs with one level bound",
     "syncs with several levels bound",

@@ -106,6 +106,11 @@ impl Rewrite {
         Self { rewrite: another_time, proposals: BTreeMap::new() }
     }
 
+    /// Batches with requests that nobody has.
+    pub fn unknown() -> Self {
+        Self { rewrite: super::bodies::unknown_batch, proposals: BTreeMap::new() }
+    }
+
     /// Batches that no correct leader could propose.
     pub fn impossible() -> Self {
         Self { rewrite: impossible_batch, proposals: BTreeMap::new() }

@@ -1,7 +1,8 @@
 //! False claims, false accusations, false votes.
 
 use tetrarch_consensus::message::{
-    BatchBody, Decided, Fetch, FetchBatch, Position, Refuse, RefuseReason, Stop, Vote,
+    BatchBody, Decided, Fetch, FetchBatch, Position, Propose, ProposeSparse, Refuse, RefuseReason,
+    Stop, Vote,
 };
 use tetrarch_consensus::payload::HeapPool;
 use tetrarch_consensus::payload::SharedBytes;
@@ -89,8 +90,16 @@ impl Behaviour for Complain {
     }
 
     fn hear(&mut self, scene: &mut Scene<'_>, message: &Msg, out: &mut Outbox) {
-        let Message::Propose(propose) = message else { return };
-        let clients: Vec<_> = propose.batch.requests().map(|view| view.client).collect();
+        let (at, digest, clients): (_, _, Vec<_>) = match message {
+            Message::Propose(Propose { at, batch }) => {
+                (*at, batch.digest, batch.requests().map(|view| view.client).collect())
+            }
+            Message::ProposeSparse(ProposeSparse { at, batch }) => {
+                let clients = (0..batch.len()).map(|place| batch.identity(place).client);
+                (*at, batch.digest, clients.collect())
+            }
+            _ => return,
+        };
         if clients.is_empty() {
             return;
         }
@@ -98,7 +107,7 @@ impl Behaviour for Complain {
             true => RefuseReason::Clock,
             false => RefuseReason::Proof(scene.rng.pick(&clients)),
         };
-        let refuse = Refuse { at: propose.at, digest: propose.batch.digest, reason };
+        let refuse = Refuse { at, digest, reason };
         scene.to_all(&Message::Refuse(refuse), out);
     }
 }
@@ -175,6 +184,7 @@ impl Behaviour for DoubleVote {
     fn hear(&mut self, scene: &mut Scene<'_>, message: &Msg, out: &mut Outbox) {
         let (at, digest) = match message {
             Message::Propose(propose) => (propose.at, propose.batch.digest),
+            Message::ProposeSparse(propose) => (propose.at, propose.batch.digest),
             Message::Write(vote) | Message::Accept(vote) => (vote.at, vote.digest),
             _ => return,
         };

@@ -4,6 +4,7 @@
 //! signs with the faulty members' keys only, and knows only what faulty members heard; all faulty
 //! members share what they know. Must not: look into correct members.
 
+pub mod bodies;
 pub mod leaders;
 pub mod liars;
 pub mod noise;
@@ -12,10 +13,11 @@ pub mod synchronizers;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use tetrarch_consensus::batch::Selection;
 use tetrarch_consensus::message::SignedState;
-use tetrarch_consensus::payload::SharedBytes;
+use tetrarch_consensus::payload::{HeapPool, SharedBytes};
 use tetrarch_consensus::{
-    Batch, ConsensusId, Digest, Instant, Message, Payload, Regency, Request, View,
+    Batch, ConsensusId, Digest, Instant, Message, Payload, Regency, Request, SparseBatch, View,
 };
 
 use crate::keys::Keyring;
@@ -60,6 +62,14 @@ impl Dossier {
                 keep(&mut self.proposals, 16, (propose.at.cid, propose.batch.clone()));
                 self.regency = self.regency.max(Regency(propose.at.epoch.0));
             }
+            Message::ProposeSparse(propose) => {
+                keep(&mut self.votes, 48, (propose.at.cid, propose.batch.digest));
+                self.regency = self.regency.max(Regency(propose.at.epoch.0));
+                if let Some(batch) = self.completed(&propose.batch) {
+                    keep(&mut self.batches, 48, batch.clone());
+                    keep(&mut self.proposals, 16, (propose.at.cid, batch));
+                }
+            }
             Message::Write(vote) | Message::Accept(vote) => {
                 keep(&mut self.votes, 48, (vote.at.cid, vote.digest));
             }
@@ -85,6 +95,32 @@ impl Dossier {
     /// Remembers a client's request.
     pub fn hear_request(&mut self, request: &Request<SharedBytes>) {
         keep(&mut self.requests, 48, request.clone());
+    }
+
+    /// The batch with the bodies that faulty members have heard of.
+    fn completed(&self, sparse: &SparseBatch<SharedBytes>) -> Option<Batch<SharedBytes>> {
+        let heard = |place| {
+            let digest = sparse.identity(place).digest;
+            self.requests.iter().find(|request| request.digest == digest)
+        };
+        let parts: Vec<_> =
+            (0..sparse.len()).map(|at| sparse.omits(at).then(|| heard(at)).flatten()).collect();
+        let all = sparse.omitted().all(|place| parts[place].is_some());
+        let part = |place: usize| parts[place].unwrap_or(&self.requests[0]);
+        all.then(|| sparse.complete(&mut HeapPool, &Selection::NONE, part)).flatten()
+    }
+
+    /// The request with this digest.
+    pub fn known(&self, digest: &Digest) -> Option<Request<SharedBytes>> {
+        self.requests.iter().find(|request| request.digest == *digest).cloned()
+    }
+
+    /// Another request with the number of this one.
+    pub fn rival(&self, request: &Request<SharedBytes>) -> Option<Request<SharedBytes>> {
+        let name = |it: &Request<SharedBytes>| (it.client, it.sequence);
+        let rival =
+            |it: &&Request<SharedBytes>| name(it) == name(request) && it.digest != request.digest;
+        self.requests.iter().find(rival).cloned()
     }
 
     /// Some old message.
@@ -231,6 +267,9 @@ pub fn behaviour(strategy: Strategy) -> Option<Box<dyn Behaviour>> {
         Strategy::StatusLiar => Box::new(liars::StatusLiar),
         Strategy::DoubleVote => Box::new(liars::DoubleVote),
         Strategy::SpoilProofs => Box::new(leaders::SpoilProofs),
+        Strategy::UnknownBodies => Box::new(leaders::Rewrite::unknown()),
+        Strategy::WrongBodies => Box::new(bodies::WrongBodies),
+        Strategy::FetchFlood => Box::new(bodies::FetchFlood),
         Strategy::Usurp => Box::new(synchronizers::Usurp::default()),
     })
 }
@@ -293,7 +332,11 @@ impl Adversary {
                 now = next;
             }
         }
-        out.append(&mut now);
+        for (to, message) in now {
+            let message =
+                if self.activity > 0 { bodies::thin_out(scene, message) } else { message };
+            out.push((to, message));
+        }
     }
 
     /// Lets all behaviours hear.

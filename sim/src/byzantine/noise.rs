@@ -6,6 +6,7 @@ use tetrarch_consensus::message::{
 use tetrarch_consensus::payload::HeapPool;
 use tetrarch_consensus::{Batch, ClientId, Epoch, Message, Regency, ReplicaSet, ViewId};
 
+use super::bodies::{nonsense_answer, nonsense_question};
 use super::{Behaviour, Msg, Outbox, Scene};
 
 /// Says nothing, or nothing that a leader has to say.
@@ -28,7 +29,8 @@ impl Silent {
 
 impl Behaviour for Silent {
     fn speak(&mut self, _scene: &mut Scene<'_>, to: usize, message: Msg, out: &mut Outbox) {
-        let leading = matches!(message, Message::Propose(_) | Message::Sync(_));
+        let leading =
+            matches!(message, Message::Propose(_) | Message::ProposeSparse(_) | Message::Sync(_));
         if self.leader_only && !leading {
             out.push((to, message));
         }
@@ -106,7 +108,7 @@ fn position(scene: &mut Scene<'_>) -> Position {
 pub fn nonsense(scene: &mut Scene<'_>) -> Msg {
     let at = position(scene);
     let digest = scene.digest();
-    match scene.rng.below(10) {
+    match scene.rng.below(12) {
         0 => Message::Write(Vote { at, digest }),
         1 => Message::Accept(Vote { at, digest }),
         2 => {
@@ -136,6 +138,8 @@ pub fn nonsense(scene: &mut Scene<'_>) -> Msg {
             Some(batch) => Message::Propose(tetrarch_consensus::message::Propose { at, batch }),
             None => Message::Write(Vote { at, digest }),
         },
+        9 => nonsense_question(scene),
+        10 => nonsense_answer(scene).unwrap_or(Message::Write(Vote { at, digest })),
         _ => match scene.dossier.batch(scene.rng) {
             Some(batch) => Message::BatchBody(tetrarch_consensus::message::BatchBody {
                 view: at.view,

@@ -257,6 +257,7 @@ impl Behaviour for Usurp {
         let regency = match &message {
             Message::Sync(sync) => sync.regency,
             Message::Propose(propose) => Regency(propose.at.epoch.0),
+            Message::ProposeSparse(propose) => Regency(propose.at.epoch.0),
             Message::Write(vote) | Message::Accept(vote) => Regency(vote.at.epoch.0),
             _ => return out.push((to, message)),
         };

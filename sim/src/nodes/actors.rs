@@ -13,6 +13,7 @@ use tetrarch_appliance::stage::dispatch::IngressPlan;
 use tetrarch_appliance::testing::TestCluster;
 use tetrarch_client::cluster::PrivateKeys;
 use tetrarch_client::{ClientConfig, ClientDriver, Matching, Mode, Outcome, Ticket};
+use tetrarch_consensus::limits::BATCH_SIZE_MAX;
 use tetrarch_consensus::{Config, ConsensusId, Digest, Payload, ReplicaId};
 use tetrarch_dataplane::arena::{Arena, ArenaSpec, SlotClass};
 use tetrarch_dataplane::handshake::Identity;
@@ -164,6 +165,10 @@ impl Seat {
         config.request_timeout = options.timeout;
         config.depth = options.depth;
         config.batch_requests_max = options.batch_requests_max;
+        config.inline_body_max = match self.villain {
+            Some(_) => BATCH_SIZE_MAX,
+            None => options.inline_body_max,
+        };
         config.clients_max = test.cluster.clients.len() as u32;
         config.sessions_per_client_max = 2;
         config.restarted = restarted;

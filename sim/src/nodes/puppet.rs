@@ -165,6 +165,17 @@ impl Puppet {
             Message::Forwarded(batch) => batch,
             Message::Propose(propose) => &mut propose.batch,
             Message::Stop(stop) => &mut stop.requests,
+            Message::Bodies(bodies) => &mut bodies.requests,
+            Message::ProposeSparse(propose) => {
+                let mut authentic = Selection::NONE;
+                for (place, view) in propose.batch.requests() {
+                    if self.proofs.holds(&view) {
+                        authentic.insert(place);
+                    }
+                }
+                propose.batch.authentic = authentic;
+                return;
+            }
             _ => return,
         };
         let mut authentic = Selection::NONE;

@@ -14,6 +14,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use tetrarch_consensus::config::Config;
+use tetrarch_consensus::limits::BATCH_SIZE_MAX;
 use tetrarch_consensus::message::Request;
 use tetrarch_consensus::payload::SharedBytes;
 use tetrarch_consensus::{ClientId, Input, Instant, View, ViewId};
@@ -206,6 +207,11 @@ impl World {
         config.request_timeout = self.options.timeout;
         config.depth = self.options.depth;
         config.batch_requests_max = self.options.batch_requests_max;
+        config.inline_body_max = match self.options.is_villain(member) {
+            // Its core proposes whole batches; what leaves it is up to the adversary.
+            true => BATCH_SIZE_MAX,
+            false => self.options.inline_body_max,
+        };
         config.sessions_per_client_max = 2;
         config.clients_max = 16;
         config.clock_skew_max = self.clock_skew_max;
