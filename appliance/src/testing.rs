@@ -4,7 +4,7 @@
 //! does not pass twice. Must not: be used by the `tetrarch` command.
 
 use tetrarch_client::cluster::{ClientEntry, Cluster, Member, PrivateKeys};
-use tetrarch_consensus::batch::{REQUEST_HEADER_SIZE, RequestHeader};
+use tetrarch_consensus::batch::{REQUEST_HEADER_SIZE, Replier, RequestHeader};
 use tetrarch_consensus::{ClientId, FaultModel, ReplicaId, Sequence};
 use tetrarch_dataplane::crypto::authenticator::PairKey;
 
@@ -68,6 +68,7 @@ pub fn request_bytes(client: ClientId, counter: u32, operation: &[u8], read_only
         sequence: Sequence::new(1, counter),
         view: 0,
         read_only,
+        replier: Replier::EVERYONE,
         operation_size: operation.len() as u32,
     };
     let mut body = vec![0; REQUEST_HEADER_SIZE];

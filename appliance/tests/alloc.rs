@@ -6,6 +6,7 @@ use std::alloc::System;
 
 use support::World;
 use tetrarch_appliance::stage::dispatch::IngressPlan;
+use tetrarch_consensus::batch::Replier;
 use tetrarch_dataplane::alloc_guard::FrozenAllocator;
 
 #[global_allocator]
@@ -34,12 +35,13 @@ fn steady_state(ingress: IngressPlan) {
     let mut world = World::with_ingress(4, 1, ingress);
     world.connect();
     world.clients[0].keep = false;
+    world.clients[0].replier = Replier::member(1);
     // Tables grow to their sizes: sessions, kept replies, the decision log, queues of the switch.
     for counter in 1..=1500 {
-        round(&mut world, counter, 100);
+        round(&mut world, counter, 200);
     }
     let before = world.metrics[0].requests_executed.get();
-    let allocations: u64 = (1501..=2000).map(|counter| round(&mut world, counter, 100)).sum();
+    let allocations: u64 = (1501..=2000).map(|counter| round(&mut world, counter, 200)).sum();
     let executed = world.metrics[0].requests_executed.get() - before;
     assert_eq!(executed, 500 * u64::from(SESSIONS), "the work was done");
     assert_eq!(allocations, 0, "allocations of four nodes in {executed} requests");

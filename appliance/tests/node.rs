@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use support::World;
 use tetrarch_consensus::ClientId;
+use tetrarch_consensus::batch::Replier;
+use tetrarch_consensus::limits::FULL_RESULT_SIZE_MAX;
 use tetrarch_consensus::message::kind;
-use tetrarch_consensus::message::reply::Status;
+use tetrarch_consensus::message::reply::{REPLY_HEADER_SIZE, Status};
+use tetrarch_dataplane::crypto::hash::body_digest;
 use tetrarch_dataplane::reject::Reject;
 
 const ALL: [u16; 4] = [0, 1, 2, 3];
@@ -60,6 +63,55 @@ fn a_repeated_request_is_answered_from_the_cache_and_not_executed_again() {
         assert_eq!(metrics.requests_executed.get(), 1);
         assert_eq!(metrics.replies_resent.get(), 1);
     }
+}
+
+#[test]
+fn the_replier_answers_in_full_and_the_others_with_its_digest() {
+    // rule: CLI.7, CLI.8
+    let mut world = World::new(4, 1);
+    world.connect();
+    world.clients[0].replier = Replier::member(2);
+    let large = FULL_RESULT_SIZE_MAX as u32 + 1;
+    let whole = |world: &World| -> Vec<u32> {
+        let replies = world.clients[0].replies.iter();
+        let mut whole: Vec<_> =
+            replies.filter(|(_, header, _)| !header.digest).map(|(from, ..)| *from).collect();
+        whole.sort_unstable();
+        whole
+    };
+    for (counter, read_only) in [(1, false), (1, true)] {
+        let client = ClientId::new(0, 0);
+        world.clients[0].send_as(client, counter, &operation(large), &ALL, read_only, None);
+        assert!(world.run_until(100, |world| world.clients[0].answers(0, counter) == 4));
+        assert_eq!(whole(&world), [2], "read-only: {read_only}");
+        // The digest is that of the whole reply, as the link that carries it computes it.
+        let replies = std::mem::take(&mut world.clients[0].replies);
+        let (_, header, result) = replies.iter().find(|(_, header, _)| !header.digest).unwrap();
+        let mut body = vec![0; REPLY_HEADER_SIZE];
+        header.write(&mut body);
+        body.extend_from_slice(result);
+        let digests = replies.iter().filter(|(_, header, _)| header.digest);
+        assert!(digests.clone().all(|(_, _, digest)| digest[..] == body_digest(&body)));
+        assert_eq!(digests.count(), 3);
+    }
+    // Asked again: in full, by everybody. What is small never comes as a digest.
+    world.clients[0].send(0, 1, &operation(large), &ALL);
+    assert!(world.run_until(100, |world| world.clients[0].replies.len() == 4));
+    assert_eq!(whole(&world), ALL.map(u32::from));
+    world.clients[0].replies.clear();
+    world.clients[0].send(0, 2, &operation(large - 1), &ALL);
+    assert!(world.run_until(100, |world| world.clients[0].replies.len() == 4));
+    assert_eq!(whole(&world), ALL.map(u32::from));
+    // A place that no member has: nobody sends the result, and it is there for who asks again.
+    world.clients[0].replies.clear();
+    world.clients[0].replier = Replier::member(9);
+    world.clients[0].send(0, 3, &operation(large), &ALL);
+    assert!(world.run_until(100, |world| world.clients[0].answers(0, 3) == 4));
+    assert_eq!(whole(&world), [0; 0]);
+    world.clients[0].replies.clear();
+    world.clients[0].send(0, 3, &operation(large), &ALL);
+    assert!(world.run_until(100, |world| world.clients[0].answers(0, 3) == 4));
+    assert_eq!(whole(&world), ALL.map(u32::from));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use tetrarch_consensus::limits::{
     OPERATION_SIZE_MAX, REQUEST_PROOF_SIZE_MAX, RESULT_SIZE_MAX, SESSION_WINDOW,
 };
 use tetrarch_consensus::message::reply::REPLY_HEADER_SIZE;
-use tetrarch_consensus::smr::client::{Authentication, HELD_LARGE_MAX};
+use tetrarch_consensus::smr::client::{Authentication, HELD_LARGE_MAX, ReplyForm};
 use tetrarch_dataplane::arena::{ArenaSpec, SlotClass};
 use tetrarch_dataplane::transport::choice::{TransportChoice, TransportKind};
 
@@ -46,6 +46,7 @@ struct File {
     window: usize,
     authentication: Proof,
     transport: String,
+    reply: Form,
     request_memory_mib: usize,
     reply_memory_mib: usize,
 }
@@ -56,6 +57,23 @@ struct File {
 enum Proof {
     Mac,
     Signature,
+}
+
+/// `reply` in the file.
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum Form {
+    Digest,
+    Full,
+}
+
+impl From<Form> for ReplyForm {
+    fn from(form: Form) -> Self {
+        match form {
+            Form::Digest => Self::Digest,
+            Form::Full => Self::Full,
+        }
+    }
 }
 
 impl From<Proof> for Authentication {
@@ -78,6 +96,7 @@ impl Default for File {
             window: SESSION_WINDOW,
             authentication: Proof::Mac,
             transport: TransportKind::default().name().into(),
+            reply: Form::Digest,
             request_memory_mib: 64,
             reply_memory_mib: 64,
         }
@@ -111,6 +130,9 @@ pub struct ClientConfig {
     /// What moves the bytes. An io_uring stays with the thread that first polls the client's
     /// driver; a [`Client`](crate::Client) has such a thread of its own.
     pub transport: TransportChoice,
+    /// Who sends results in full. One member saves bytes; all save the wait for a member that turns
+    /// out to be dead or slow.
+    pub reply: ReplyForm,
     /// Memory for requests in flight, in bytes.
     pub request_memory: usize,
     /// Memory for replies that were received and results that are in use, in bytes.
@@ -134,6 +156,7 @@ impl ClientConfig {
             window: file.window,
             authentication: file.authentication.into(),
             transport: TransportChoice::default(),
+            reply: file.reply.into(),
             request_memory: file.request_memory_mib * MIB,
             reply_memory: file.reply_memory_mib * MIB,
             incarnation: None,
@@ -181,6 +204,7 @@ impl ClientConfig {
             sessions_max: file.sessions_max,
             window: file.window,
             authentication: file.authentication.into(),
+            reply: file.reply.into(),
             request_memory: file.request_memory_mib * MIB,
             reply_memory: file.reply_memory_mib * MIB,
             ..Self::new(cluster, index, keys)
@@ -377,14 +401,17 @@ mod tests {
         let config = ClientConfig::load(&directory, 0).unwrap();
         assert_eq!((config.window, config.request_timeout.as_millis()), (8, 500));
         assert_eq!(config.authentication, Authentication::MacVector);
-        std::fs::write(&file, "authentication = \"signature\"").unwrap();
+        assert_eq!(config.reply, ReplyForm::Digest);
+        std::fs::write(&file, "authentication = \"signature\"\nreply = \"full\"").unwrap();
         let config = ClientConfig::load(&directory, 0).unwrap();
         assert_eq!(config.authentication, Authentication::Signature);
+        assert_eq!(config.reply, ReplyForm::Full);
         for (text, expected) in [
             ("window = 65", "window = 65: out of range; use 1 to 64"),
             ("widow = 6", "unknown field"),
             ("authentication = \"none\"", "expected `mac` or `signature`"),
             ("transport = \"udp\"", "transport = \"udp\": no such transport; use \"auto\""),
+            ("reply = \"hash\"", "expected `digest` or `full`"),
             ("key_file = \"nowhere.key\"", "cannot read"),
         ] {
             std::fs::write(&file, text).unwrap();

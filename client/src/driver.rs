@@ -77,6 +77,8 @@ pub struct DriverCounts {
     pub unsent: u64,
     /// Replies received.
     pub replies: u64,
+    /// Those of them that were only digests.
+    pub digests: u64,
     /// Messages from replicas that were no replies.
     pub malformed: u64,
 }
@@ -237,9 +239,14 @@ impl ClientDriver {
         }
         while let Some(event) = self.links.event() {
             worked = true;
-            if let LinkEvent::Up(peer) = event {
-                self.step(now, ClientInput::Connected(ReplicaId(peer.index() as u16)));
-            }
+            let member = |peer: PeerId| ReplicaId(peer.index() as u16);
+            self.step(
+                now,
+                match event {
+                    LinkEvent::Up(peer) => ClientInput::Connected(member(peer)),
+                    LinkEvent::Down(peer) => ClientInput::Disconnected(member(peer)),
+                },
+            );
         }
         if self.core.next_deadline().is_some_and(|due| due.0 <= now.0) {
             self.step(now, ClientInput::Deadline);
@@ -336,6 +343,7 @@ impl ClientDriver {
             return;
         };
         self.counts.replies += 1;
+        self.counts.digests += u64::from(reply.header.digest);
         self.step(now, ClientInput::Reply { from, reply });
     }
 
@@ -384,6 +392,9 @@ fn core(
         sessions_max: config.sessions_max,
         window: config.window,
         authentication: config.authentication,
+        reply: config.reply,
+        // The rest is for what arrives, and for results that are in use.
+        kept_size_max: config.reply_memory / 4,
     };
     Ok(ClientCore::new(core, matching, Box::new(BytesPool(pool.clone()))))
 }

@@ -189,6 +189,7 @@ impl FakeReplica {
             sequence: request.sequence,
             view: ViewId(0),
             read_only: request.read_only,
+            digest: false,
             status,
             result_size: result.len() as u32,
         };

@@ -23,7 +23,7 @@ pub use sparse::{Identity, SparseBatch};
 use core::borrow::Borrow;
 
 use crate::limits::{
-    BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, OPERATION_SIZE_MAX, REQUEST_PROOF_SIZE_MAX,
+    BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, OPERATION_SIZE_MAX, REPLICAS_MAX, REQUEST_PROOF_SIZE_MAX,
 };
 use crate::message::{Malformed, Request};
 use crate::payload::{Payload, PayloadPool};
@@ -87,6 +87,36 @@ impl Selection {
     }
 }
 
+/// Who answers a request with the whole result; the others answer with its digest (rule CLI.7). Part
+/// of the request, and nothing to the core.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Replier(u8);
+
+impl Replier {
+    /// Every member.
+    pub const EVERYONE: Replier = Replier(0);
+
+    /// The member at `index` of the view.
+    pub fn member(index: usize) -> Self {
+        assert!(index < REPLICAS_MAX, "a member has a place in the view");
+        Self(index as u8 + 1)
+    }
+
+    /// The place in the view of the only one that answers in full; `None` when all do.
+    pub fn index(self) -> Option<usize> {
+        self.0.checked_sub(1).map(usize::from)
+    }
+
+    /// Does the member at `index` answer in full?
+    pub fn includes(self, index: usize) -> bool {
+        self.index().is_none_or(|replier| replier == index)
+    }
+
+    fn from_code(code: u8) -> Result<Self, Malformed> {
+        if usize::from(code) <= REPLICAS_MAX { Ok(Self(code)) } else { Err(Malformed::Unknown) }
+    }
+}
+
 /// One request inside a batch or a frame, borrowed. What the application and the validators see.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestView<'a> {
@@ -104,6 +134,14 @@ pub struct RequestView<'a> {
     pub auth: u8,
     /// The client's proof.
     pub proof: &'a [u8],
+}
+
+impl RequestView<'_> {
+    /// Who answers with the whole result.
+    pub fn replier(&self) -> Replier {
+        let code = self.body.get(22).copied().unwrap_or(0);
+        Replier::from_code(code).unwrap_or_default()
+    }
 }
 
 /// The value of one instance. A clone shares the bytes.
@@ -345,7 +383,8 @@ impl Layout {
 /// | 8 | 8 | sequence |
 /// | 16 | 4 | view that the client knows |
 /// | 20 | 2 | flags: bit 0 read-only, the rest zero |
-/// | 22 | 2 | reserved, zero |
+/// | 22 | 1 | replier: 0 everyone, else 1 + the place in the view of who answers in full |
+/// | 23 | 1 | reserved, zero |
 /// | 24 | 4 | operation size |
 /// | 28 | 4 | reserved, zero |
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -358,6 +397,8 @@ pub struct RequestHeader {
     pub view: u32,
     /// Answer from the current state, do not order.
     pub read_only: bool,
+    /// Who answers with the whole result.
+    pub replier: Replier,
     /// Bytes after the header.
     pub operation_size: u32,
 }
@@ -372,9 +413,10 @@ impl RequestHeader {
             return Err(Malformed::Truncated);
         }
         let flags = u16::from_le_bytes([body[20], body[21]]);
-        if flags & !REQUEST_READ_ONLY != 0 || body[22..24] != [0; 2] || body[28..32] != [0; 4] {
+        if flags & !REQUEST_READ_ONLY != 0 || body[23] != 0 || body[28..32] != [0; 4] {
             return Err(Malformed::Reserved);
         }
+        let replier = Replier::from_code(body[22])?;
         let operation_size = read_u32(body, 24)?;
         if operation_size as usize > OPERATION_SIZE_MAX {
             return Err(Malformed::TooLong);
@@ -387,6 +429,7 @@ impl RequestHeader {
             sequence: Sequence(read_u64(body, 8)?),
             view: read_u32(body, 16)?,
             read_only: flags & REQUEST_READ_ONLY != 0,
+            replier,
             operation_size,
         })
     }
@@ -397,7 +440,7 @@ impl RequestHeader {
         body[8..16].copy_from_slice(&self.sequence.0.to_le_bytes());
         body[16..20].copy_from_slice(&self.view.to_le_bytes());
         body[20..22].copy_from_slice(&u16::from(self.read_only).to_le_bytes());
-        body[22..24].fill(0);
+        body[22..24].copy_from_slice(&[self.replier.0, 0]);
         body[24..28].copy_from_slice(&self.operation_size.to_le_bytes());
         body[28..32].fill(0);
     }
@@ -437,6 +480,7 @@ mod tests {
             sequence: Sequence::new(1, counter),
             view: 0,
             read_only: false,
+            replier: Replier::EVERYONE,
             operation_size: operation.len() as u32,
         };
         header.write(&mut blob);

@@ -16,6 +16,10 @@ pub const OPERATION_SIZE_MAX: usize = 256 * 1024;
 /// what a reply cache keeps and the largest frame of a reply.
 pub const RESULT_SIZE_MAX: usize = 1024 * 1024;
 
+/// Bytes of a result that every member sends in full: a digest in its place would cost another hash
+/// and save fewer bytes than that hash costs to send.
+pub const FULL_RESULT_SIZE_MAX: usize = 128;
+
 /// Bytes of one entry of a client's MAC vector.
 pub const MAC_SIZE: usize = 16;
 

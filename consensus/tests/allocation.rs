@@ -5,7 +5,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
 
-use tetrarch_consensus::batch::{REQUEST_HEADER_SIZE, RequestHeader};
+use tetrarch_consensus::batch::{REQUEST_HEADER_SIZE, Replier, RequestHeader};
 use tetrarch_consensus::message::proof;
 use tetrarch_consensus::smr::Replica;
 use tetrarch_consensus::*;
@@ -90,6 +90,7 @@ fn request(pool: &mut Pool, client: u32, counter: u32) -> Request<Pooled> {
         sequence: Sequence::new(1, counter),
         view: 0,
         read_only: false,
+        replier: Replier::EVERYONE,
         operation_size: 8,
     };
     let size = REQUEST_HEADER_SIZE + 8;

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use tetrarch_consensus::batch::{REQUEST_HEADER_SIZE, RequestHeader};
+use tetrarch_consensus::batch::{REQUEST_HEADER_SIZE, Replier, RequestHeader};
 use tetrarch_consensus::message::{Request, proof};
 use tetrarch_consensus::payload::SharedBytes;
 use tetrarch_consensus::{ClientId, Digest, Instant, Sequence};
@@ -76,7 +76,15 @@ pub fn body(
 ) -> (Vec<u8>, Digest) {
     let mut bytes = vec![0; REQUEST_HEADER_SIZE];
     let operation_size = operation.len() as u32;
-    RequestHeader { client, sequence, view: 0, read_only, operation_size }.write(&mut bytes);
+    RequestHeader {
+        client,
+        sequence,
+        view: 0,
+        read_only,
+        replier: Replier::EVERYONE,
+        operation_size,
+    }
+    .write(&mut bytes);
     bytes.extend_from_slice(operation);
     let digest = Digest(*blake3::hash(&bytes).as_bytes());
     (bytes, digest)

@@ -19,6 +19,7 @@ fn a_fixed_set_of_seeds_holds_on_whole_nodes() {
     let exercised = [
         "bytes changed",
         "crashes",
+        "digest replies",
         "links cut",
         "messages lost with their link",
         "messages rejected for their bytes",
@@ -27,6 +28,7 @@ fn a_fixed_set_of_seeds_holds_on_whole_nodes() {
         "pauses",
         "puppets",
         "replies resent",
+        "requests sent again",
         "restarts without memory",
         "twins",
     ];

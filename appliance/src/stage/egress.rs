@@ -4,9 +4,13 @@
 //! many peers it goes to; a state leaves signed; nothing waits for a slow peer. Must not: keep a
 //! message that a link did not take: the protocol repeats what matters (rule LAG.1).
 
-use tetrarch_consensus::message::reply::{REPLY_HEADER_SIZE, ReplyHeader, Status};
+use tetrarch_consensus::message::reply::{
+    DIGEST_REPLY_SIZE, REPLY_HEADER_SIZE, ReplyHeader, Status, write_digest_reply,
+};
 use tetrarch_consensus::message::{SignedState, codec, kind, proof};
-use tetrarch_consensus::{ClientId, Message, Recipients, ReplicaId, Sequence, View, ViewId};
+use tetrarch_consensus::{
+    ClientId, Digest, Message, Recipients, ReplicaId, Sequence, View, ViewId, spec,
+};
 use tetrarch_dataplane::burst::Burst;
 use tetrarch_dataplane::crypto::hash::{body_digest, digest_burst};
 use tetrarch_dataplane::crypto::signature::SigningKey;
@@ -38,6 +42,8 @@ pub struct Egress {
     signing_key: SigningKey,
     pool: FramePool,
     answers: Burst<Answer>,
+    /// Those of a burst of which only the digest leaves.
+    short: Burst<Answer>,
     sent: Sent,
     rejects: RejectCounts,
 }
@@ -58,6 +64,7 @@ impl Egress {
             signing_key,
             pool,
             answers: Burst::with_capacity(BURST_MAX),
+            short: Burst::with_capacity(BURST_MAX),
             sent: Sent::default(),
             rejects: RejectCounts::new(),
         }
@@ -116,19 +123,38 @@ impl Egress {
     /// Sends up to a burst of answers, hashed side by side. Returns how many.
     pub fn answer(&mut self, links: &mut Links, replies: &mut Consumer<Answer>) -> usize {
         let count = replies.pop_burst(&mut self.answers);
-        let mut bodies: [&[u8]; BURST_MAX] = [&[]; BURST_MAX];
         let mut digests = [[0; 32]; BURST_MAX];
-        for (body, answer) in bodies.iter_mut().zip(&self.answers) {
-            *body = answer.body.bytes();
-        }
-        digest_burst(&bodies[..count], &mut digests[..count]);
+        hash(&self.answers, &mut digests);
         for digest in &digests[..count] {
-            if let Some(answer) = self.answers.pop_front() {
-                let out = reply(answer.client, answer.body, *digest);
-                self.transmit(links, out);
+            let Some(answer) = self.answers.pop_front() else { break };
+            match self.shorten(&answer, digest) {
+                Some(short) => {
+                    let kept = self.short.push(short);
+                    debug_assert!(kept.is_ok(), "as much room as answers");
+                }
+                None => self.transmit(links, reply(answer.client, answer.body, *digest)),
             }
         }
+        hash(&self.short, &mut digests);
+        for digest in &digests[..self.short.len()] {
+            let Some(answer) = self.short.pop_front() else { break };
+            self.transmit(links, reply(answer.client, answer.body, *digest));
+        }
         count
+    }
+
+    /// What is sent instead of a reply that somebody else sends whole. Without memory for it, the
+    /// whole one leaves: it says the same.
+    fn shorten(&self, answer: &Answer, digest: &[u8; 32]) -> Option<Answer> {
+        spec!("CLI.7");
+        if answer.whole {
+            return None;
+        }
+        let mut frame = self.pool.alloc(DIGEST_REPLY_SIZE)?;
+        let out = &mut frame.bytes_mut()[..DIGEST_REPLY_SIZE];
+        write_digest_reply(answer.body.bytes(), &Digest(*digest), out);
+        let body = frame.freeze(DIGEST_REPLY_SIZE as u32);
+        Some(Answer { client: answer.client, body, whole: true })
     }
 
     /// Tells a client that its request will never be executed.
@@ -144,7 +170,8 @@ impl Egress {
             return;
         };
         let (view, status): (ViewId, _) = (self.view.id(), Status::Refused);
-        ReplyHeader { client, sequence, view, read_only, status, result_size: 0 }
+        let (digest, result_size) = (false, 0);
+        ReplyHeader { client, sequence, view, read_only, digest, status, result_size }
             .write(frame.bytes_mut());
         let body = frame.freeze(REPLY_HEADER_SIZE as u32);
         let digest = body_digest(body.bytes());
@@ -171,6 +198,15 @@ impl Egress {
     fn sign(&self, signed: &mut SignedState) {
         sign_state(self.cluster, signed, &self.signing_key);
     }
+}
+
+/// The digests of a burst of replies, side by side.
+fn hash(answers: &Burst<Answer>, digests: &mut [[u8; 32]; BURST_MAX]) {
+    let mut bodies: [&[u8]; BURST_MAX] = [&[]; BURST_MAX];
+    for (body, answer) in bodies.iter_mut().zip(answers) {
+        *body = answer.body.bytes();
+    }
+    digest_burst(&bodies[..answers.len()], &mut digests[..answers.len()]);
 }
 
 fn reply(client: ClientId, body: Frame, body_digest: [u8; 32]) -> Outgoing {

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use tetrarch_consensus::limits::RESULT_SIZE_MAX;
+use tetrarch_consensus::limits::{FULL_RESULT_SIZE_MAX, RESULT_SIZE_MAX};
 use tetrarch_consensus::message::reply::{REPLY_HEADER_SIZE, ReplyHeader, Status};
 use tetrarch_consensus::{
     Batch, ClientId, Context, Replies, RequestView, Selection, Sequence, StateMachine, ViewId, spec,
@@ -29,6 +29,8 @@ pub struct Execution {
     rings: ExecutionRings,
     pool: FramePool,
     view: ViewId,
+    /// This replica's place in the view.
+    own: usize,
     /// Time of this turn.
     now: Instant,
     /// What the core said last: not while this replica may have forgotten what it helped to decide.
@@ -41,13 +43,14 @@ pub struct Execution {
 }
 
 impl Execution {
-    /// The stage around `service`, which answers as a member of `view` into frames of `pool`.
+    /// The stage around `service`, which answers as the member at a place of a view, into frames of
+    /// `pool`.
     pub fn new(
         service: Box<dyn StateMachine>,
         cache: ReplyCache,
         rings: ExecutionRings,
         pool: FramePool,
-        view: ViewId,
+        (view, own): (ViewId, usize),
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
@@ -56,6 +59,7 @@ impl Execution {
             rings,
             pool,
             view,
+            own,
             now: Instant(0),
             answers_reads: false,
             scratch: vec![0; REPLY_HEADER_SIZE + RESULT_SIZE_MAX],
@@ -115,8 +119,9 @@ impl Execution {
             match place {
                 Some(frame) => {
                     self.cache.insert(request.client, request.sequence, &frame.bytes()[..body]);
-                    let body = frame.freeze(body as u32);
-                    let pushed = self.rings.replies.push(Answer { client: request.client, body });
+                    let whole = is_whole(&request, body, self.own);
+                    let (client, body) = (request.client, frame.freeze(body as u32));
+                    let pushed = self.rings.replies.push(Answer { client, body, whole });
                     debug_assert!(pushed.is_ok(), "the room was checked");
                 }
                 None => {
@@ -156,11 +161,14 @@ impl Execution {
             }
             None => {
                 let status = Status::TooOld;
-                ReplyHeader { client, sequence, view, read_only: false, status, result_size: 0 }
+                let (read_only, digest, result_size) = (false, false, 0);
+                ReplyHeader { client, sequence, view, read_only, digest, status, result_size }
                     .write(frame.bytes_mut());
             }
         }
-        let answer = Answer { client, body: frame.freeze(size as u32) };
+        // Who asks again may have asked one that is silent: everybody answers in full.
+        spec!("CLI.8");
+        let answer = Answer { client, body: frame.freeze(size as u32), whole: true };
         let pushed = self.rings.replies.push(answer);
         debug_assert!(pushed.is_ok(), "the room was checked");
         self.metrics.replies_resent.add(1);
@@ -193,7 +201,9 @@ impl Execution {
                 self.rejects.add(Reject::PoolExhausted);
                 continue;
             };
-            let answer = Answer { client: request.client, body: frame.freeze(size as u32) };
+            let whole = is_whole(&view, size, self.own);
+            let body = frame.freeze(size as u32);
+            let answer = Answer { client: request.client, body, whole };
             let pushed = self.rings.replies.push(answer);
             debug_assert!(pushed.is_ok(), "the room was checked");
         }
@@ -232,6 +242,12 @@ impl Stage for Execution {
     }
 }
 
+/// Does the member at place `own` send the whole reply to `request`, of `size` bytes?
+fn is_whole(request: &RequestView<'_>, size: usize, own: usize) -> bool {
+    spec!("CLI.7");
+    size <= REPLY_HEADER_SIZE + FULL_RESULT_SIZE_MAX || request.replier().includes(own)
+}
+
 /// Where the application writes the answer to one request: a frame, or the scratch when there is no
 /// frame, or when the answer is larger than a reply may be (then the client is told so).
 struct Writer<'a> {
@@ -255,6 +271,7 @@ impl<'a> Writer<'a> {
             sequence: request.sequence,
             view,
             read_only,
+            digest: false,
             status: Status::Ok,
             result_size: 0,
         };

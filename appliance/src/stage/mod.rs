@@ -132,6 +132,8 @@ pub struct Answer {
     pub client: ClientId,
     /// The reply's body.
     pub body: Frame,
+    /// Does the client get all of it, or its digest in its place?
+    pub whole: bool,
 }
 
 /// A request that will never be executed; its client is told so.

@@ -11,6 +11,7 @@ use tetrarch_appliance::service::ServiceKind;
 use tetrarch_appliance::stage::Events;
 use tetrarch_appliance::stage::dispatch::IngressPlan;
 use tetrarch_appliance::testing::{TestCluster, request_bytes};
+use tetrarch_consensus::batch::{Replier, RequestHeader};
 use tetrarch_consensus::message::reply::{ReplyHeader, Status};
 use tetrarch_consensus::message::{kind, proof};
 use tetrarch_consensus::{ClientId, Config, ReplicaId};
@@ -203,6 +204,8 @@ pub struct TestClient {
     received: Burst<Received>,
     /// Replies: who, header, result.
     pub replies: Vec<(u32, ReplyHeader, Vec<u8>)>,
+    /// Who is asked for whole results.
+    pub replier: Replier,
     /// Without this, replies are only counted: for tests that must not allocate.
     pub keep: bool,
     pub count: u64,
@@ -233,6 +236,7 @@ impl TestClient {
             keys: test.pair_keys(index),
             received: Burst::with_capacity(64),
             replies: Vec::new(),
+            replier: Replier::EVERYONE,
             keep: true,
             count: 0,
         }
@@ -270,7 +274,9 @@ impl TestClient {
         read_only: bool,
         spoil: Option<usize>,
     ) {
-        let body = request_bytes(client, counter, operation, read_only);
+        let mut body = request_bytes(client, counter, operation, read_only);
+        let header = RequestHeader::parse(&body).expect("well formed");
+        RequestHeader { replier: self.replier, ..header }.write(&mut body);
         let digest = body_digest(&body);
         let mut vector = vec![0; vector_size(self.keys.len())];
         write_vector(&self.keys, &digest, &mut vector);

@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use tetrarch_consensus::batch::{REQUEST_HEADER_SIZE, RequestHeader};
+use tetrarch_consensus::batch::{REQUEST_HEADER_SIZE, Replier, RequestHeader};
 use tetrarch_consensus::payload::{HeapPool, SharedBytes};
 use tetrarch_consensus::vp::votes::Tally;
 use tetrarch_consensus::{Batch, ClientId, Digest, Request, Sequence};
@@ -39,6 +39,7 @@ fn request(client: u64) -> Request<SharedBytes> {
         sequence: Sequence::new(1, 1),
         view: 0,
         read_only: false,
+        replier: Replier::EVERYONE,
         operation_size: 0,
     };
     let mut payload = vec![0; REQUEST_HEADER_SIZE];

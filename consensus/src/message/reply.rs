@@ -2,19 +2,20 @@
 //!
 //! Owns the body of REPLY. Always true: the body says nothing about the replica that sent it, so
 //! equal answers of different replicas are equal bytes with equal digests, and a client can match
-//! replies by the digest that the link has checked already (rule CLI.2). Must not: authenticate.
+//! replies by the digest that the link has checked already (rule CLI.2); a reply that is only a
+//! digest counts as the one it is the digest of. Must not: authenticate.
 //!
 //! | offset | size | |
 //! |---|---|---|
 //! | 0 | 8 | client |
 //! | 8 | 8 | sequence |
 //! | 16 | 4 | view of the replica |
-//! | 20 | 2 | flags: bit 0 read-only, the rest zero |
+//! | 20 | 2 | flags: bit 0 read-only, bit 1 digest, the rest zero |
 //! | 22 | 1 | status |
 //! | 23 | 1 | reserved, zero |
 //! | 24 | 4 | result size |
 //! | 28 | 4 | reserved, zero |
-//! | 32 | | result |
+//! | 32 | | result; with bit 1, the digest of the reply that says the same with the result |
 
 use super::codec::fields::{Reader, Writer};
 use crate::limits::RESULT_SIZE_MAX;
@@ -26,6 +27,11 @@ use crate::types::{ClientId, Digest, Sequence, ViewId};
 pub const REPLY_HEADER_SIZE: usize = 32;
 
 const REPLY_READ_ONLY: u16 = 1;
+const REPLY_DIGEST: u16 = 2;
+const DIGEST_SIZE: usize = size_of::<Digest>();
+
+/// Bytes of the body of a reply that is only a digest.
+pub const DIGEST_REPLY_SIZE: usize = REPLY_HEADER_SIZE + DIGEST_SIZE;
 
 /// How a request went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,6 +83,8 @@ pub struct ReplyHeader {
     pub view: ViewId,
     /// Read-only requests have numbers of their own (rule SMR.3).
     pub read_only: bool,
+    /// Instead of the result comes the digest of the whole reply (rule CLI.7).
+    pub digest: bool,
     /// How it went.
     pub status: Status,
     /// Bytes after the header, at most [`RESULT_SIZE_MAX`].
@@ -93,7 +101,7 @@ impl ReplyHeader {
         let mut reader = Reader::new(body);
         let (client, sequence) = (ClientId(reader.u64()?), Sequence(reader.u64()?));
         let (view, flags) = (ViewId(reader.u32()?), reader.u16()?);
-        if flags & !REPLY_READ_ONLY != 0 {
+        if flags & !(REPLY_READ_ONLY | REPLY_DIGEST) != 0 {
             return Err(Malformed::Reserved);
         }
         let status = Status::from_code(reader.u8()?)?;
@@ -106,8 +114,11 @@ impl ReplyHeader {
         if reader.left() != result_size as usize || (status != Status::Ok && result_size != 0) {
             return Err(Malformed::Inconsistent);
         }
-        let read_only = flags & REPLY_READ_ONLY != 0;
-        Ok(Self { client, sequence, view, read_only, status, result_size })
+        let (read_only, digest) = (flags & REPLY_READ_ONLY != 0, flags & REPLY_DIGEST != 0);
+        if digest && (status != Status::Ok || result_size as usize != DIGEST_SIZE) {
+            return Err(Malformed::Inconsistent);
+        }
+        Ok(Self { client, sequence, view, read_only, digest, status, result_size })
     }
 
     /// Writes the header into the first [`REPLY_HEADER_SIZE`] bytes of `body`.
@@ -117,7 +128,8 @@ impl ReplyHeader {
         writer.u64(self.client.0);
         writer.u64(self.sequence.0);
         writer.u32(self.view.0);
-        writer.u16(if self.read_only { REPLY_READ_ONLY } else { 0 });
+        let digest = if self.digest { REPLY_DIGEST } else { 0 };
+        writer.u16(digest | if self.read_only { REPLY_READ_ONLY } else { 0 });
         writer.u8(self.status.code());
         writer.zeros(1);
         writer.u32(self.result_size);
@@ -125,12 +137,22 @@ impl ReplyHeader {
     }
 }
 
+/// Writes into `out`, of [`DIGEST_REPLY_SIZE`] bytes, the reply that stands for `body`, a whole reply
+/// with status [`Status::Ok`] and this digest.
+pub fn write_digest_reply(body: &[u8], digest: &Digest, out: &mut [u8]) {
+    let header = ReplyHeader::parse(body).expect("our own reply");
+    debug_assert!(header.status == Status::Ok && !header.digest, "it has a result");
+    ReplyHeader { digest: true, result_size: DIGEST_SIZE as u32, ..header }.write(out);
+    out[REPLY_HEADER_SIZE..].copy_from_slice(&digest.0);
+}
+
 /// A reply that parsed. A clone shares the bytes.
 #[derive(Clone, Debug)]
 pub struct Reply<P> {
     /// The fixed part.
     pub header: ReplyHeader,
-    /// Digest of the whole body, as the link computed it. Equal replies have equal digests.
+    /// Digest of the whole reply: of the body, as the link computed it, or the one that came in its
+    /// place. Equal replies have equal digests.
     pub digest: Digest,
     body: P,
 }
@@ -142,15 +164,25 @@ impl<P: Payload> Reply<P> {
     /// # Errors
     /// [`Malformed`] names the first thing that is wrong.
     pub fn parse(body: P, digest: Digest) -> Result<Self, Malformed> {
-        Ok(Self { header: ReplyHeader::parse(body.bytes())?, digest, body })
+        let header = ReplyHeader::parse(body.bytes())?;
+        let mut digest = digest;
+        if header.digest {
+            digest.0.copy_from_slice(&body.bytes()[REPLY_HEADER_SIZE..DIGEST_REPLY_SIZE]);
+        }
+        Ok(Self { header, digest, body })
     }
 
-    /// What the service answered.
+    /// The result, unless only the digest came.
+    pub fn full_result(&self) -> Option<&[u8]> {
+        (!self.header.digest).then(|| self.result())
+    }
+
+    /// What the service answered, or the digest in its place.
     pub fn result(&self) -> &[u8] {
         &self.body.bytes()[REPLY_HEADER_SIZE..]
     }
 
-    /// What the service answered, sharing the memory of the message.
+    /// The same, sharing the memory of the message.
     pub fn into_result(self) -> P {
         let size = self.body.bytes().len() - REPLY_HEADER_SIZE;
         self.body.into_slice(REPLY_HEADER_SIZE, size).expect("a parsed body has a header")
@@ -177,6 +209,7 @@ mod tests {
             sequence: Sequence::new(5, 9),
             view: ViewId(3),
             read_only: true,
+            digest: false,
             status,
             result_size,
         }
@@ -184,6 +217,7 @@ mod tests {
 
     /// Changes only with the version of the link header.
     const GOLDEN: &str = include_str!("vectors/reply.hex");
+    const DIGEST_GOLDEN: &str = include_str!("vectors/digest_reply.hex");
 
     #[test]
     fn golden_vector() {
@@ -209,6 +243,7 @@ mod tests {
         }
         for (at, expected) in [
             (20, Malformed::Reserved),
+            (21, Malformed::Reserved),
             (22, Malformed::Unknown),
             (23, Malformed::Reserved),
             (24, Malformed::Inconsistent),
@@ -223,6 +258,26 @@ mod tests {
         assert_eq!(parse(&refused), Err(Malformed::Inconsistent));
         for status in [Status::TooOld, Status::Refused, Status::Busy, Status::TooLarge] {
             assert_eq!(parse(&body(header(status, 0), b"")), Ok(header(status, 0)));
+        }
+    }
+
+    #[test]
+    fn a_digest_stands_for_the_reply_it_is_the_digest_of() {
+        // rule: CLI.7
+        let bytes = body(header(Status::Ok, 5), b"value");
+        let mut short = alloc::vec![0xaa; DIGEST_REPLY_SIZE];
+        write_digest_reply(&bytes, &Digest([7; 32]), &mut short);
+        assert_eq!(super::super::codec::tests::hex(&short), DIGEST_GOLDEN.replace('\n', ""));
+        let reply = Reply::parse(SharedBytes::from(&short[..]), Digest([9; 32])).expect("whole");
+        assert_eq!((reply.digest, reply.full_result()), (Digest([7; 32]), None));
+        let expected = ReplyHeader { digest: true, ..header(Status::Ok, 32) };
+        assert_eq!(reply.header, expected);
+        // A digest has its size, and only what was executed has one.
+        for wrong in [
+            body(ReplyHeader { digest: true, ..header(Status::Ok, 5) }, b"value"),
+            body(ReplyHeader { digest: true, ..header(Status::Busy, 0) }, b""),
+        ] {
+            assert_eq!(ReplyHeader::parse(&wrong), Err(Malformed::Inconsistent));
         }
     }
 

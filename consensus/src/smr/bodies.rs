@@ -213,7 +213,9 @@ mod tests {
                 let (client, sequence) = (ClientId::new(identity, 0), Sequence::new(1, 1));
                 let mut body = alloc::vec![0; REQUEST_HEADER_SIZE + size];
                 let operation_size = size as u32;
-                RequestHeader { client, sequence, view: 0, read_only: false, operation_size }
+                let replier = crate::batch::Replier::EVERYONE;
+                let read_only = false;
+                RequestHeader { client, sequence, view: 0, read_only, replier, operation_size }
                     .write(&mut body);
                 Request {
                     client,

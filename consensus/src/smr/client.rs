@@ -11,6 +11,8 @@
 //! is looked at when it fires.
 
 mod matching;
+mod repliers;
+mod results;
 mod sending;
 mod session;
 mod slots;
@@ -21,6 +23,11 @@ mod tests;
 pub use matching::{Comparator, Extractor, Matching};
 pub use slots::Ticket;
 
+use matching::Agreed;
+use repliers::Repliers;
+use session::{Session, SlotIndex};
+use slots::Slots;
+
 use alloc::boxed::Box;
 use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
@@ -28,14 +35,13 @@ use core::cmp::Reverse;
 use core::fmt;
 use core::time::Duration;
 
+use crate::batch::Replier;
 use crate::config::View;
 use crate::limits::{ACTIONS_MAX, OPERATION_SIZE_MAX, SESSION_WINDOW};
-use crate::message::reply::{Reply, Status};
+use crate::message::reply::{REPLY_HEADER_SIZE, Reply, Status};
 use crate::payload::{Payload, PayloadPool};
 use crate::protocol::{Actions, Protocol};
 use crate::types::{ClientId, Instant, ReplicaId, Sequence, ViewId};
-use session::{Session, SlotIndex};
-use slots::Slots;
 
 /// Oldest unanswered requests of a session that are sent again together.
 pub const RESEND_MAX: usize = 8;
@@ -48,7 +54,7 @@ pub const HELD_LARGE_MAX: usize = 4;
 /// Bytes of a result that may wait in any number.
 pub const HELD_RESULT_SIZE: usize = 4096;
 
-/// The longest pause between retransmissions, as a power of two of the first one.
+/// The longest pause, as a power of two of the first one.
 pub const PAUSE_GROWTH_MAX: u32 = 5;
 
 /// How a client proves the ordered requests that it sends first (rule CLI.4). What it sends again is
@@ -60,6 +66,16 @@ pub enum Authentication {
     MacVector,
     /// An Ed25519 signature, which everybody can check.
     Signature,
+}
+
+/// Who sends results in full (rule CLI.7).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ReplyForm {
+    /// One member that the client names; the others send the digest.
+    #[default]
+    Digest,
+    /// Every member.
+    Full,
 }
 
 /// What a client is told when it starts.
@@ -81,6 +97,11 @@ pub struct ClientConfig {
     pub window: usize,
     /// How first transmissions are proved.
     pub authentication: Authentication,
+    /// Who sends results in full. Custom matching needs all of them in full, whatever this says.
+    pub reply: ReplyForm,
+    /// Bytes of whole results that wait for a certificate at most. What does not fit is asked for
+    /// again when there is one.
+    pub kept_size_max: usize,
 }
 
 /// How an operation is carried out.
@@ -147,6 +168,8 @@ pub enum ClientInput<P> {
     Deadline,
     /// A link to a member was made (again): what was sent before may be lost.
     Connected(ReplicaId),
+    /// The link to a member is gone.
+    Disconnected(ReplicaId),
 }
 
 /// To whom.
@@ -224,6 +247,9 @@ pub struct Heard {
 pub struct ClientCore<P> {
     config: ClientConfig,
     matching: Matching<P>,
+    repliers: Repliers,
+    /// Bytes of whole results that wait for a certificate.
+    kept_size: usize,
     pool: Box<dyn PayloadPool<P> + Send>,
     sessions: Vec<Session>,
     slots: Slots<P>,
@@ -254,9 +280,12 @@ impl<P: Payload> ClientCore<P> {
         crate::spec!("CLI.5");
         config.window = config.window.clamp(1, SESSION_WINDOW);
         let (n, view) = (config.view.n(), config.view.id());
+        let repliers = Repliers::new(n, config.request_timeout);
         Self {
             config,
             matching,
+            repliers,
+            kept_size: 0,
             pool,
             sessions: Vec::new(),
             slots: Slots::new(n),
@@ -300,8 +329,11 @@ impl<P: Payload> ClientCore<P> {
             return Err(Busy::Window);
         }
         let (sequence, read_only) = (numbers.next(), mode == Mode::ReadOnly);
-        let body = self.build(session, sequence, read_only, operation).ok_or(Busy::Memory)?;
+        let replier = self.choose_replier();
+        let body = self.build(session, sequence, read_only, replier, operation);
+        let body = body.ok_or(Busy::Memory)?;
         let slot = self.slots.insert(session, sequence, read_only, self.now, body);
+        self.slots.get_mut(slot).replier = replier;
         let state = &mut self.sessions[session as usize];
         if read_only {
             state.reads.push(slot);
@@ -342,17 +374,33 @@ impl<P: Payload> ClientCore<P> {
         if header.status == Status::Busy || self.slots.get(slot).ended.is_some() {
             return;
         }
+        if header.digest && matches!(self.matching, Matching::Custom { .. }) {
+            // Nobody was asked for it, and it cannot be compared.
+            return;
+        }
         if self.held_large >= HELD_LARGE_MAX && is_large(reply.result()) && !self.is_next(slot) {
             return;
         }
         let needed = self.config.view.quorums().reply();
         let members = self.config.view.members();
+        let (digest, full) = (reply.digest, (!header.digest).then(|| reply.clone()));
         let voices = self.slots.voices_mut(slot);
-        let heard = self.matching.hear(voices, member, reply, needed, members, &mut *self.pool);
-        if let Some((status, result)) = heard {
-            self.end(slot, status, result, actions);
-        } else if header.read_only && !self.matching.hopeful(self.slots.voices(slot), needed) {
-            self.fall_back(slot, actions);
+        let agreed = self.matching.hear(voices, member, reply, needed, members, &mut *self.pool);
+        match agreed {
+            Agreed::Result(status, result) => {
+                self.note_certificate(slot);
+                self.note_service(slot, Some(member));
+                self.end(slot, status, result, actions);
+            }
+            Agreed::Digest => self.on_certified(slot, digest, actions),
+            Agreed::Nothing => {
+                let voices = self.slots.voices(slot);
+                if header.read_only && !self.matching.hopeful(voices, needed) {
+                    self.fall_back(slot, actions);
+                } else if let Some(reply) = full {
+                    self.keep(slot, member, reply, actions);
+                }
+            }
         }
     }
 
@@ -426,6 +474,7 @@ impl<P: Payload> ClientCore<P> {
         result: P,
         actions: &mut Actions<ClientAction<P>>,
     ) {
+        self.forget_kept(slot);
         let entry = self.slots.get_mut(slot);
         assert!(entry.ended.is_none(), "an operation ends once");
         self.held_large += usize::from(is_large(result.bytes()));
@@ -464,6 +513,7 @@ impl<P: Payload> ClientCore<P> {
     /// those in flight are refused with it, and the session goes on with the next incarnation.
     fn refuse_rest(&mut self, session: u32, actions: &mut Actions<ClientAction<P>>) {
         while let Some(slot) = self.sessions[session as usize].ordered.front() {
+            self.forget_kept(slot);
             let entry = self.slots.get_mut(slot);
             if let Some(body) = entry.body.take() {
                 self.held_large += usize::from(is_large(body.bytes()));
@@ -518,6 +568,7 @@ impl<P: Payload> Protocol for ClientCore<P> {
             ClientInput::Reply { from, reply } => self.on_reply(now, from, reply, actions),
             ClientInput::Deadline => self.on_deadline(now, actions),
             ClientInput::Connected(from) => self.on_connected(now, from),
+            ClientInput::Disconnected(from) => self.on_disconnected(now, from),
         }
     }
 

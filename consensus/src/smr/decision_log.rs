@@ -98,6 +98,7 @@ mod tests {
             sequence: Sequence(number),
             view: 0,
             read_only: false,
+            replier: crate::batch::Replier::EVERYONE,
             operation_size: size as u32,
         }
         .write(&mut body);

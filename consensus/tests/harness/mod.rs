@@ -11,7 +11,7 @@ pub mod script;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use tetrarch_consensus::batch::{REQUEST_HEADER_SIZE, RequestHeader};
+use tetrarch_consensus::batch::{REQUEST_HEADER_SIZE, Replier, RequestHeader};
 use tetrarch_consensus::message::{SignedState, proof};
 use tetrarch_consensus::payload::{HeapPool, SharedBytes};
 use tetrarch_consensus::smr::Replica;
@@ -283,6 +283,7 @@ pub fn request(
         sequence: Sequence::new(1, counter),
         view: 0,
         read_only: false,
+        replier: Replier::EVERYONE,
         operation_size: body.len() as u32,
     };
     header.write(&mut blob);

@@ -488,6 +488,13 @@ impl Person {
         format!("{started} started, {waiting} in flight, {:?}", self.driver.counts())
     }
 
+    /// Adds what the driver counted.
+    pub fn count(&self, coverage: &mut Coverage) {
+        let counts = self.driver.counts();
+        coverage.add("digest replies", counts.digests);
+        coverage.add("requests sent again", counts.resent);
+    }
+
     /// Frames that are held though nothing is in flight.
     pub fn leak(&self) -> Option<String> {
         let lost = self.free_at_start.saturating_sub(self.driver.free_slots());

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tetrarch_consensus::limits::FULL_RESULT_SIZE_MAX;
 use tetrarch_consensus::{
     BadSnapshot, ClientId, Context, Digest, Replies, RequestValidator, RequestView, Sequence,
     StateMachine,
@@ -56,21 +57,24 @@ impl Journal {
     }
 }
 
-/// Bytes of an answer.
-pub const ANSWER_SIZE: usize = 16;
+/// Bytes of an answer: enough that only one member sends it whole.
+pub const ANSWER_SIZE: usize = FULL_RESULT_SIZE_MAX + 16;
 
 /// An answer as bytes.
 pub fn encode(answer: Answer) -> [u8; ANSWER_SIZE] {
     let mut bytes = [0; ANSWER_SIZE];
     bytes[..8].copy_from_slice(&answer.version.to_le_bytes());
-    bytes[8..].copy_from_slice(&answer.value.to_le_bytes());
+    bytes[8..16].copy_from_slice(&answer.value.to_le_bytes());
     bytes
 }
 
 /// An answer from bytes.
 pub fn decode(bytes: &[u8]) -> Option<Answer> {
     let bytes: &[u8; ANSWER_SIZE] = bytes.try_into().ok()?;
-    let (version, value) = bytes.split_at(8);
+    let (version, value) = (&bytes[..8], &bytes[8..16]);
+    if bytes[16..].iter().any(|byte| *byte != 0) {
+        return None;
+    }
     Some(Answer {
         version: u64::from_le_bytes(version.try_into().ok()?),
         value: u64::from_le_bytes(value.try_into().ok()?),

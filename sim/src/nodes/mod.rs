@@ -7,6 +7,7 @@
 
 pub mod actors;
 mod faults;
+pub mod gossip;
 pub mod machine;
 pub mod puppet;
 
@@ -472,6 +473,7 @@ impl Cluster {
             seat.stop();
         }
         for person in &self.people {
+            person.count(&mut self.coverage);
             if let Some(text) = person.leak() {
                 self.checker.fail(Property::Resources, text);
             }

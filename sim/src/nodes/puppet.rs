@@ -2,7 +2,8 @@
 //! between the two.
 //!
 //! Always true: it signs with the faulty members' keys only; what it sends travels as bytes over real
-//! links, so receivers see exactly what an attacker could send. Must not: answer clients.
+//! links, so receivers see exactly what an attacker could send. Must not: know what honest nodes keep
+//! to themselves.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,12 +11,12 @@ use std::time::Duration;
 use tetrarch_appliance::proofs::Proofs;
 use tetrarch_consensus::batch::Selection;
 use tetrarch_consensus::limits::ACTIONS_MAX;
-use tetrarch_consensus::message::{codec, proof};
+use tetrarch_consensus::message::{codec, kind, proof};
 use tetrarch_consensus::payload::{HeapPool, SharedBytes};
 use tetrarch_consensus::smr::Replica;
 use tetrarch_consensus::{
-    Action, Actions, Config, Digest, Input, Message, Protocol, Recipients, ReplicaId, Verified,
-    View,
+    Action, Actions, ClientId, Config, Digest, Input, Message, Protocol, Recipients, ReplicaId,
+    Request, Verified, View,
 };
 use tetrarch_dataplane::arena::FramePool;
 use tetrarch_dataplane::burst::Burst;
@@ -23,6 +24,7 @@ use tetrarch_dataplane::crypto::hash::body_digest;
 use tetrarch_dataplane::links::{LinkEvent, Links, Outgoing, Received};
 use tetrarch_dataplane::types::{Instant, PeerId};
 
+use super::gossip::Gossip;
 use crate::byzantine::{Adversary, Dossier, Msg, Outbox, Scene};
 use crate::keys::Keyring;
 use crate::rng::Rng;
@@ -57,6 +59,7 @@ pub struct Puppet {
     actions: Actions<Action<SharedBytes>>,
     inputs: VecDeque<Input<SharedBytes>>,
     adversary: Adversary,
+    gossip: Gossip,
     dossier: Dossier,
     keyring: Keyring,
     rng: Rng,
@@ -75,8 +78,10 @@ impl Puppet {
         let (id, view, timeout) = (config.id, config.view.clone(), config.request_timeout);
         let depth = config.depth;
         let rng = adversary.rng.fork(7);
+        let me = view.index_of(id).expect("a puppet is a member");
         Self {
-            me: view.index_of(id).expect("a puppet is a member"),
+            me,
+            gossip: Gossip::new(me, view.id()),
             id,
             view,
             timeout,
@@ -99,6 +104,7 @@ impl Puppet {
     /// Becomes honest.
     pub fn retire(&mut self) {
         self.adversary.retire();
+        self.gossip.retire();
     }
 
     /// Works on everything that has arrived or is due.
@@ -142,12 +148,8 @@ impl Puppet {
         if received.peer.is_client() {
             let digest = Digest(header.body_digest);
             let request = codec::decode_request(payload, size, digest, header.auth);
-            if let Ok(request) = request
-                && !request.read_only
-                && self.proofs.holds(&request.view())
-            {
-                self.dossier.hear_request(&request);
-                self.inputs.push_back(Input::Request(Verified::vouch(request)));
+            if let Ok(request) = request {
+                self.on_request(request);
             }
             return;
         }
@@ -157,6 +159,34 @@ impl Puppet {
         self.authenticate(&mut message);
         let from = ReplicaId(received.peer.index() as u16);
         self.inputs.push_back(Input::Peer { from, message: Verified::vouch(message) });
+    }
+
+    fn on_request(&mut self, request: Request<SharedBytes>) {
+        if request.read_only {
+            let reply = self.gossip.query(&request.view(), &mut self.rng);
+            if let Some(reply) = reply {
+                self.answer(request.client, &reply);
+            }
+        } else if self.proofs.holds(&request.view()) {
+            self.dossier.hear_request(&request);
+            self.inputs.push_back(Input::Request(Verified::vouch(request)));
+        }
+    }
+
+    fn answer(&mut self, client: ClientId, reply: &[u8]) {
+        let peer = PeerId::client(client.identity());
+        let Some(frame) = self.pool.copy_from(reply).filter(|_| self.links.is_up(peer)) else {
+            return;
+        };
+        self.links.tx(Outgoing {
+            to: peer,
+            kind: kind::REPLY,
+            auth: proof::NONE,
+            session: client.0,
+            proof_size: 0,
+            body_digest: body_digest(reply),
+            frame: Some(frame),
+        });
     }
 
     /// Its core is honest: it has to know which requests it may believe.
@@ -193,7 +223,9 @@ impl Puppet {
         for action in actions {
             match action {
                 Action::Send { to, message, .. } => self.send(now, to, message),
-                Action::Execute { context, .. } => {
+                Action::Execute { context, batch, selection } => {
+                    let replies = self.gossip.execute(&batch, &selection, &mut self.rng);
+                    replies.iter().for_each(|(client, reply)| self.answer(*client, reply));
                     self.inputs.push_back(Input::Executed(context.cid));
                 }
                 _ => {}

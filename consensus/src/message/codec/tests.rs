@@ -7,7 +7,7 @@ use core::fmt::Write as _;
 use proptest::prelude::*;
 
 use super::*;
-use crate::batch::{REQUEST_HEADER_SIZE, REQUEST_READ_ONLY};
+use crate::batch::{REQUEST_HEADER_SIZE, REQUEST_READ_ONLY, Replier};
 use crate::limits::{DEPTH_MAX, OPERATION_SIZE_MAX, WRITE_SET_MAX, decisions_told};
 use crate::message::{OpenState, ReplicaState, WriteSet, Written, proof};
 use crate::payload::{HeapPool, SharedBytes};
@@ -42,6 +42,7 @@ fn request(client: ClientId, counter: u32, operation: &[u8], proof: &[u8]) -> Re
         sequence: Sequence::new(7, counter),
         view: 0,
         read_only: false,
+        replier: Replier::EVERYONE,
         operation_size: operation.len() as u32,
     };
     header.write(&mut blob);

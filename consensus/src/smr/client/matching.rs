@@ -47,16 +47,34 @@ pub enum Matching<P> {
 pub(super) struct Voice<P> {
     digest: Digest,
     status: Status,
+    /// Did the whole reply come?
+    whole: bool,
     /// Kept for a custom comparison only.
     result: Option<P>,
+}
+
+impl<P> Voice<P> {
+    /// Was it the whole reply with this digest?
+    pub(super) fn is_whole(&self, digest: &Digest) -> bool {
+        self.whole && self.digest == *digest
+    }
+}
+
+/// What the voices say with a new one.
+pub(super) enum Agreed<P> {
+    /// Too few are the same.
+    Nothing,
+    /// Enough members say the same, and the new one said it by its digest.
+    Digest,
+    /// Enough say the same, and this is the result.
+    Result(Status, P),
 }
 
 /// The replies to one request: an entry for each member.
 pub(super) type Voices<P> = [Option<Voice<P>>];
 
 impl<P: Payload> Matching<P> {
-    /// Counts `reply` as the newest of member `from`. When `needed` members now agree with it, returns
-    /// the status and the result that they gave.
+    /// Counts `reply` as the newest of member `from`. Do `needed` members now agree with it?
     pub(super) fn hear(
         &mut self,
         voices: &mut Voices<P>,
@@ -65,23 +83,29 @@ impl<P: Payload> Matching<P> {
         needed: usize,
         members: &[ReplicaId],
         pool: &mut dyn PayloadPool<P>,
-    ) -> Option<(Status, P)> {
-        crate::spec!("CLI.2");
-        let (digest, status) = (reply.digest, reply.header.status);
+    ) -> Agreed<P> {
+        crate::spec!("CLI.2", "CLI.7");
+        let (digest, status, whole) = (reply.digest, reply.header.status, !reply.header.digest);
         // What a correct member answered does not change; that it forgot the answer takes none back.
         let answered = voices[from].as_ref().is_some_and(|voice| voice.status == Status::Ok);
         if status == Status::TooOld && answered {
-            return None;
+            return Agreed::Nothing;
         }
         let result = reply.into_result();
         let kept = matches!(self, Self::Custom { .. }).then(|| result.clone());
-        voices[from] = Some(Voice { digest, status, result: kept });
+        voices[from] = Some(Voice { digest, status, whole, result: kept });
         let newest = voices[from].as_ref().expect("just stored");
         let agreeing = voices.iter().flatten().filter(|voice| self.same(voice, newest)).count();
         if agreeing < needed {
-            return None;
+            return Agreed::Nothing;
         }
-        Some((status, self.extract(voices, from, result, members, pool)?))
+        if !whole {
+            return Agreed::Digest;
+        }
+        match self.extract(voices, from, result, members, pool) {
+            Some(result) => Agreed::Result(status, result),
+            None => Agreed::Nothing,
+        }
     }
 
     /// Can `needed` equal replies still come, when each member that is silent may yet speak once?
@@ -121,7 +145,7 @@ impl<P: Payload> Matching<P> {
         let mut replies: [(ReplicaId, &[u8]); REPLICAS_MAX] = [(ReplicaId(0), &[]); REPLICAS_MAX];
         let (mut count, mut newest_at) = (0, 0);
         for (index, voice) in voices.iter().enumerate() {
-            let Some(Voice { digest, status: Status::Ok, result: Some(other) }) = voice else {
+            let Some(Voice { digest, status: Status::Ok, result: Some(other), .. }) = voice else {
                 continue;
             };
             if *digest != chosen.digest && !comparator.equal(other.bytes(), result.bytes()) {

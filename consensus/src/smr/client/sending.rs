@@ -5,7 +5,7 @@
 //! complete operations.
 
 use super::*;
-use crate::batch::{REQUEST_HEADER_SIZE, RequestHeader};
+use crate::batch::{REQUEST_HEADER_SIZE, Replier, RequestHeader};
 
 impl<P: Payload> ClientCore<P> {
     /// Encodes a request. `None` when the pool is empty.
@@ -14,11 +14,14 @@ impl<P: Payload> ClientCore<P> {
         session: u32,
         sequence: Sequence,
         read_only: bool,
+        replier: Replier,
         operation: &[u8],
     ) -> Option<P> {
         let client = ClientId::new(self.config.identity, session);
         let view = self.config.view.id().0;
-        encode(&mut *self.pool, client, sequence, view, read_only, operation)
+        let operation_size = operation.len() as u32;
+        let header = RequestHeader { client, sequence, view, read_only, replier, operation_size };
+        encode(&mut *self.pool, &header, operation)
     }
 
     /// Sends the request in `slot` for the first time, as far as `to` is concerned.
@@ -28,6 +31,13 @@ impl<P: Payload> ClientCore<P> {
         let signs = self.config.authentication == Authentication::Signature;
         let sign = signs && !self.slots.get(slot).read_only;
         self.transmit(slot, to, sign, actions);
+    }
+
+    /// Sends the request in `slot` again, to everybody and signed.
+    pub(super) fn send_again(&mut self, slot: SlotIndex, actions: &mut Actions<ClientAction<P>>) {
+        crate::spec!("CLI.4", "VAL.7");
+        self.transmit(slot, To::All, true, actions);
+        self.resent += 1;
     }
 
     fn transmit(
@@ -64,8 +74,8 @@ impl<P: Payload> ClientCore<P> {
         let oldest_read = state.reads.iter().next();
         let read = oldest_read.map(|slot| self.slots.get(slot).sent + first);
         let fallback = (!state.fallback.is_empty()).then(|| state.fallback_tried + first);
-        let due = [self.ordered_due(state), read, fallback].into_iter().flatten().min()?;
-        Some(due)
+        let missing = state.missing.map(|since| since + self.repliers.patience());
+        [self.ordered_due(state), read, fallback, missing].into_iter().flatten().min()
     }
 
     /// When the oldest ordered request has to be sent again: a pause after it was sent, or after it
@@ -83,7 +93,7 @@ impl<P: Payload> ClientCore<P> {
 
     pub(super) fn on_deadline(&mut self, now: Instant, actions: &mut Actions<ClientAction<P>>) {
         self.now = self.now.max(now);
-        let most_per_session = 2 * SESSION_WINDOW + RESEND_MAX;
+        let most_per_session = 2 * SESSION_WINDOW + 2 * RESEND_MAX;
         let room = |actions: &Actions<ClientAction<P>>| {
             actions.as_slice().len() + most_per_session <= ACTIONS_MAX
         };
@@ -107,13 +117,13 @@ impl<P: Payload> ClientCore<P> {
         if self.ordered_due(&self.sessions[session as usize]).is_some_and(|due| due <= self.now) {
             self.resend(session, actions);
         }
+        self.ask_for_missing(session, actions);
         self.order_overdue_reads(session, actions);
         self.order_fallback(session, actions);
     }
 
     /// Sends the oldest unanswered requests of `session` again.
     fn resend(&mut self, session: u32, actions: &mut Actions<ClientAction<P>>) {
-        crate::spec!("CLI.4", "VAL.7");
         let pause = self.first_pause();
         let (mut at, mut sent) = (0, 0);
         while at < self.sessions[session as usize].ordered.len() && sent < RESEND_MAX {
@@ -122,8 +132,7 @@ impl<P: Payload> ClientCore<P> {
             let Some(slot) = slot else { continue };
             let entry = self.slots.get(slot);
             if entry.ended.is_none() && entry.sent + pause <= self.now {
-                self.transmit(slot, To::All, true, actions);
-                self.resent += 1;
+                self.send_again(slot, actions);
                 sent += 1;
             }
         }
@@ -148,7 +157,11 @@ impl<P: Payload> ClientCore<P> {
         let entry = self.slots.get(slot);
         assert!(entry.read_only && entry.ended.is_none(), "only a read in flight can fall back");
         let (session, sequence) = (entry.session, entry.sequence);
+        self.forget_kept(slot);
         self.slots.forget_voices(slot);
+        // Everybody is asked for the whole result now: it has taken long enough.
+        let entry = self.slots.get_mut(slot);
+        (entry.replier, entry.certified) = (Replier::EVERYONE, None);
         let state = &mut self.sessions[session as usize];
         state.reads.end(sequence);
         state.fallback.push_back(slot);
@@ -172,7 +185,11 @@ impl<P: Payload> ClientCore<P> {
             let entry = self.slots.get_mut(slot);
             let old = entry.body.as_ref().expect("a request in flight has its body").bytes();
             let operation = &old[REQUEST_HEADER_SIZE..];
-            let body = encode(&mut *self.pool, client, sequence, view, false, operation);
+            let operation_size = operation.len() as u32;
+            let (read_only, replier) = (false, entry.replier);
+            let header =
+                RequestHeader { client, sequence, view, read_only, replier, operation_size };
+            let body = encode(&mut *self.pool, &header, operation);
             let Some(body) = body else { return };
             (entry.sequence, entry.read_only, entry.body) = (sequence, false, Some(body));
             if state.ordered.is_empty() {
@@ -190,6 +207,7 @@ impl<P: Payload> ClientCore<P> {
     pub(super) fn on_connected(&mut self, now: Instant, from: ReplicaId) {
         self.now = self.now.max(now);
         let Some(member) = self.config.view.index_of(from) else { return };
+        self.repliers.set_up(member, true);
         let pause = self.first_pause();
         if self.connected[member].is_some_and(|last| last + pause > self.now) {
             return;
@@ -224,14 +242,9 @@ impl<P: Payload> ClientCore<P> {
 
 fn encode<P: Payload>(
     pool: &mut dyn PayloadPool<P>,
-    client: ClientId,
-    sequence: Sequence,
-    view: u32,
-    read_only: bool,
+    header: &RequestHeader,
     operation: &[u8],
 ) -> Option<P> {
-    let operation_size = operation.len() as u32;
-    let header = RequestHeader { client, sequence, view, read_only, operation_size };
     pool.build(REQUEST_HEADER_SIZE + operation.len(), &mut |body| {
         header.write(body);
         body[REQUEST_HEADER_SIZE..].copy_from_slice(operation);

@@ -113,6 +113,9 @@ pub(super) struct Session {
     pub(super) fallback: VecDeque<SlotIndex>,
     /// When `fallback` was looked at last.
     pub(super) fallback_tried: Instant,
+    /// Since when results are missing that a certificate gave the digest of: not later than the
+    /// first of them.
+    pub(super) missing: Option<Instant>,
     /// How often the oldest ordered request was sent again.
     pub(super) attempts: u32,
     /// When an ordered request ended last.
@@ -128,6 +131,7 @@ impl Session {
             reads: Window::new(incarnation),
             fallback: VecDeque::new(),
             fallback_tried: Instant(0),
+            missing: None,
             attempts: 0,
             progress: Instant(0),
             armed: None,

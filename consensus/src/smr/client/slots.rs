@@ -7,7 +7,8 @@ use alloc::vec::Vec;
 
 use super::matching::{Voice, Voices};
 use super::session::SlotIndex;
-use crate::message::reply::Status;
+use crate::batch::Replier;
+use crate::message::reply::{Reply, Status};
 use crate::types::{Instant, Sequence};
 
 /// Names one operation until it is completed. Its [`index`](Ticket::index) is small and dense, so a
@@ -43,8 +44,24 @@ pub(super) struct Slot<P> {
     pub(super) sent: Instant,
     /// The request's body; `None` once it has ended.
     pub(super) body: Option<P>,
+    /// Who was asked for the whole result.
+    pub(super) replier: Replier,
+    /// What that member answered, while too few agree with it.
+    pub(super) kept: Option<Reply<P>>,
+    /// When enough members agreed on a result.
+    pub(super) certified: Option<Instant>,
+    /// Was everybody asked for the result?
+    pub(super) asked: bool,
     /// How it ended, while it waits for those before it.
     pub(super) ended: Option<(Status, P)>,
+}
+
+impl<P> Slot<P> {
+    /// Does only the result of its replier lack?
+    pub(super) fn is_missing(&self) -> bool {
+        let open = self.ended.is_none() && !self.asked;
+        open && self.certified.is_some() && self.replier != Replier::EVERYONE
+    }
 }
 
 /// All operations in flight.
@@ -81,6 +98,10 @@ impl<P> Slots<P> {
             read_only,
             sent,
             body: Some(body),
+            replier: Replier::EVERYONE,
+            kept: None,
+            certified: None,
+            asked: false,
             ended: None,
         };
         if let Some(index) = self.free.pop() {
@@ -99,6 +120,7 @@ impl<P> Slots<P> {
         self.forget_voices(index);
         let slot = &mut self.slots[index as usize];
         assert!(slot.ended.is_none(), "what ended was handed over");
+        assert!(slot.kept.is_none(), "what ended keeps nothing");
         slot.body = None;
         self.free.push(index);
     }

@@ -3,13 +3,14 @@
 use alloc::vec::Vec;
 
 use super::*;
-use crate::batch::{REQUEST_HEADER_SIZE, RequestHeader};
+use crate::batch::{REQUEST_HEADER_SIZE, Replier, RequestHeader};
 use crate::config::FaultModel;
-use crate::message::reply::{REPLY_HEADER_SIZE, ReplyHeader};
+use crate::message::reply::{DIGEST_REPLY_SIZE, ReplyHeader, write_digest_reply};
 use crate::payload::{HeapPool, SharedBytes};
 use crate::types::Digest;
 use harness::*;
 
+mod digests;
 mod harness;
 mod properties;
 

@@ -1,6 +1,6 @@
 //! Histories for the target `member`: what a leader, its followers and a client could really send.
 
-use tetrarch_consensus::batch::{REQUEST_HEADER_SIZE, RequestHeader};
+use tetrarch_consensus::batch::{REQUEST_HEADER_SIZE, Replier, RequestHeader};
 use tetrarch_consensus::message::{
     Bodies, Decided, Fetch, FetchBatch, FetchBodies, Message, Position, Propose, ProposeSparse,
     Refuse, RefuseReason, Request, Status, Stop, Vote, codec, proof,
@@ -50,6 +50,7 @@ fn request(counter: u32, signed: bool) -> (u8, Request<SharedBytes>) {
         sequence: Sequence::new(1, counter),
         view: 0,
         read_only: false,
+        replier: Replier::EVERYONE,
         operation_size: operation.len() as u32,
     };
     let mut bytes = vec![0; REQUEST_HEADER_SIZE];

@@ -25,6 +25,8 @@ pub(super) fn config(window: usize) -> ClientConfig {
         sessions_max: 8,
         window,
         authentication: Authentication::MacVector,
+        reply: ReplyForm::Digest,
+        kept_size_max: 1 << 16,
     }
 }
 
@@ -113,22 +115,34 @@ impl Harness {
         status: Status,
         result: &[u8],
     ) {
-        let mut body = alloc::vec![0; REPLY_HEADER_SIZE];
-        let header = ReplyHeader {
-            client: to.client,
-            sequence: to.sequence,
-            view,
-            read_only: to.read_only,
-            status,
-            result_size: result.len() as u32,
-        };
-        header.write(&mut body);
-        body.extend_from_slice(result);
+        let body = body(view, to, status, result);
         let digest = Digest(*blake3::hash(&body).as_bytes());
-        let reply = Reply::parse(SharedBytes::from(&body[..]), digest).expect("well formed");
+        self.hear(member, &body, digest);
+    }
+
+    /// The digest of what would be the reply.
+    pub(super) fn reply_digest(&mut self, member: u16, to: &RequestHeader, result: &[u8]) {
+        let whole = body(ViewId(0), to, Status::Ok, result);
+        let digest = Digest(*blake3::hash(&whole).as_bytes());
+        let mut short = [0; DIGEST_REPLY_SIZE];
+        write_digest_reply(&whole, &digest, &mut short);
+        self.hear(member, &short, Digest(*blake3::hash(&short).as_bytes()));
+    }
+
+    fn hear(&mut self, member: u16, body: &[u8], digest: Digest) {
+        let reply = Reply::parse(SharedBytes::from(body), digest).expect("well formed");
         let input = ClientInput::Reply { from: ReplicaId(10 + member), reply };
         self.core.step(self.now, input, &mut self.actions);
         self.collect();
+    }
+
+    /// All members' links come up.
+    pub(super) fn connect(&mut self) {
+        for member in 10..14 {
+            let input = ClientInput::Connected(ReplicaId(member));
+            self.core.step(self.now, input, &mut self.actions);
+        }
+        self.pass(Duration::ZERO);
     }
 
     pub(super) fn all_reply(&mut self, to: &RequestHeader, result: &[u8]) {
@@ -149,4 +163,21 @@ impl Harness {
     pub(super) fn take_sent(&mut self) -> Vec<Sent> {
         core::mem::take(&mut self.sent)
     }
+}
+
+/// A whole reply.
+fn body(view: ViewId, to: &RequestHeader, status: Status, result: &[u8]) -> Vec<u8> {
+    let mut body = alloc::vec![0; REPLY_HEADER_SIZE];
+    let header = ReplyHeader {
+        client: to.client,
+        sequence: to.sequence,
+        view,
+        read_only: to.read_only,
+        digest: false,
+        status,
+        result_size: result.len() as u32,
+    };
+    header.write(&mut body);
+    body.extend_from_slice(result);
+    body
 }

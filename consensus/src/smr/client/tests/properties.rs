@@ -7,37 +7,55 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A member that executes what follows, waits for what does not, and remembers its last results.
+/// What correct members agree on: they execute what follows, wait for what does not, and remember
+/// results.
 #[derive(Default)]
-struct Member {
+struct Members {
     last: BTreeMap<ClientId, Sequence>,
-    waiting: BTreeMap<(ClientId, Sequence), Vec<u8>>,
+    waiting: BTreeMap<(ClientId, Sequence), (Vec<u8>, Replier)>,
     results: BTreeMap<(ClientId, Sequence), Vec<u8>>,
 }
 
-impl Member {
-    /// The replies that `request` causes.
+impl Members {
+    /// The replies that `request` causes, each with who sends it whole.
     fn take(&mut self, request: &Sent) -> Vec<(RequestHeader, Vec<u8>)> {
-        let header = request.header;
+        let mut header = request.header;
         if header.read_only {
             return alloc::vec![(header, request.operation.clone())];
         }
         if let Some(result) = self.results.get(&(header.client, header.sequence)) {
+            header.replier = Replier::EVERYONE;
             return alloc::vec![(header, result.clone())];
         }
-        self.waiting.insert((header.client, header.sequence), request.operation.clone());
+        let key = (header.client, header.sequence);
+        self.waiting.insert(key, (request.operation.clone(), header.replier));
         let mut replies = Vec::new();
         loop {
             let last = *self.last.get(&header.client).unwrap_or(&Sequence::NONE);
             let next =
                 if last == Sequence::NONE { Sequence::new(5, 1) } else { Sequence(last.0 + 1) };
-            let Some(operation) = self.waiting.remove(&(header.client, next)) else {
+            let Some((operation, replier)) = self.waiting.remove(&(header.client, next)) else {
                 return replies;
             };
             self.last.insert(header.client, next);
             self.results.insert((header.client, next), operation.clone());
-            replies.push((RequestHeader { sequence: next, ..header }, operation));
+            replies.push((RequestHeader { sequence: next, replier, ..header }, operation));
         }
+    }
+}
+
+/// What a member says.
+fn answer(harness: &mut Harness, member: u16, to: &RequestHeader, lie: u8, result: &[u8]) {
+    let wrong = [result, &[0xff]].concat();
+    let whole = to.replier.includes(member.into());
+    match (lie, whole) {
+        (0, true) => harness.reply(member, to, Status::Ok, result),
+        (0, false) | (1, _) => harness.reply_digest(member, to, result),
+        (2, true) => harness.reply(member, to, Status::Ok, &wrong),
+        (2, false) | (3, _) => harness.reply_digest(member, to, &wrong),
+        // As replier silent, else a friend.
+        (_, true) => {}
+        (_, false) => harness.reply(member, to, Status::Ok, result),
     }
 }
 
@@ -49,26 +67,33 @@ proptest! {
     fn a_lossy_cluster_with_a_liar_serves_every_session(
         steps in prop::collection::vec((0u32..3, any::<bool>(), any::<u8>()), 1..120),
         losses in prop::collection::vec(any::<bool>(), 64),
+        lies in prop::collection::vec(0u8..5, 16),
+        connects in any::<bool>(),
     ) {
-        // rule: CLI.1, CLI.2, CLI.3, CLI.4
+        // rule: CLI.1, CLI.2, CLI.3, CLI.4, CLI.7, CLI.8
         let mut harness = Harness::new(config(8), Matching::Equal);
-        let mut members: Vec<Member> = (0..4).map(|_| Member::default()).collect();
+        if connects {
+            harness.connect();
+        }
+        let mut members = Members::default();
         let (mut expected, mut at) = (BTreeMap::new(), 0usize);
         let mut order: BTreeMap<u32, Vec<Ticket>> = BTreeMap::new();
         let mut results = Vec::new();
         let mut run = |harness: &mut Harness, lossy: bool| {
             while !harness.sent.is_empty() {
                 for sent in harness.take_sent() {
-                    for (index, member) in members.iter_mut().enumerate() {
-                        at += 1;
-                        if lossy && losses[at * 7 % losses.len()] {
-                            continue;
-                        }
-                        for (header, mut result) in member.take(&sent) {
-                            if index == 3 {
-                                result.push(0xff);
+                    at += 1;
+                    if lossy && losses[at * 7 % losses.len()] {
+                        continue;
+                    }
+                    for (header, result) in members.take(&sent) {
+                        for member in 0..4 {
+                            at += 1;
+                            if lossy && losses[at * 7 % losses.len()] {
+                                continue;
                             }
-                            harness.reply(index as u16, &header, Status::Ok, &result);
+                            let lie = if member == 3 { lies[at % lies.len()] } else { 0 };
+                            answer(harness, member, &header, lie, &result);
                         }
                     }
                 }
@@ -102,7 +127,7 @@ proptest! {
         }
         prop_assert!(expected.is_empty(), "never completed: {:?}", expected);
         prop_assert_eq!(completed_in_order, order);
-        prop_assert_eq!(harness.core.in_flight_count(), 0);
+        prop_assert_eq!((harness.core.in_flight_count(), harness.core.kept_size), (0, 0));
     }
 
     /// Nothing that members say makes the core panic, send without end, or complete anything twice.
@@ -119,6 +144,7 @@ proptest! {
                 sequence: Sequence::new(5 + u32::from(kind >> 7), counter),
                 view: 0,
                 read_only: kind & 2 != 0,
+                replier: Replier::EVERYONE,
                 operation_size: 0,
             };
             let (status, result): (_, &[u8]) = match status {
@@ -127,10 +153,17 @@ proptest! {
                 2 => (Status::Busy, b""),
                 _ => (Status::Ok, &[kind & 4]),
             };
-            harness.reply_in(ViewId(u32::from(kind & 8)), member, &header, status, result);
+            if kind & 32 == 0 {
+                harness.reply_in(ViewId(u32::from(kind & 8)), member, &header, status, result);
+            } else {
+                harness.reply_digest(member, &header, result);
+            }
             if kind & 16 != 0 {
-                let connected = ClientInput::Connected(ReplicaId(10 + member));
-                harness.core.step(harness.now, connected, &mut harness.actions);
+                let from = ReplicaId(10 + member);
+                let up = kind & 64 == 0;
+                let link =
+                    if up { ClientInput::Connected(from) } else { ClientInput::Disconnected(from) };
+                harness.core.step(harness.now, link, &mut harness.actions);
                 harness.collect();
             }
             harness.pass(Duration::from_millis(u64::from(kind)));

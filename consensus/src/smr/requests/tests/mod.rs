@@ -6,7 +6,7 @@ mod rules;
 use alloc::vec::Vec;
 
 use super::*;
-use crate::batch::{Batch, REQUEST_HEADER_SIZE, RequestHeader};
+use crate::batch::{Batch, REQUEST_HEADER_SIZE, Replier, RequestHeader};
 use crate::config::{FaultModel, View};
 use crate::message::proof;
 use crate::payload::{HeapPool, SharedBytes};
@@ -32,8 +32,14 @@ pub(super) fn request(
     content: u8,
     size: usize,
 ) -> Request<SharedBytes> {
-    let header =
-        RequestHeader { client, sequence, view: 0, read_only: false, operation_size: size as u32 };
+    let header = RequestHeader {
+        client,
+        sequence,
+        view: 0,
+        read_only: false,
+        replier: Replier::EVERYONE,
+        operation_size: size as u32,
+    };
     let mut blob = alloc::vec![content; REQUEST_HEADER_SIZE + size];
     header.write(&mut blob);
     let digest = Digest(*blake3::hash(&blob).as_bytes());
