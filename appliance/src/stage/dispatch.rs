@@ -12,10 +12,13 @@ use tetrarch_dataplane::ring::Producer;
 
 use super::{Refused, ToWorker, UNCHECKED_MAX, wake};
 
-/// How much a worker may have waiting before the network stage does the work itself: two bursts of
-/// signatures, about two milliseconds. Enough that the worker has something to do while the network
-/// stage's core is busy with something else, and so little that both end at about the same time.
-const BACKLOG_MAX: usize = 2 * BURST_MAX;
+/// Signatures that a worker may have waiting before the network stage checks any itself: a burst, so
+/// that they are checked together.
+const BACKLOG_MIN: usize = BURST_MAX;
+/// How many more it may have for each that the network stage checked in this turn. Its core also
+/// orders, executes and sends, which takes about as long as the checks that are left to it: then both
+/// end at about the same time.
+const SHARE: usize = 2;
 
 /// Where ingress is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +41,8 @@ pub struct Dispatch {
     workers: Vec<ToWorker>,
     /// Where to begin looking for the worker with the least to do.
     turn: usize,
+    /// Signatures left to the network stage in this turn.
+    here: usize,
 }
 
 impl Dispatch {
@@ -47,7 +52,12 @@ impl Dispatch {
     /// If nobody would check anything.
     pub fn new(inline: bool, workers: Vec<ToWorker>) -> Self {
         assert!(inline || !workers.is_empty(), "somebody checks");
-        Self { inline, workers, turn: 0 }
+        Self { inline, workers, turn: 0, here: 0 }
+    }
+
+    /// A new turn of the network stage begins.
+    pub fn begin_turn(&mut self) {
+        self.here = 0;
     }
 
     /// Can a whole burst be given away, whatever it is?
@@ -66,11 +76,13 @@ impl Dispatch {
             return Some(received);
         }
         let (at, waiting) = self.least();
-        if self.inline && waiting >= BACKLOG_MAX {
+        let full = self.workers[at].clients.room() == 0;
+        if self.inline && (full || waiting >= BACKLOG_MIN + SHARE * self.here) {
+            self.here += 1;
             return Some(received);
         }
         self.turn = at + 1;
-        // Full only when the network stage checks as well, and then it does.
+        // Not full: without ingress here, nothing is received unless there is room for it.
         self.workers[at].clients.push(received).err()
     }
 
@@ -105,7 +117,7 @@ impl Dispatch {
     }
 }
 
-const _: () = assert!(BACKLOG_MAX < UNCHECKED_MAX, "the backlog fits the ring");
+const _: () = assert!(BACKLOG_MIN < UNCHECKED_MAX, "the backlog fits the ring");
 
 #[cfg(test)]
 mod tests {
@@ -161,7 +173,7 @@ mod tests {
         (0..4).for_each(|_| drop(world.dispatch.client(message.clone())));
         assert_eq!(world.waiting(), [5, 5], "the one that took is given more");
         while world.dispatch.client(message.clone()).is_none() {}
-        assert_eq!(world.waiting(), [BACKLOG_MAX, BACKLOG_MAX]);
+        assert_eq!(world.waiting(), [BACKLOG_MIN, BACKLOG_MIN]);
         assert!(world.dispatch.has_room(), "the network stage can always check itself");
         world.workers[0].clients.pop();
         assert!(world.dispatch.client(message.clone()).is_none(), "and shares again");
@@ -171,6 +183,30 @@ mod tests {
         world.workers[0].clients.pop();
         assert!(world.dispatch.client(cheap).is_some());
         assert!(world.dispatch.member(2, message).is_some());
+    }
+
+    /// A turn's worth of signatures at once, and a worker that takes none: it is given two of three, and
+    /// at most what its ring holds.
+    #[test]
+    fn the_network_stage_leaves_the_larger_share_to_the_worker() {
+        let mut world = world(true, 1);
+        let message = world.message.clone();
+        for _ in 0..2 {
+            world.dispatch.begin_turn();
+            while world.workers[0].clients.pop().is_some() {}
+            let here = (0..4 * BURST_MAX)
+                .filter(|_| world.dispatch.client(message.clone()).is_some())
+                .count();
+            assert_eq!(here, BURST_MAX);
+            assert_eq!(world.waiting(), [3 * BURST_MAX]);
+        }
+        let here = (0..100 * BURST_MAX)
+            .filter(|_| world.dispatch.client(message.clone()).is_some())
+            .count();
+        assert_eq!(world.waiting(), [UNCHECKED_MAX]);
+        assert_eq!(here, 100 * BURST_MAX - (UNCHECKED_MAX - 3 * BURST_MAX));
+        world.dispatch.begin_turn();
+        assert!(world.dispatch.client(message).is_some(), "it has enough to do");
     }
 
     #[test]

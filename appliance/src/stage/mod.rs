@@ -80,7 +80,7 @@ pub const PEERS_MAX: usize = 4 * BURST_MAX;
 /// Read-only requests between ingress and execution.
 pub const QUERIES_MAX: usize = 16 * BURST_MAX;
 /// Messages of clients between the network stage and one ingress worker, and as many of members.
-pub const UNCHECKED_MAX: usize = 4 * BURST_MAX;
+pub const UNCHECKED_MAX: usize = 8 * BURST_MAX;
 /// Messages between ordering and egress: all that one step can want.
 pub const SENDS_MAX: usize = ACTIONS_MAX;
 /// Batches and resend orders between ordering and execution.

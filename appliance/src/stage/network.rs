@@ -169,6 +169,7 @@ impl Network {
 
     fn receive(&mut self, now: Instant) -> Progress {
         let mut progress = Progress::Idle;
+        self.dispatch.begin_turn();
         for _ in 0..BURSTS_PER_POLL {
             if !self.room_ahead() {
                 break;
