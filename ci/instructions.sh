@@ -43,8 +43,8 @@ by_kind() {
         /tetrarch_dataplane::(arena|frame|free_list)/ { kind = "frames" }
         /transport::memory/ { kind = "memory transport" }
         /memcpy|memmove|memset|memcmp/ { kind = "copying and clearing" }
-        /proofs|authenticator/ { kind = "proofs of clients" }
-        /crypto::mac|polyval|ghash|aes|universal.hash|subtle/ { kind = "link tags" }
+        /proofs|authenticator|cmac/ { kind = "proofs of clients" }
+        /crypto::mac|gmac|hash_long|polyval|ghash|aes_gcm|universal.hash/ { kind = "link tags" }
         /blake3|crypto::hash/ { kind = "hashing" }
         { sum[kind] += cost; all += cost }
         END { for (kind in sum) printf "%8.0f  %s\n", sum[kind] / turns, kind
