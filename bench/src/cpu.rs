@@ -97,8 +97,12 @@ mod tests {
         let meter = CpuMeter::start(&[std::process::id(), u32::MAX]);
         let begin = Instant::now();
         let mut sum = 0u64;
-        // A tick is 10 ms of processor time, which may take long on a busy machine.
-        while meter.stop().own.user == 0.0 && begin.elapsed().as_secs() < 30 {
+        // A tick is 10 ms of processor time, which may take long on a busy machine. The meters are
+        // read one after the other, so a tick may come between them.
+        let counted = |reading: &CpuReading| {
+            reading.own.user > 0.0 && reading.others[0].total() > 0.0 && reading.machine > 0.0
+        };
+        while !counted(&meter.stop()) && begin.elapsed().as_secs() < 30 {
             for turn in 0..1_000_000 {
                 sum = std::hint::black_box(sum.wrapping_mul(31) ^ turn);
             }
