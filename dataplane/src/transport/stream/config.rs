@@ -15,7 +15,7 @@ use crate::types::{OpenError, PeerId};
 /// are in the sender's arena.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TcpConfig {
-    /// Where to accept connections. Port 0 takes any; see [`TcpTransport::local_address`].
+    /// Where to accept connections. Port 0 takes any; the transport says which.
     pub listen: Option<SocketAddr>,
     /// Whom to dial, again and again until there is a connection. Only the first endpoint that is
     /// opened dials. Of each pair of peers exactly one dials (the replica with the higher index, the
