@@ -164,37 +164,8 @@ impl<P: Payload> Batch<P> {
     /// [`Malformed`] names the first thing that is wrong. A batch that parses can be viewed without
     /// further checks.
     pub fn parse(payload: P) -> Result<Self, Malformed> {
-        let bytes = payload.bytes();
-        if bytes.len() > BATCH_SIZE_MAX {
-            return Err(Malformed::TooLong);
-        }
-        let timestamp_ns = read_u64(bytes, 0)?;
-        let count = read_u32(bytes, 8)? as usize;
-        if read_u32(bytes, 12)? != 0 {
-            return Err(Malformed::Reserved);
-        }
-        if count > BATCH_REQUESTS_MAX {
-            return Err(Malformed::TooMany);
-        }
-        let identities_end = BATCH_HEADER_SIZE + count * IDENTITY_SIZE;
-        let mut at = identities_end + count * LAYOUT_SIZE;
-        for index in 0..count {
-            let layout = Layout::read(bytes, identities_end + index * LAYOUT_SIZE)?;
-            let body = bytes.get(at..at + layout.body_size).ok_or(Malformed::Truncated)?;
-            let header = RequestHeader::parse(body)?;
-            let identity = BATCH_HEADER_SIZE + index * IDENTITY_SIZE;
-            if header.client.0 != read_u64(bytes, identity)?
-                || header.sequence.0 != read_u64(bytes, identity + 8)?
-                || header.read_only
-            {
-                return Err(Malformed::Inconsistent);
-            }
-            at += layout.body_size + layout.proof_size;
-        }
-        if at != bytes.len() {
-            return Err(if at > bytes.len() { Malformed::Truncated } else { Malformed::Trailing });
-        }
-        let digest = Digest(*blake3::hash(&bytes[..identities_end]).as_bytes());
+        let Structure { timestamp_ns, digest, count, .. } =
+            check_structure::<false>(payload.bytes())?;
         Ok(Self { timestamp_ns, digest, authentic: Selection::NONE, count, payload })
     }
 
@@ -333,6 +304,57 @@ impl<'a> Iterator for Requests<'a> {
     fn size_hint(&self) -> (usize, Option<usize>) {
         self.identities.size_hint()
     }
+}
+
+/// What the structure of an encoded batch says.
+struct Structure {
+    timestamp_ns: u64,
+    digest: Digest,
+    count: usize,
+    /// Requests whose bodies are left out.
+    omitted: usize,
+}
+
+/// Checks the structure of a batch, whole or, with `MAY_OMIT`, with bodies left out, and hashes the
+/// identities.
+fn check_structure<const MAY_OMIT: bool>(bytes: &[u8]) -> Result<Structure, Malformed> {
+    if bytes.len() > BATCH_SIZE_MAX {
+        return Err(Malformed::TooLong);
+    }
+    let timestamp_ns = read_u64(bytes, 0)?;
+    let count = read_u32(bytes, 8)? as usize;
+    if read_u32(bytes, 12)? != 0 {
+        return Err(Malformed::Reserved);
+    }
+    if count > BATCH_REQUESTS_MAX {
+        return Err(Malformed::TooMany);
+    }
+    let identities_end = BATCH_HEADER_SIZE + count * IDENTITY_SIZE;
+    let mut at = identities_end + count * LAYOUT_SIZE;
+    let mut omitted = 0;
+    for index in 0..count {
+        let entry = identities_end + index * LAYOUT_SIZE;
+        if MAY_OMIT && sparse::is_omitted(bytes, entry)? {
+            omitted += 1;
+            continue;
+        }
+        let layout = Layout::read(bytes, entry)?;
+        let body = bytes.get(at..at + layout.body_size).ok_or(Malformed::Truncated)?;
+        let header = RequestHeader::parse(body)?;
+        let identity = BATCH_HEADER_SIZE + index * IDENTITY_SIZE;
+        if header.client.0 != read_u64(bytes, identity)?
+            || header.sequence.0 != read_u64(bytes, identity + 8)?
+            || header.read_only
+        {
+            return Err(Malformed::Inconsistent);
+        }
+        at += layout.body_size + layout.proof_size;
+    }
+    if at != bytes.len() {
+        return Err(if at > bytes.len() { Malformed::Truncated } else { Malformed::Trailing });
+    }
+    let digest = Digest(*blake3::hash(&bytes[..identities_end]).as_bytes());
+    Ok(Structure { timestamp_ns, digest, count, omitted })
 }
 
 struct Layout {

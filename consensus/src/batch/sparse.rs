@@ -9,10 +9,9 @@
 //! that each value has one encoding for each choice of what is left out.
 
 use super::{
-    BATCH_HEADER_SIZE, Batch, IDENTITY_SIZE, LAYOUT_SIZE, Layout, RequestHeader, RequestView,
-    Selection, read_identity, read_u32, read_u64,
+    BATCH_HEADER_SIZE, Batch, IDENTITY_SIZE, LAYOUT_SIZE, Layout, RequestView, Selection,
+    Structure, check_structure, read_identity,
 };
-use crate::limits::{BATCH_REQUESTS_MAX, BATCH_SIZE_MAX};
 use crate::message::{Malformed, Request};
 use crate::payload::{Payload, PayloadPool};
 use crate::types::{ClientId, Digest, Sequence};
@@ -45,6 +44,16 @@ pub struct SparseBatch<P> {
     payload: P,
 }
 
+/// Is the body of the request with this layout entry left out?
+pub(super) fn is_omitted(bytes: &[u8], entry: usize) -> Result<bool, Malformed> {
+    let entry = bytes.get(entry..entry + LAYOUT_SIZE).ok_or(Malformed::Truncated)?;
+    let omitted = entry[LAYOUT_SIZE - 1] == OMITTED;
+    if omitted && entry[..LAYOUT_SIZE - 1] != [0; LAYOUT_SIZE - 1] {
+        return Err(Malformed::Reserved);
+    }
+    Ok(omitted)
+}
+
 impl<P: Payload> SparseBatch<P> {
     /// Checks the structure of `payload` and hashes the identities. Nothing is marked authentic.
     ///
@@ -52,50 +61,11 @@ impl<P: Payload> SparseBatch<P> {
     /// [`Malformed`] names the first thing that is wrong; a batch of which nothing is left out is
     /// [`Malformed::Inconsistent`].
     pub fn parse(payload: P) -> Result<Self, Malformed> {
-        let bytes = payload.bytes();
-        if bytes.len() > BATCH_SIZE_MAX {
-            return Err(Malformed::TooLong);
-        }
-        let timestamp_ns = read_u64(bytes, 0)?;
-        let count = read_u32(bytes, 8)? as usize;
-        if read_u32(bytes, 12)? != 0 {
-            return Err(Malformed::Reserved);
-        }
-        if count > BATCH_REQUESTS_MAX {
-            return Err(Malformed::TooMany);
-        }
-        let identities_end = BATCH_HEADER_SIZE + count * IDENTITY_SIZE;
-        let mut at = identities_end + count * LAYOUT_SIZE;
-        let mut omits = false;
-        for index in 0..count {
-            let entry = identities_end + index * LAYOUT_SIZE;
-            let entry = bytes.get(entry..entry + LAYOUT_SIZE).ok_or(Malformed::Truncated)?;
-            if entry[LAYOUT_SIZE - 1] == OMITTED {
-                if entry[..LAYOUT_SIZE - 1] != [0; LAYOUT_SIZE - 1] {
-                    return Err(Malformed::Reserved);
-                }
-                omits = true;
-                continue;
-            }
-            let layout = Layout::read(entry, 0)?;
-            let body = bytes.get(at..at + layout.body_size).ok_or(Malformed::Truncated)?;
-            let header = RequestHeader::parse(body)?;
-            let identity = read_identity(bytes, index)?;
-            if header.client != identity.client
-                || header.sequence != identity.sequence
-                || header.read_only
-            {
-                return Err(Malformed::Inconsistent);
-            }
-            at += layout.body_size + layout.proof_size;
-        }
-        if at != bytes.len() {
-            return Err(if at > bytes.len() { Malformed::Truncated } else { Malformed::Trailing });
-        }
-        if !omits {
+        let Structure { timestamp_ns, digest, count, omitted } =
+            check_structure::<true>(payload.bytes())?;
+        if omitted == 0 {
             return Err(Malformed::Inconsistent);
         }
-        let digest = Digest(*blake3::hash(&bytes[..identities_end]).as_bytes());
         let authentic = Selection::NONE;
         Ok(Self { timestamp_ns, digest, authentic, count, payload })
     }
