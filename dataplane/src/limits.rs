@@ -27,9 +27,9 @@ pub const REPLICAS_MAX: usize = 64;
 /// A signature is shorter.
 pub const PROOF_SIZE_MAX: usize = 16 * REPLICAS_MAX;
 
-/// Bodies up to this size are hashed side by side in SIMD lanes, zero-padded to a multiple of 64:
-/// one BLAKE3 chunk. Longer bodies fill the lanes alone.
-pub const LANE_BODY_SIZE_MAX: usize = 1024;
+/// Bodies up to this size are hashed side by side in SIMD lanes. Longer bodies fill the lanes alone:
+/// this many bytes are as many BLAKE3 chunks as the widest vectors have lanes.
+pub const LANE_BODY_SIZE_MAX: usize = 16 * 1024;
 
 /// Messages that one poll of a stage handles at most: enough to fill the lanes of the widest hash
 /// several times, few enough to keep latency bounded. Also the bits of a verification mask.
@@ -52,5 +52,5 @@ pub const SLOT_CLASSES_MAX: usize = 16;
 const _: () = assert!(HEADER_COVERED_SIZE + TAG_SIZE == HEADER_SIZE);
 const _: () = assert!(PROOF_SIZE_MAX <= u16::MAX as usize);
 const _: () = assert!(FRAME_SIZE_MAX <= SLOT_SIZE_MAX as usize);
-const _: () = assert!(LANE_BODY_SIZE_MAX == 1024, "one BLAKE3 chunk");
+const _: () = assert!(LANE_BODY_SIZE_MAX.is_multiple_of(1024), "whole BLAKE3 chunks");
 const _: () = assert!(BURST_MAX <= 64, "a verification mask is a u64");

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use tetrarch_bench::floors::Floors;
-use tetrarch_bench::floors::crypto::{HashFloor, hashes};
+use tetrarch_bench::floors::crypto::{HashFloor, SetFloor, hashes, hashes_of_older_sets};
 use tetrarch_bench::latency::humane_us;
 use tetrarch_bench::load::{self, LoadOptions};
 use tetrarch_bench::local::{LocalCluster, Shape, over, tetrarch_binary};
@@ -60,6 +60,7 @@ struct Roofline {
 #[derive(Serialize)]
 struct Hashes {
     hashes: Vec<HashFloor>,
+    older: Vec<SetFloor>,
 }
 
 /// Runs `hash`.
@@ -68,12 +69,15 @@ struct Hashes {
 /// What keeps it from printing.
 pub fn run_hash(args: &HashArgs) -> Result<()> {
     let machine = Machine::read();
-    let hashes = hashes();
+    let (hashes, older) = (hashes(), hashes_of_older_sets());
     if args.json {
-        return print_json("hash", &machine, &Hashes { hashes });
+        return print_json("hash", &machine, &Hashes { hashes, older });
     }
     println!("{}", machine.line());
-    print_hashes(&hashes);
+    print_hashes("", &hashes);
+    for set in &older {
+        print_hashes(&format!(" with {} only", set.instructions), &set.hashes);
+    }
     Ok(())
 }
 
@@ -170,12 +174,12 @@ fn print_floors(floors: &Floors) {
     row("Ed25519 signature checked", ns(auth.verify_ns));
     row("Ed25519 signature checked in a batch of 64", ns(auth.verify_batch_ns));
     row("digest of a long body, each byte", format!("{:.3} ns", floors.long_hash_ns_per_byte));
-    print_hashes(&floors.hashes);
+    print_hashes("", &floors.hashes);
 }
 
-fn print_hashes(hashes: &[HashFloor]) {
+fn print_hashes(with: &str, hashes: &[HashFloor]) {
     println!(
-        "\nDigests, one by one and in a burst of 64 (ratio of interleaved rounds: median, middle half)"
+        "\nDigests{with}, one by one and in a burst of 64 (ratio of interleaved rounds: median, middle half)"
     );
     for hash in hashes {
         let wanted = hash.wanted.map_or(String::new(), |wanted| {

@@ -5,11 +5,12 @@ use std::hint::black_box;
 use anyhow::Result;
 use serde::Serialize;
 use tetrarch_dataplane::crypto::authenticator::PairKey;
-use tetrarch_dataplane::crypto::hash::{body_digest, digest_burst};
+use tetrarch_dataplane::crypto::hash::{InstructionSet, body_digest, digest_burst};
 use tetrarch_dataplane::crypto::keys::StaticSecret;
 use tetrarch_dataplane::crypto::mac::LinkKey;
 use tetrarch_dataplane::crypto::signature::{SignedItem, SigningKey, verify_batch};
 use tetrarch_dataplane::limits::{BURST_MAX, HEADER_COVERED_SIZE};
+use tetrarch_dataplane::types::Digest;
 
 use super::timing::{Ratio, best_ns, ratio};
 
@@ -29,27 +30,72 @@ pub struct HashFloor {
     pub wanted: Option<f64>,
 }
 
-/// Body sizes that are measured, and how much less a body of a burst should cost.
-const HASHED: [(usize, Option<f64>); 4] =
-    [(64, Some(5.0)), (256, None), (512, None), (1024, Some(4.0))];
-
-/// Digests of short bodies.
-pub fn hashes() -> Vec<HashFloor> {
-    HASHED.into_iter().map(|(size, wanted)| hash(size, wanted)).collect()
+/// The same with the vector instructions of an older processor.
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
+pub struct SetFloor {
+    /// Which.
+    pub instructions: String,
+    /// Of bodies of one chunk: longer ones alone are hashed with the best instructions there are.
+    pub hashes: Vec<HashFloor>,
 }
 
-fn hash(size: usize, wanted: Option<f64>) -> HashFloor {
+/// Body sizes that are measured, and how much less a body of a burst should cost. Those 32 bytes
+/// above a power of two are requests and replies of so much payload.
+const HASHED: [(usize, Option<f64>); 8] = [
+    (64, Some(5.0)),
+    (256, None),
+    (512, None),
+    (1024, Some(4.0)),
+    (1056, None),
+    (4096, None),
+    (4128, None),
+    (16_384, None),
+];
+
+/// Bytes of a BLAKE3 chunk.
+const CHUNK: usize = 1024;
+
+/// Digests of bodies.
+pub fn hashes() -> Vec<HashFloor> {
+    let alone = |body: &[u8]| black_box(body_digest(body));
+    HASHED.into_iter().map(|(size, wanted)| hash(size, wanted, alone, digest_burst)).collect()
+}
+
+/// Digests of bodies of at most one chunk with each instruction set but the best of this processor.
+pub fn hashes_of_older_sets() -> Vec<SetFloor> {
+    let measured = |set: InstructionSet| {
+        let alone = |body: &[u8]| {
+            let mut digest = [Digest::default()];
+            set.digest_burst(&[body], &mut digest);
+            black_box(digest[0])
+        };
+        let burst = |bodies: &[&[u8]], digests: &mut [Digest]| set.digest_burst(bodies, digests);
+        let short = HASHED.into_iter().filter(|(size, _)| *size <= CHUNK);
+        SetFloor {
+            instructions: set.name(),
+            hashes: short.map(|(size, wanted)| hash(size, wanted, alone, burst)).collect(),
+        }
+    };
+    InstructionSet::available().into_iter().skip(1).map(measured).collect()
+}
+
+fn hash(
+    size: usize,
+    wanted: Option<f64>,
+    alone: impl Fn(&[u8]) -> Digest,
+    together: impl Fn(&[&[u8]], &mut [Digest]),
+) -> HashFloor {
     // Bodies that differ, each in a place of its own, as they come from the wire.
     let bodies: Vec<Vec<u8>> = (0..BURST_MAX).map(|at| vec![at as u8; size]).collect();
     let views: Vec<&[u8]> = bodies.iter().map(|body| &body[..]).collect();
     let one_by_one = || {
         for body in black_box(&views) {
-            black_box(body_digest(body));
+            alone(body);
         }
     };
     let mut digests = vec![[0; 32]; BURST_MAX];
     let mut burst = || {
-        digest_burst(black_box(&views), &mut digests);
+        together(black_box(&views), &mut digests);
         black_box(&digests);
     };
     let per_body = |ns: f64| ns / BURST_MAX as f64;
@@ -123,7 +169,10 @@ mod tests {
 
     #[test]
     fn all_of_it_costs_something() {
-        for floor in hashes() {
+        let older = hashes_of_older_sets();
+        let portable = older.last().expect("portable code is never the best here");
+        assert_eq!(portable.instructions, "Portable");
+        for floor in hashes().iter().chain(&portable.hashes) {
             assert!(floor.single_ns > 0.0 && floor.burst_ns > 0.0, "{floor:?}");
         }
         assert!(long_hash_ns_per_byte() > 0.0);

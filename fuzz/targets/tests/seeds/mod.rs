@@ -86,7 +86,7 @@ fn vectors() -> Vec<Seed> {
         .collect();
     seeds.push(seed("request", "golden", vector(&file("request"))));
     seeds.push(seed("reply", "golden", vector(&file("reply"))));
-    seeds.push(seed("link_header", "golden", vector("dataplane/src/vectors/header_v1.hex")));
+    seeds.push(seed("link_header", "golden", vector("dataplane/src/vectors/header_v2.hex")));
     seeds
 }
 
