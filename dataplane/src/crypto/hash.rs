@@ -150,8 +150,8 @@ fn digest_class(platform: Platform, class: usize, bodies: &[&[u8]], out: &mut [D
     for (bodies, out) in bodies.chunks(LANES).zip(out.chunks_mut(LANES)) {
         match class {
             1..=BLOCKS => lanes::chunks(platform, class, bodies, out),
-            // A body of as many chunks as there are bodies fills as many lanes alone.
-            _ if class > BLOCKS && bodies.len() > class - BLOCKS => {
+            // A body of more chunks than there are bodies fills more lanes alone.
+            _ if class > BLOCKS && bodies.len() >= (class - BLOCKS).max(2) => {
                 lanes::trees(platform, class - BLOCKS + 1, bodies, out);
             }
             _ => {
