@@ -138,10 +138,12 @@ fn digest_mixed(platform: Platform, bodies: &[&[u8]], out: &mut [Digest]) {
 
 /// 0 for bodies that do not share lanes (empty, or very long).
 fn class_of(size: usize) -> usize {
-    match size {
-        0..=CHUNK => size.div_ceil(BLOCK),
-        ..=LANE_BODY_SIZE_MAX => BLOCKS + size.div_ceil(CHUNK) - 1,
-        _ => 0,
+    if size <= CHUNK {
+        size.div_ceil(BLOCK)
+    } else if size <= LANE_BODY_SIZE_MAX {
+        BLOCKS + size.div_ceil(CHUNK) - 1
+    } else {
+        0
     }
 }
 
