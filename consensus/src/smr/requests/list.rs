@@ -13,75 +13,74 @@ pub(super) const NONE: u32 = u32::MAX;
 struct Link {
     previous: u32,
     next: u32,
-    present: bool,
 }
 
-const ABSENT: Link = Link { previous: NONE, next: NONE, present: false };
+const ABSENT: Link = Link { previous: NONE, next: NONE };
 
+/// A ring of links. Node 0 is where it begins and ends, node `at + 1` is session `at`: so nothing has
+/// to ask whether a neighbour is there.
 #[derive(Debug)]
 pub(super) struct List {
     links: Vec<Link>,
-    head: u32,
-    tail: u32,
 }
 
 impl List {
     pub(super) fn new() -> Self {
-        Self { links: Vec::new(), head: NONE, tail: NONE }
+        Self { links: alloc::vec![Link { previous: 0, next: 0 }] }
     }
 
     /// Makes room for the links of session `at`.
     pub(super) fn grow(&mut self, at: u32) {
-        if self.links.len() <= at as usize {
-            self.links.resize(at as usize + 1, ABSENT);
+        let nodes = at as usize + 2;
+        if self.links.len() < nodes {
+            self.links.resize(nodes, ABSENT);
         }
     }
 
     /// The first session, or `NONE`.
+    #[inline]
     pub(super) fn head(&self) -> u32 {
-        self.head
+        // Node 0 is no session: one below it is `NONE`.
+        self.links[0].next.wrapping_sub(1)
     }
 
     /// The session after `at`, or `NONE`.
+    #[inline]
     pub(super) fn next(&self, at: u32) -> u32 {
-        self.links[at as usize].next
+        self.links[at as usize + 1].next.wrapping_sub(1)
     }
 
+    #[inline]
     pub(super) fn contains(&self, at: u32) -> bool {
-        self.links[at as usize].present
+        self.links[at as usize + 1].previous != NONE
     }
 
     /// Appends a session unless it is there, in which case it keeps its place.
+    #[inline]
     pub(super) fn push_back(&mut self, at: u32) {
         if self.contains(at) {
             return;
         }
-        self.links[at as usize] = Link { previous: self.tail, next: NONE, present: true };
-        match self.tail {
-            NONE => self.head = at,
-            tail => self.links[tail as usize].next = at,
-        }
-        self.tail = at;
+        let tail = self.links[0].previous;
+        self.links[at as usize + 1] = Link { previous: tail, next: 0 };
+        self.links[tail as usize].next = at + 1;
+        self.links[0].previous = at + 1;
     }
 
     /// Takes a session out, if it is there.
+    #[inline]
     pub(super) fn remove(&mut self, at: u32) {
-        let link = self.links[at as usize];
-        if !link.present {
+        let Link { previous, next } = self.links[at as usize + 1];
+        if previous == NONE {
             return;
         }
-        match link.previous {
-            NONE => self.head = link.next,
-            previous => self.links[previous as usize].next = link.next,
-        }
-        match link.next {
-            NONE => self.tail = link.previous,
-            next => self.links[next as usize].previous = link.previous,
-        }
-        self.links[at as usize] = ABSENT;
+        self.links[at as usize + 1] = ABSENT;
+        self.links[previous as usize].next = next;
+        self.links[next as usize].previous = previous;
     }
 
     /// Appends a session or takes it out.
+    #[inline]
     pub(super) fn set(&mut self, at: u32, present: bool) {
         if present { self.push_back(at) } else { self.remove(at) }
     }
