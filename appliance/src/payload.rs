@@ -15,6 +15,11 @@ impl Payload for FramePayload {
         self.0.bytes()
     }
 
+    #[inline]
+    fn size(&self) -> usize {
+        self.0.size()
+    }
+
     fn slice(&self, start: usize, size: usize) -> Option<Self> {
         self.0.slice(start, size).map(Self)
     }

@@ -50,6 +50,16 @@ impl Selection {
     /// Every request.
     pub const ALL: Selection = Selection([u64::MAX; BATCH_REQUESTS_MAX / 64]);
 
+    /// The first `count` requests.
+    pub fn first(count: usize) -> Self {
+        let mut selection = Self::NONE;
+        for (at, word) in selection.0.iter_mut().enumerate() {
+            let left = count.saturating_sub(64 * at);
+            *word = if left < 64 { (1 << left) - 1 } else { u64::MAX };
+        }
+        selection
+    }
+
     /// Adds the request at `index`.
     pub fn insert(&mut self, index: usize) {
         self.0[index / 64] |= 1 << (index % 64);
@@ -171,19 +181,27 @@ impl<P: Payload> Batch<P> {
 
     /// Encodes `requests` into memory of `pool`. Every request is marked authentic: the caller has
     /// them from verified input. `None` when the pool is empty.
-    pub fn build<R: Borrow<Request<P>>>(
+    pub fn build<'a, R>(
         pool: &mut dyn PayloadPool<P>,
         timestamp_ns: u64,
-        requests: &[R],
-    ) -> Option<Self> {
-        assert!(requests.len() <= BATCH_REQUESTS_MAX, "the caller bounds a batch");
-        let size = requests.iter().map(|request| encoded_size(request.borrow())).sum::<usize>();
-        let payload = pool.build(BATCH_HEADER_SIZE + size, &mut |bytes| {
-            encode(bytes, timestamp_ns, requests);
+        requests: impl IntoIterator<Item = &'a R, IntoIter: ExactSizeIterator + Clone>,
+    ) -> Option<Self>
+    where
+        P: 'a,
+        R: Borrow<Request<P>> + 'a,
+    {
+        let requests = requests.into_iter();
+        let count = requests.len();
+        assert!(count <= BATCH_REQUESTS_MAX, "the caller bounds a batch");
+        let sizes = requests.clone().map(|request| encoded_size(request.borrow()));
+        let size = BATCH_HEADER_SIZE + sizes.sum::<usize>();
+        let payload = pool.build(size, &mut |bytes| {
+            encode(bytes, timestamp_ns, requests.clone());
         })?;
-        let mut batch = Self::parse(payload).expect("an encoded batch parses");
-        batch.authentic = Selection::ALL;
-        Some(batch)
+        // Each of them was encoded from parts that were checked when it came.
+        debug_assert!(check_structure::<false>(payload.bytes()).is_ok(), "it can be parsed");
+        let digest = digest_of(payload.bytes(), count);
+        Some(Self { timestamp_ns, digest, authentic: Selection::ALL, count, payload })
     }
 
     /// How many requests.
@@ -214,6 +232,16 @@ impl<P: Payload> Batch<P> {
         }
     }
 
+    /// As [`Batch::requests`], for who needs neither bodies nor proofs.
+    #[inline]
+    pub fn outlines(&self) -> impl ExactSizeIterator<Item = Outline<'_>> {
+        let rest = &self.payload.bytes()[BATCH_HEADER_SIZE..];
+        let (identities, rest) = rest.split_at(self.count * IDENTITY_SIZE);
+        let layouts = &rest[..self.count * LAYOUT_SIZE];
+        let parts = identities.as_chunks().0.iter().zip(layouts.as_chunks().0);
+        parts.map(|(identity, layout)| Outline::read(identity, layout))
+    }
+
     /// Where the first body begins.
     fn bodies_start(&self) -> usize {
         BATCH_HEADER_SIZE + self.count * (IDENTITY_SIZE + LAYOUT_SIZE)
@@ -237,18 +265,23 @@ impl<P: Payload> Batch<P> {
 }
 
 /// Bytes that `request` adds to a batch as it is.
+#[inline]
 pub fn encoded_size<P: Payload>(request: &Request<P>) -> usize {
-    IDENTITY_SIZE + LAYOUT_SIZE + request.payload.bytes().len()
+    IDENTITY_SIZE + LAYOUT_SIZE + request.payload.size()
 }
 
-fn encode<P: Payload, R: Borrow<Request<P>>>(bytes: &mut [u8], timestamp_ns: u64, requests: &[R]) {
+fn encode<'a, P: Payload + 'a, R: Borrow<Request<P>> + 'a>(
+    bytes: &mut [u8],
+    timestamp_ns: u64,
+    requests: impl ExactSizeIterator<Item = &'a R>,
+) {
     bytes[..8].copy_from_slice(&timestamp_ns.to_le_bytes());
     bytes[8..12].copy_from_slice(&(requests.len() as u32).to_le_bytes());
     bytes[12..16].fill(0);
     let mut identity = BATCH_HEADER_SIZE;
     let mut layout = identity + requests.len() * IDENTITY_SIZE;
     let mut at = layout + requests.len() * LAYOUT_SIZE;
-    for request in requests.iter().map(Borrow::borrow) {
+    for request in requests.map(Borrow::borrow) {
         let blob = request.payload.bytes();
         let proof_size = blob.len() - request.body_size as usize;
         bytes[identity..identity + 8].copy_from_slice(&request.client.0.to_le_bytes());
@@ -260,6 +293,37 @@ fn encode<P: Payload, R: Borrow<Request<P>>>(bytes: &mut [u8], timestamp_ns: u64
         identity += IDENTITY_SIZE;
         layout += LAYOUT_SIZE;
         at += blob.len();
+    }
+}
+
+/// What a batch says of a request before its body.
+#[derive(Clone, Copy, Debug)]
+pub struct Outline<'a> {
+    /// Session.
+    pub client: ClientId,
+    /// Number within the session.
+    pub sequence: Sequence,
+    /// Digest of the body.
+    pub digest: &'a [u8; 32],
+    /// Bytes of the body.
+    pub body_size: usize,
+    /// Kind of proof (`message::proof`).
+    pub auth: u8,
+}
+
+impl<'a> Outline<'a> {
+    #[inline]
+    fn read(identity: &'a [u8; IDENTITY_SIZE], layout: &[u8; LAYOUT_SIZE]) -> Self {
+        let (numbers, digest) = identity.split_at(16);
+        let number = |at| u64::from_le_bytes(*numbers[at..].first_chunk().expect("8 of 16 bytes"));
+        let [a, b, c, d, _, _, auth, _] = *layout;
+        Self {
+            client: ClientId(number(0)),
+            sequence: Sequence(number(8)),
+            digest: digest.first_chunk().expect("32 bytes after 16 of 48"),
+            body_size: u32::from_le_bytes([a, b, c, d]) as usize,
+            auth,
+        }
     }
 }
 
@@ -353,8 +417,13 @@ fn check_structure<const MAY_OMIT: bool>(bytes: &[u8]) -> Result<Structure, Malf
     if at != bytes.len() {
         return Err(if at > bytes.len() { Malformed::Truncated } else { Malformed::Trailing });
     }
-    let digest = Digest(*blake3::hash(&bytes[..identities_end]).as_bytes());
-    Ok(Structure { timestamp_ns, digest, count, omitted })
+    Ok(Structure { timestamp_ns, digest: digest_of(bytes, count), count, omitted })
+}
+
+/// The digest of the batch of `count` requests that begins with `bytes`.
+fn digest_of(bytes: &[u8], count: usize) -> Digest {
+    let identities_end = BATCH_HEADER_SIZE + count * IDENTITY_SIZE;
+    Digest(*blake3::hash(&bytes[..identities_end]).as_bytes())
 }
 
 struct Layout {

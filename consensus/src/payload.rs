@@ -7,6 +7,11 @@ pub trait Payload: Clone {
     /// The bytes. They never change.
     fn bytes(&self) -> &[u8];
 
+    /// How many bytes.
+    fn size(&self) -> usize {
+        self.bytes().len()
+    }
+
     /// A part of the same bytes, sharing their memory. `None` when the range is out of bounds.
     fn slice(&self, start: usize, size: usize) -> Option<Self>
     where
@@ -54,6 +59,10 @@ impl From<&[u8]> for SharedBytes {
 impl Payload for SharedBytes {
     fn bytes(&self) -> &[u8] {
         &self.bytes[self.start..self.start + self.size]
+    }
+
+    fn size(&self) -> usize {
+        self.size
     }
 
     fn slice(&self, start: usize, size: usize) -> Option<Self> {

@@ -67,7 +67,8 @@ impl Complaints {
     /// Are only signed requests of this client ordered?
     pub fn is_demoted(&self, identity: u32) -> bool {
         spec!("VAL.5");
-        self.about(identity).count() >= self.quorums.one_correct()
+        let about = self.about(identity);
+        about != ReplicaSet::EMPTY && about.count() >= self.quorums.one_correct()
     }
 
     /// May a leader propose `batch`: are the complainants about the clients of its MAC-vector requests
@@ -89,6 +90,9 @@ impl Complaints {
     pub fn join(&self, complainants: ReplicaSet, identity: u32) -> Option<ReplicaSet> {
         spec!("VAL.6");
         let together = complainants.union(self.about(identity));
+        if together == ReplicaSet::EMPTY {
+            return Some(together);
+        }
         (together.count() < self.quorums.one_correct()).then_some(together)
     }
 }

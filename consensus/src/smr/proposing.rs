@@ -64,18 +64,15 @@ impl<P: Payload> Replica<P> {
         if !self.requests.has_orderable() || !self.is_worth_a_batch() {
             return None;
         }
-        let mut selected = core::mem::take(&mut self.selected);
-        self.requests.select(&self.complaints, &mut selected);
-        let timestamp_ns = self.now.0.max(self.time_below().saturating_add(1));
-        let mut batch = None;
-        if !selected.is_empty() {
-            batch = Batch::build(&mut *self.pool, timestamp_ns, &selected);
-            if batch.is_none() {
-                self.timers.retry(self.now);
-            }
+        self.requests.select(&self.complaints);
+        if self.requests.selected().len() == 0 {
+            return None;
         }
-        selected.clear();
-        self.selected = selected;
+        let timestamp_ns = self.now.0.max(self.time_below().saturating_add(1));
+        let batch = Batch::build(&mut *self.pool, timestamp_ns, self.requests.selected());
+        if batch.is_none() {
+            self.timers.retry(self.now);
+        }
         batch
     }
 

@@ -38,7 +38,7 @@ impl<P: Payload> Replica<P> {
         let time_below = self.time_below();
         let open = self.window.at(cid);
         let batch = open.batch(&digest).expect("a proposal is kept before it is judged");
-        let Ok(convincing) = self.requests.check_batch(batch, time_below) else {
+        let Ok(doubtful) = self.requests.check_batch(batch, time_below) else {
             spec!("VAL.9");
             let claimed_below = self.claimed.0 + self.window.depth() as u64 > cid.0;
             return if claimed_below { Gamma::Outdated } else { Gamma::Impossible };
@@ -46,9 +46,8 @@ impl<P: Payload> Replica<P> {
         if self.crash_only() {
             return Gamma::Convincing;
         }
-        let mut views = batch.requests().enumerate();
-        if let Some((_, view)) = views.find(|(index, _)| !convincing.contains(*index)) {
-            return Gamma::Unconvincing(RefuseReason::Proof(view.client));
+        if let Some(client) = doubtful {
+            return Gamma::Unconvincing(RefuseReason::Proof(client));
         }
         if Instant(batch.timestamp_ns) > self.now + self.config.clock_skew_max {
             return Gamma::Unconvincing(RefuseReason::Clock);

@@ -13,7 +13,7 @@ use crate::message::Request;
 use crate::payload::Payload;
 use crate::smr::complaints::Complaints;
 use crate::spec;
-use crate::types::{Instant, ReplicaSet};
+use crate::types::{ClientId, Instant, ReplicaSet, Sequence};
 
 /// Room left in a list of requests.
 struct Room {
@@ -47,11 +47,12 @@ enum Verdict {
 }
 
 impl<P: Payload> Requests<P> {
-    /// Puts the next batch into `out` (emptied first): sessions take turns, one request each, the
-    /// longest waiting first, within the configured limits. Nothing stops being pending.
-    pub fn select(&mut self, complaints: &Complaints, out: &mut Vec<Request<P>>) {
+    /// Chooses the next batch: sessions take turns, one request each, the longest waiting first, within
+    /// the configured limits. Nothing stops being pending. [`Requests::selected`] is what was chosen.
+    pub fn select(&mut self, complaints: &Complaints) {
         spec!("SMR.6", "VAL.6");
-        out.clear();
+        self.turns.clear();
+        self.chosen.clear();
         let mut room = Room::new(self.batch_requests_max, self.batch_size_max);
         let mut complainants = ReplicaSet::EMPTY;
         let without_body = self.size_in_batch(0);
@@ -70,14 +71,14 @@ impl<P: Payload> Requests<P> {
             complainants = together;
             Verdict::Take
         };
-        self.turns.clear();
         let mut session = self.proposable().head();
         while session != NONE {
-            let slot = self.first_proposable(session);
-            match verdict(self.table.slot(slot).request()) {
-                Verdict::Take => self.take(slot, out),
-                Verdict::Skip => {}
-                Verdict::Stop => return,
+            if let Some(slot) = self.first_proposable(session) {
+                match verdict(self.table.slot(slot).request()) {
+                    Verdict::Take => self.take(slot),
+                    Verdict::Skip => {}
+                    Verdict::Stop => return,
+                }
             }
             session = self.proposable().next(session);
         }
@@ -86,20 +87,28 @@ impl<P: Payload> Requests<P> {
         while let Some(&slot) = self.turns.get(turn) {
             turn += 1;
             match verdict(self.table.slot(slot).request()) {
-                Verdict::Take => self.take(slot, out),
+                Verdict::Take => self.take(slot),
                 Verdict::Skip => {}
                 Verdict::Stop => return,
             }
         }
     }
 
-    fn take(&mut self, slot: u32, out: &mut Vec<Request<P>>) {
-        out.push(self.table.slot(slot).request().clone());
-        self.turns.extend(self.table.successor(slot));
+    fn take(&mut self, slot: u32) {
+        self.chosen.push(slot);
+        if let Some(next) = self.table.successor(slot) {
+            self.turns.push(next);
+        }
     }
 
-    /// Could a correct leader have proposed `batch` next? Then, which of its requests are convincing:
-    /// authentic, or pending with the same digest (rule VAL.2).
+    /// What [`Requests::select`] chose, in order, as long as nothing was admitted, decided or forgotten
+    /// since.
+    pub fn selected(&self) -> impl ExactSizeIterator<Item = &Request<P>> + Clone {
+        self.chosen.iter().map(|slot| self.table.slot(*slot).request())
+    }
+
+    /// Could a correct leader have proposed `batch` next? Then, the client of its first request that is
+    /// not convincing: neither authentic nor pending with the same digest (rule VAL.2).
     ///
     /// # Errors
     /// [`Impossible`] when not (rule VAL.1; `last_timestamp_ns` is that of the instance below).
@@ -107,7 +116,7 @@ impl<P: Payload> Requests<P> {
         &mut self,
         batch: &Batch<P>,
         last_timestamp_ns: u64,
-    ) -> Result<Selection, Impossible> {
+    ) -> Result<Option<ClientId>, Impossible> {
         spec!("VAL.1", "VAL.2", "BODY.7");
         if batch.is_empty() {
             return Err(Impossible::Empty);
@@ -119,9 +128,9 @@ impl<P: Payload> Requests<P> {
             return Err(Impossible::Timestamp);
         }
         self.check += 1;
-        let mut convincing = Selection::NONE;
-        let mut size = BATCH_HEADER_SIZE;
-        for (index, request) in batch.requests().enumerate() {
+        let mut doubtful = None;
+        let mut size = BATCH_HEADER_SIZE + batch.len() * self.size_in_batch(0);
+        for (index, request) in batch.outlines().enumerate() {
             let client = request.client;
             let at = self.open(client).ok_or(Impossible::UnknownSession(client))?;
             let below = self.reached(at);
@@ -134,19 +143,17 @@ impl<P: Payload> Requests<P> {
                 return Err(Impossible::OutOfOrder(client));
             }
             session.checked = request.sequence;
-            let is_pending = || {
+            size += request.body_size;
+            if doubtful.is_none() && !batch.authentic.contains(index) {
                 let slot = self.table.position(at, request.sequence);
-                slot.is_some_and(|slot| self.table.slot(slot).request().digest == request.digest)
-            };
-            size += self.size_in_batch(request.body.len());
-            if batch.authentic.contains(index) || is_pending() {
-                convincing.insert(index);
+                let pending = slot.map(|slot| &self.table.slot(slot).request().digest.0);
+                doubtful = (pending != Some(request.digest)).then_some(client);
             }
         }
         if size > self.batch_size_max {
             return Err(Impossible::TooLarge);
         }
-        Ok(convincing)
+        Ok(doubtful)
     }
 
     /// The batch was decided: moves the sessions, forgets what is not pending any more and hands the
@@ -154,23 +161,27 @@ impl<P: Payload> Requests<P> {
     /// `suppress` false, a mutant, all of them.)
     pub fn execute(&mut self, now: Instant, batch: &Batch<P>, suppress: bool) -> Selection {
         spec!("SMR.8", "SMR.9");
-        let mut selection = Selection::NONE;
-        for (index, request) in batch.requests().enumerate() {
+        let mut selection = Selection::first(batch.len());
+        for (index, request) in batch.outlines().enumerate() {
             let session = self.open(request.client);
-            let follows =
-                session.is_some_and(|at| request.sequence.follows(self.table.session(at).executed));
-            if let (Some(at), true) = (session, follows) {
-                self.table.sessions[at as usize].executed = request.sequence;
-                self.table.forget(at, false, |pending| pending.sequence <= request.sequence);
-                self.lose_fresh_turn(at);
-                self.lose_turn(at);
-            }
-            if follows || !suppress {
-                selection.insert(index);
+            let follows = |at: &u32| request.sequence.follows(self.table.session(*at).executed);
+            match session.filter(follows) {
+                Some(at) => self.move_on(at, request.sequence),
+                None if suppress => selection.remove(index),
+                None => {}
             }
         }
         self.settle(now, true);
         selection
+    }
+
+    /// Request `sequence` of session `at`, its next one, was decided.
+    #[inline]
+    fn move_on(&mut self, at: u32, sequence: Sequence) {
+        self.table.sessions[at as usize].executed = sequence;
+        self.table.forget_executed(at, sequence);
+        self.lose_fresh_turn(at);
+        self.lose_turn(at);
     }
 
     /// Puts into `out` (emptied first) what FORWARDED and STOP carry: requests that may be ordered

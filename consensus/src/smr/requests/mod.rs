@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 
 use self::clock::{Clock, Item};
 use self::list::{List, NONE};
-use self::table::{Table, is_signed};
+use self::table::{Table, Turn, is_signed};
 use crate::batch::{BATCH_HEADER_SIZE, IDENTITY_SIZE, Identity, LAYOUT_SIZE, encoded_size};
 use crate::config::Config;
 use crate::limits::{
@@ -111,15 +111,22 @@ pub struct Requests<P> {
     batch_size_max: usize,
     /// Bytes of the largest proof that a client may use.
     proof_size_max: usize,
+    /// Bytes of the largest body that fits a batch alone.
+    body_size_max: usize,
     /// Off in a mutant only: then a repeated request is neither kept out of batches nor skipped.
     suppress: bool,
-    /// Room for a batch in the making: the slot from which each session continues.
+    /// Room for a batch in the making: the slots that were chosen for it, and that from which each
+    /// session continues.
+    chosen: Vec<u32>,
     turns: Vec<u32>,
 }
 
 impl<P: Payload> Requests<P> {
     /// No sessions.
     pub fn new(config: &Config) -> Self {
+        let batch_size_max = config.batch_size_max.min(BATCH_SIZE_MAX);
+        let proof_size_max = config.view.request_proof_size_max();
+        let around = BATCH_HEADER_SIZE + IDENTITY_SIZE + LAYOUT_SIZE + proof_size_max;
         Self {
             table: Table::new(config.clients_max, config.sessions_per_client_max),
             ready: List::new(),
@@ -131,9 +138,11 @@ impl<P: Payload> Requests<P> {
             speculation: 1,
             check: 0,
             batch_requests_max: config.batch_requests_max.min(BATCH_REQUESTS_MAX),
-            batch_size_max: config.batch_size_max.min(BATCH_SIZE_MAX),
-            proof_size_max: config.view.request_proof_size_max(),
+            batch_size_max,
+            proof_size_max,
+            body_size_max: batch_size_max.saturating_sub(around),
             suppress: config.checks.duplicate_suppression,
+            chosen: Vec::with_capacity(BATCH_REQUESTS_MAX),
             turns: Vec::with_capacity(BATCH_REQUESTS_MAX),
         }
     }
@@ -146,6 +155,45 @@ impl<P: Payload> Requests<P> {
         complaints: &Complaints,
     ) -> Admission {
         spec!("SMR.4", "SYNC.4", "VAL.8");
+        match self.table.in_order(request.client, request.sequence) {
+            Some(at) if self.is_welcome(&request, complaints) => {
+                self.append(at, now, request);
+                Admission::Accepted
+            }
+            _ => self.admit_any(now, request, complaints),
+        }
+    }
+
+    /// Is a request that comes in order taken in? Else `admit_any` says why not.
+    fn is_welcome(&self, request: &Request<P>, complaints: &Complaints) -> bool {
+        let identity = request.client.identity();
+        let pending = self.table.client_bytes(identity) + encoded_size(request);
+        !request.read_only
+            && request.body_size as usize <= self.body_size_max
+            && pending <= PENDING_SIZE_PER_CLIENT_MAX
+            && (is_signed(request) || !complaints.is_demoted(identity))
+    }
+
+    /// Takes in a request that comes in order. Behind others of its session it changes nobody's turn,
+    /// and the clock is handed over only if it is the work from now on.
+    fn append(&mut self, at: u32, now: Instant, request: Request<P>) {
+        let turn = if is_signed(&request) { Turn::Signed } else { Turn::Unsigned };
+        if self.table.append(at, now, request) {
+            self.take_turn(at, turn);
+            if self.oldest_session() == at {
+                self.settle(now, false);
+            }
+        }
+        self.refresh_fresh(at);
+    }
+
+    #[cold]
+    fn admit_any(
+        &mut self,
+        now: Instant,
+        request: Request<P>,
+        complaints: &Complaints,
+    ) -> Admission {
         let session = self.table.find(request.client);
         if let Some(outcome) = self.turned_away(&request, session, complaints) {
             return outcome;
@@ -213,8 +261,7 @@ impl<P: Payload> Requests<P> {
         if (sequence.counter() - before) as usize > ADMISSION_WINDOW {
             return Some(Admission::Refused(RefusedRequest::BeyondWindow));
         }
-        if BATCH_HEADER_SIZE + self.size_in_batch(request.body_size as usize) > self.batch_size_max
-        {
+        if request.body_size as usize > self.body_size_max {
             return Some(Admission::Refused(RefusedRequest::TooLarge));
         }
         if !is_signed(request) && complaints.is_demoted(request.client.identity()) {
@@ -326,10 +373,16 @@ impl<P: Payload> Requests<P> {
         self.table.pending_bytes()
     }
 
+    #[inline]
     fn open(&mut self, client: ClientId) -> Option<u32> {
-        if let Some(at) = self.table.find(client) {
-            return Some(at);
+        match self.table.find(client) {
+            Some(at) => Some(at),
+            None => self.open_new(client),
         }
+    }
+
+    #[cold]
+    fn open_new(&mut self, client: ClientId) -> Option<u32> {
         let at = self.table.open(client)?;
         for list in [&mut self.ready, &mut self.signed, &mut self.unsigned, &mut self.fresh] {
             list.grow(at);
@@ -345,9 +398,7 @@ impl<P: Payload> Requests<P> {
 
     /// Session `at` goes to the end of every list.
     fn lose_turn(&mut self, at: u32) {
-        for list in [&mut self.ready, &mut self.signed, &mut self.unsigned] {
-            list.remove(at);
-        }
+        self.take_turn(at, Turn::None);
         if self.table.session(at).first != NONE {
             self.refresh(at);
         } else if self.pipelined {
@@ -357,11 +408,38 @@ impl<P: Payload> Requests<P> {
 
     /// Enters session `at` into the lists it belongs to and takes it out of the others.
     fn refresh(&mut self, at: u32) {
-        let head = self.table.head(at).map(|slot| (slot.is_signed(), slot.struck));
-        self.ready.set(at, head.is_some());
-        self.signed.set(at, head.is_some_and(|(signed, _)| signed));
-        self.unsigned.set(at, head == Some((false, false)));
+        let turn = self.table.turn(at);
+        self.take_turn(at, turn);
         self.refresh_fresh(at);
+    }
+
+    /// Session `at` waits for this turn from now on. Where it is already, it keeps its place.
+    #[inline]
+    fn take_turn(&mut self, at: u32, turn: Turn) {
+        let before = core::mem::replace(&mut self.table.sessions[at as usize].turn, turn);
+        if before == turn {
+            return;
+        }
+        match before {
+            Turn::Signed => self.signed.remove(at),
+            Turn::Unsigned => self.unsigned.remove(at),
+            Turn::None | Turn::Struck => {}
+        }
+        match turn {
+            Turn::Signed => self.signed.push_back(at),
+            Turn::Unsigned => self.unsigned.push_back(at),
+            Turn::None | Turn::Struck => {}
+        }
+        self.ready.set(at, turn != Turn::None);
+    }
+
+    /// The session with the oldest work, or `NONE`: a signed request comes before all that are not.
+    #[inline]
+    fn oldest_session(&self) -> u32 {
+        match self.signed.head() {
+            NONE => self.unsigned.head(),
+            signed => signed,
+        }
     }
 
     /// Hands the clock over if the oldest work is another one now. A signed request comes before
@@ -369,13 +447,12 @@ impl<P: Payload> Requests<P> {
     /// will ever sign must not keep the leader from being suspected for the others.
     fn settle(&mut self, now: Instant, decision: bool) {
         spec!("TIME.1", "VAL.7");
-        let signed = self.signed.head() != NONE;
-        let session = if signed { self.signed.head() } else { self.unsigned.head() };
+        let session = self.oldest_session();
         if session == NONE {
             return self.clock.hand_over(now, None, false, decision);
         }
         let slot = self.table.slot(self.table.session(session).first);
-        let item = Item { session, sequence: slot.request().sequence, signed };
+        let item = Item { session, sequence: slot.request().sequence, signed: slot.is_signed() };
         self.clock.hand_over(now, Some(item), slot.forwarded, decision);
     }
 }

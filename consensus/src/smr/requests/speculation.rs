@@ -16,7 +16,7 @@ impl<P: Payload> Requests<P> {
     /// follows its requests.
     pub fn speculate(&mut self, batch: &Batch<P>) {
         spec!("VAL.1", "SMR.13");
-        for request in batch.requests() {
+        for request in batch.outlines() {
             let Some(at) = self.open(request.client) else {
                 continue;
             };
@@ -64,12 +64,14 @@ impl<P: Payload> Requests<P> {
         if self.pipelined { &self.fresh } else { &self.ready }
     }
 
-    /// The slot of the first request that may be proposed from session `at`, which is proposable.
-    pub(super) fn first_proposable(&self, at: u32) -> u32 {
-        if !self.pipelined {
-            return self.table.session(at).first;
+    /// The slot of the first request that may be proposed from session `at`. There is one in each session
+    /// that is proposable.
+    pub(super) fn first_proposable(&self, at: u32) -> Option<u32> {
+        if self.pipelined {
+            return self.table.after(at, self.reached(at));
         }
-        self.table.after(at, self.reached(at)).expect("only such sessions are in the list")
+        let first = self.table.session(at).first;
+        (first != NONE).then_some(first)
     }
 
     /// Session `at` changed: enters it into the list of what may be proposed, or takes it out.

@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 
 use super::list::NONE;
 use crate::batch::encoded_size;
+use crate::limits::ADMISSION_WINDOW;
 use crate::message::{Request, proof};
 use crate::payload::Payload;
 use crate::types::{ClientId, Instant, Sequence};
@@ -28,6 +29,20 @@ pub(super) struct Session {
     pub(super) checked: Sequence,
     /// Slot of the request that was looked for last. Only a hint: it may hold another one by now.
     found: u32,
+    /// What its next request is to the clock: says which lists the session is in.
+    pub(super) turn: Turn,
+}
+
+/// What the request that may be ordered next in a session is to the clock (rule TIME.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Turn {
+    /// There is none.
+    None,
+    Signed,
+    /// Not signed, and without a strike.
+    Unsigned,
+    /// No work until it is signed.
+    Struck,
 }
 
 #[derive(Debug)]
@@ -50,6 +65,14 @@ impl<P: Payload> Slot<P> {
 
     pub(super) fn is_signed(&self) -> bool {
         is_signed(self.request())
+    }
+
+    fn turn(&self) -> Turn {
+        match (self.is_signed(), self.struck) {
+            (true, _) => Turn::Signed,
+            (false, false) => Turn::Unsigned,
+            (false, true) => Turn::Struck,
+        }
     }
 }
 
@@ -96,6 +119,7 @@ impl<P: Payload> Table<P> {
             && client.session() < self.sessions_per_client_max
     }
 
+    #[inline]
     pub(super) fn find(&self, client: ClientId) -> Option<u32> {
         let sessions = &self.clients.get(client.identity() as usize)?.sessions;
         sessions.get(client.session() as usize).copied().filter(|&at| at != NONE)
@@ -120,6 +144,7 @@ impl<P: Payload> Table<P> {
             check: 0,
             checked: Sequence::NONE,
             found: NONE,
+            turn: Turn::None,
         });
         let sessions = &mut self.clients[client.identity() as usize].sessions;
         let number = client.session() as usize;
@@ -156,10 +181,46 @@ impl<P: Payload> Table<P> {
     }
 
     /// The pending request of session `at` that comes directly after its last executed one.
+    #[inline]
     pub(super) fn head(&self, at: u32) -> Option<&Slot<P>> {
         let session = self.session(at);
         let slot = self.slots.get(session.first as usize)?;
         slot.request().sequence.follows(session.executed).then_some(slot)
+    }
+
+    /// What that request is to the clock.
+    pub(super) fn turn(&self, at: u32) -> Turn {
+        self.head(at).map_or(Turn::None, Slot::turn)
+    }
+
+    /// The session in which `sequence` comes directly after everything that was executed or is
+    /// pending, and within the window. Most requests come so.
+    #[inline]
+    pub(super) fn in_order(&self, client: ClientId, sequence: Sequence) -> Option<u32> {
+        let at = self.find(client)?;
+        let session = self.session(at);
+        let newest = match self.slots.get(session.last as usize) {
+            Some(slot) => slot.request().sequence,
+            None => session.executed,
+        };
+        let same = sequence.incarnation() == session.executed.incarnation();
+        let before = if same { session.executed.counter() } else { 0 };
+        // A counter that overflows is 0.
+        let next = sequence.0 == newest.0.wrapping_add(1) && sequence.counter() != 0;
+        (next && (sequence.counter() - before) as usize <= ADMISSION_WINDOW).then_some(at)
+    }
+
+    /// Enters `request`, which is [`Table::in_order`] in session `at`. True when it is the only one.
+    #[inline]
+    pub(super) fn append(&mut self, at: u32, now: Instant, request: Request<P>) -> bool {
+        let slot = self.fill(now, request, NONE);
+        let session = &mut self.sessions[at as usize];
+        let last = core::mem::replace(&mut session.last, slot);
+        match self.slots.get_mut(last as usize) {
+            Some(last) => last.next = slot,
+            None => session.first = slot,
+        }
+        last == NONE
     }
 
     /// The slot of the request of session `at` that comes directly after `last`, if it is pending.
@@ -242,6 +303,7 @@ impl<P: Payload> Table<P> {
         }
     }
 
+    #[inline]
     fn fill(&mut self, now: Instant, request: Request<P>, next: u32) -> u32 {
         self.charge(&request);
         let slot =
@@ -264,6 +326,26 @@ impl<P: Payload> Table<P> {
         slot.struck = false;
         let replaced = slot.request.replace(request);
         self.refund(&replaced.expect("slots in a session's chain hold a request"));
+    }
+
+    /// The request of session `at` with number `sequence` was executed: forgets it, and those before
+    /// it. At most the first one is there as a rule.
+    #[inline]
+    pub(super) fn forget_executed(&mut self, at: u32, sequence: Sequence) {
+        let first = self.session(at).first;
+        let Some(slot) = self.slots.get(first as usize) else {
+            return;
+        };
+        if slot.request().sequence != sequence {
+            return self.forget(at, false, |pending| pending.sequence <= sequence);
+        }
+        let next = slot.next;
+        let session = &mut self.sessions[at as usize];
+        session.first = next;
+        if next == NONE {
+            session.last = NONE;
+        }
+        self.release(first);
     }
 
     /// Forgets the pending requests of session `at` for which `gone` holds. The chain is walked only
@@ -291,6 +373,7 @@ impl<P: Payload> Table<P> {
         }
     }
 
+    #[inline]
     fn release(&mut self, at: u32) {
         let slot = &mut self.slots[at as usize];
         slot.next = self.free;

@@ -68,8 +68,10 @@ pub(super) fn batch(timestamp_ns: u64, requests: &[Request<SharedBytes>]) -> Bat
     Batch::build(&mut HeapPool, timestamp_ns, &requests).expect("the heap is large")
 }
 
-pub(super) fn names(requests: &[Request<SharedBytes>]) -> Vec<(ClientId, Sequence)> {
-    requests.iter().map(|request| (request.client, request.sequence)).collect()
+pub(super) fn names<'a>(
+    requests: impl IntoIterator<Item = &'a Request<SharedBytes>>,
+) -> Vec<(ClientId, Sequence)> {
+    requests.into_iter().map(|request| (request.client, request.sequence)).collect()
 }
 
 impl<P: Payload> Requests<P> {
@@ -95,6 +97,7 @@ impl<P: Payload> Requests<P> {
             assert_eq!(self.ready.contains(at), head.is_some());
             assert_eq!(self.signed.contains(at), head.is_some_and(|slot| slot.is_signed()));
             let unsigned = head.is_some_and(|slot| !slot.is_signed() && !slot.struck);
+            assert_eq!(session.turn, self.table.turn(at));
             assert_eq!(self.unsigned.contains(at), unsigned);
         }
         assert_eq!((self.pending_count(), self.pending_bytes()), (count, bytes));

@@ -28,8 +28,8 @@ impl Bench {
     }
 
     fn select(&mut self) -> Vec<(ClientId, Sequence)> {
-        self.requests.select(&self.complaints, &mut self.out);
-        names(&self.out)
+        self.requests.select(&self.complaints);
+        names(self.requests.selected())
     }
 
     fn decide(&mut self, now: u64, list: &[Request<SharedBytes>]) -> Selection {
@@ -125,7 +125,7 @@ fn smr_6_sessions_take_turns_and_who_was_left_out_is_first_next_time() {
     let expected: Vec<_> = [0, 1, 2, 3].map(|at| name(sessions[at], 1)).into();
     assert_eq!(first[..4], expected);
     assert_eq!(first[4..], [name(sessions[0], 2), name(sessions[1], 2)]);
-    let taken = bench.out.clone();
+    let taken: Vec<_> = bench.requests.selected().cloned().collect();
     bench.decide(1, &taken);
     assert_eq!(bench.select()[..2], [name(sessions[2], 2), name(sessions[3], 2)]);
 }
@@ -186,12 +186,18 @@ fn val_2_convincing_is_what_is_authentic_or_pending_with_the_same_digest() {
     bench.admit(0, mac(A, 1));
     bench.admit(0, mac(A, 2));
     let other = request(A, Sequence::new(1, 2), false, 9, 8);
-    let mut proposal = batch(1, &[mac(A, 1), other, mac(B, 1), mac(B, 2)]);
-    proposal.authentic = Selection::NONE;
-    proposal.authentic.insert(2);
-    let convincing = bench.requests.check_batch(&proposal, 0).expect("possible");
-    let which: Vec<_> = (0..4).filter(|&index| convincing.contains(index)).collect();
-    assert_eq!(which, [0, 2]);
+    let mut doubtful = |list: &[_], authentic: &[usize]| {
+        let mut proposal = batch(1, list);
+        proposal.authentic = Selection::NONE;
+        authentic.iter().for_each(|index| proposal.authentic.insert(*index));
+        bench.requests.check_batch(&proposal, 0).expect("possible")
+    };
+    let all = [mac(A, 1), mac(B, 1), other, mac(B, 2)];
+    assert_eq!(doubtful(&all, &[1, 2, 3]), None, "one is pending, the others are authentic");
+    assert_eq!(doubtful(&all, &[1, 3]), Some(A), "pending with another digest");
+    assert_eq!(doubtful(&all, &[2, 3]), Some(B), "not pending");
+    assert_eq!(doubtful(&all, &[]), Some(B), "the first of several");
+    assert_eq!(doubtful(&[mac(A, 1), mac(A, 2)], &[]), None, "pending");
 }
 
 // rule: VAL.5
@@ -327,6 +333,6 @@ fn val_8_the_signed_version_takes_the_place_of_the_mac_vector() {
     assert_eq!(bench.admit(1, signed(A, 1)), Admission::Duplicate);
     assert_eq!(bench.admit(1, mac(A, 1)), Admission::Duplicate);
     assert_eq!(bench.select(), [name(A, 1), name(B, 1)], "it keeps its turn");
-    assert!(is_signed(&bench.out[0]));
+    assert!(bench.requests.selected().next().is_some_and(is_signed));
     assert_eq!(bench.requests.pending_count(), 2);
 }
