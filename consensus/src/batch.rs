@@ -16,9 +16,13 @@
 //! them every request body. It does not cover proofs: who proves a request how is between the
 //! client and each replica, and never a reason for two replicas to disagree about a value.
 
+mod selection;
 pub mod sparse;
+mod views;
 
+pub use selection::Selection;
 pub use sparse::{Identity, SparseBatch};
+pub use views::{Outline, RequestView, Requests};
 
 use core::borrow::Borrow;
 
@@ -39,63 +43,6 @@ pub const LAYOUT_SIZE: usize = 8;
 pub const REQUEST_HEADER_SIZE: usize = 32;
 /// Flag of a request body: answer from the current state, do not order.
 pub const REQUEST_READ_ONLY: u16 = 1;
-
-/// Which requests of a batch. One bit each.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Selection([u64; BATCH_REQUESTS_MAX / 64]);
-
-impl Selection {
-    /// No request.
-    pub const NONE: Selection = Selection([0; BATCH_REQUESTS_MAX / 64]);
-    /// Every request.
-    pub const ALL: Selection = Selection([u64::MAX; BATCH_REQUESTS_MAX / 64]);
-
-    /// The first `count` requests.
-    pub fn first(count: usize) -> Self {
-        let mut selection = Self::NONE;
-        for (at, word) in selection.0.iter_mut().enumerate() {
-            let left = count.saturating_sub(64 * at);
-            *word = if left < 64 { (1 << left) - 1 } else { u64::MAX };
-        }
-        selection
-    }
-
-    /// Adds the request at `index`.
-    pub fn insert(&mut self, index: usize) {
-        self.0[index / 64] |= 1 << (index % 64);
-    }
-
-    /// Removes the request at `index`.
-    pub fn remove(&mut self, index: usize) {
-        self.0[index / 64] &= !(1 << (index % 64));
-    }
-
-    /// Is the request at `index` selected?
-    pub fn contains(&self, index: usize) -> bool {
-        self.0.get(index / 64).is_some_and(|word| word & (1 << (index % 64)) != 0)
-    }
-
-    /// Bytes of [`Selection::to_bytes`].
-    pub const SIZE: usize = BATCH_REQUESTS_MAX / 8;
-
-    /// One bit for each request, the first in the lowest bit of the first byte.
-    pub fn to_bytes(&self) -> [u8; Self::SIZE] {
-        let mut bytes = [0; Self::SIZE];
-        for (bytes, word) in bytes.chunks_exact_mut(8).zip(&self.0) {
-            bytes.copy_from_slice(&word.to_le_bytes());
-        }
-        bytes
-    }
-
-    /// What [`Selection::to_bytes`] gave.
-    pub fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
-        let mut selection = Self::NONE;
-        for (word, bytes) in selection.0.iter_mut().zip(bytes.as_chunks::<8>().0) {
-            *word = u64::from_le_bytes(*bytes);
-        }
-        selection
-    }
-}
 
 /// Who answers a request with the whole result; the others answer with its digest (rule CLI.7). Part
 /// of the request, and nothing to the core.
@@ -124,33 +71,6 @@ impl Replier {
 
     fn from_code(code: u8) -> Result<Self, Malformed> {
         if usize::from(code) <= REPLICAS_MAX { Ok(Self(code)) } else { Err(Malformed::Unknown) }
-    }
-}
-
-/// One request inside a batch or a frame, borrowed. What the application and the validators see.
-#[derive(Clone, Copy, Debug)]
-pub struct RequestView<'a> {
-    /// Session.
-    pub client: ClientId,
-    /// Number within the session.
-    pub sequence: Sequence,
-    /// Digest of `body`, as claimed by the batch; ingress compares it.
-    pub digest: Digest,
-    /// The operation: opaque to the core.
-    pub operation: &'a [u8],
-    /// The request body: header and operation.
-    pub body: &'a [u8],
-    /// Kind of proof (`message::proof`).
-    pub auth: u8,
-    /// The client's proof.
-    pub proof: &'a [u8],
-}
-
-impl RequestView<'_> {
-    /// Who answers with the whole result.
-    pub fn replier(&self) -> Replier {
-        let code = self.body.get(22).copied().unwrap_or(0);
-        Replier::from_code(code).unwrap_or_default()
     }
 }
 
@@ -293,80 +213,6 @@ fn encode<'a, P: Payload + 'a, R: Borrow<Request<P>> + 'a>(
         identity += IDENTITY_SIZE;
         layout += LAYOUT_SIZE;
         at += blob.len();
-    }
-}
-
-/// What a batch says of a request before its body.
-#[derive(Clone, Copy, Debug)]
-pub struct Outline<'a> {
-    /// Session.
-    pub client: ClientId,
-    /// Number within the session.
-    pub sequence: Sequence,
-    /// Digest of the body.
-    pub digest: &'a [u8; 32],
-    /// Bytes of the body.
-    pub body_size: usize,
-    /// Kind of proof (`message::proof`).
-    pub auth: u8,
-}
-
-impl<'a> Outline<'a> {
-    #[inline]
-    fn read(identity: &'a [u8; IDENTITY_SIZE], layout: &[u8; LAYOUT_SIZE]) -> Self {
-        let (numbers, digest) = identity.split_at(16);
-        let number = |at| u64::from_le_bytes(*numbers[at..].first_chunk().expect("8 of 16 bytes"));
-        let [a, b, c, d, _, _, auth, _] = *layout;
-        Self {
-            client: ClientId(number(0)),
-            sequence: Sequence(number(8)),
-            digest: digest.first_chunk().expect("32 bytes after 16 of 48"),
-            body_size: u32::from_le_bytes([a, b, c, d]) as usize,
-            auth,
-        }
-    }
-}
-
-/// Iterator over the requests of a parsed batch.
-#[derive(Clone, Debug)]
-pub struct Requests<'a> {
-    identities: core::slice::Iter<'a, [u8; IDENTITY_SIZE]>,
-    layouts: core::slice::Iter<'a, [u8; LAYOUT_SIZE]>,
-    /// Bodies and proofs of those that are left.
-    rest: &'a [u8],
-}
-
-impl<'a> Iterator for Requests<'a> {
-    type Item = RequestView<'a>;
-
-    // Inlined into its loops, each of which uses a part of what is read here.
-    #[inline]
-    fn next(&mut self) -> Option<RequestView<'a>> {
-        let identity = self.identities.next()?;
-        let layout = self.layouts.next()?;
-        let (client, rest) = identity.split_first_chunk()?;
-        let (sequence, digest) = rest.split_first_chunk()?;
-        // Parsed batches only: none of these can fail.
-        let (body_size, rest) = layout.split_first_chunk()?;
-        let (proof_size, rest) = rest.split_first_chunk()?;
-        let body_size = u32::from_le_bytes(*body_size) as usize;
-        let proof_size = usize::from(u16::from_le_bytes(*proof_size));
-        let (body, bytes) = self.rest.split_at_checked(body_size)?;
-        let (proof, bytes) = bytes.split_at_checked(proof_size)?;
-        self.rest = bytes;
-        Some(RequestView {
-            client: ClientId(u64::from_le_bytes(*client)),
-            sequence: Sequence(u64::from_le_bytes(*sequence)),
-            digest: Digest(*digest.first_chunk()?),
-            operation: body.get(REQUEST_HEADER_SIZE..)?,
-            body,
-            auth: rest[0],
-            proof,
-        })
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        self.identities.size_hint()
     }
 }
 
