@@ -116,6 +116,10 @@ pub const BATCH_WORTH_REQUESTS: usize = 64;
 /// Encoded bytes that make a batch worth its votes.
 pub const BATCH_WORTH_SIZE: usize = 64 * 1024;
 
+/// Requests of clients that one step takes in at most: a burst.
+pub const REQUESTS_PER_STEP_MAX: usize = 64;
+
 /// Actions that one step can append at most: for each instance that may be open a claim, a proposal
-/// and two votes that a member lacks, and again a proposal, two votes and a delivery.
+/// and two votes that a member lacks, and again a proposal, two votes and a delivery; or an answer to
+/// each request instead of the former.
 pub const ACTIONS_MAX: usize = 512;

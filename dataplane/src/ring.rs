@@ -169,6 +169,26 @@ impl<T> FanIn<T> {
         None
     }
 
+    /// Up to `max` of the oldest items of the ring whose turn it is, to be taken one by one: what the
+    /// caller leaves stays in the ring. Empty only when all rings are.
+    pub fn burst(&mut self, max: usize) -> BurstOf<'_, T> {
+        let mut at = self.at;
+        let mut count = self.rings[at].len().min(self.left);
+        for _ in 0..self.rings.len() {
+            if count > 0 {
+                break;
+            }
+            at = if at + 1 < self.rings.len() { at + 1 } else { 0 };
+            self.left = FAN_IN_TURN;
+            count = self.rings[at].len().min(self.left);
+        }
+        self.at = at;
+        let count = count.min(max);
+        self.left -= count;
+        let chunk = self.rings[at].inner.read_chunk(count);
+        BurstOf { chunk: chunk.expect("as many were there a moment ago").into_iter() }
+    }
+
     /// Items that can be taken from all rings.
     pub fn len(&self) -> usize {
         self.rings.iter().map(Consumer::len).sum()
@@ -179,6 +199,28 @@ impl<T> FanIn<T> {
         self.rings.iter().all(Consumer::is_empty)
     }
 }
+
+/// Items of a ring, taken one by one and made room for together, when this is dropped.
+#[derive(Debug)]
+pub struct BurstOf<'a, T> {
+    chunk: rtrb::chunks::ReadChunkIntoIter<'a, T>,
+}
+
+impl<T> Iterator for BurstOf<'_, T> {
+    type Item = T;
+
+    #[inline]
+    fn next(&mut self) -> Option<T> {
+        self.chunk.next()
+    }
+
+    #[inline]
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.chunk.size_hint()
+    }
+}
+
+impl<T> ExactSizeIterator for BurstOf<'_, T> {}
 
 impl<T> fmt::Debug for FanIn<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -278,6 +320,46 @@ mod tests {
         second.push((1, 9)).unwrap();
         assert_eq!(rings.pop(), Some((1, 9)), "an empty ring costs no turn");
         assert_eq!(rings.pop(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn bursts_of_a_fan_in_take_the_same_turns_as_single_items(
+            sizes in proptest::collection::vec(0usize..3 * FAN_IN_TURN, 1..4),
+            most in proptest::collection::vec(1usize..100, 1..20),
+        ) {
+            let filled = || {
+                let fill = |(from, size): (usize, &usize)| {
+                    let (mut tx, rx) = ring(3 * FAN_IN_TURN);
+                    (0..*size).for_each(|item| tx.push((from, item)).expect("room"));
+                    rx
+                };
+                FanIn::new(sizes.iter().enumerate().map(fill).collect())
+            };
+            let (mut single, mut bursts) = (filled(), filled());
+            for max in most.iter().cycle() {
+                let left = bursts.len();
+                let burst = bursts.burst(*max);
+                prop_assert!(burst.len() <= *max && (burst.len() > 0 || left == 0));
+                for item in burst {
+                    prop_assert_eq!(single.pop(), Some(item));
+                }
+                if left == 0 {
+                    break;
+                }
+            }
+            prop_assert_eq!(single.pop(), None);
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_burst_stays() {
+        let (mut tx, rx) = ring(4);
+        let mut rings = FanIn::new(vec![rx]);
+        (0..4).for_each(|item| tx.push(item).unwrap());
+        assert!(rings.burst(3).take(2).eq([0, 1]));
+        assert_eq!((tx.room(), rings.len()), (2, 2));
+        assert!(rings.burst(9).eq([2, 3]));
     }
 
     #[test]

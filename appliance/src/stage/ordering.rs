@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use tetrarch_consensus::limits::ACTIONS_MAX;
+use tetrarch_consensus::limits::{ACTIONS_MAX, REQUESTS_PER_STEP_MAX};
 use tetrarch_consensus::smr::Replica;
 use tetrarch_consensus::{
     Action, Actions, ConsensusId, Input, Instant as CoreInstant, Lsn, Protocol, Request, spec,
@@ -70,11 +70,32 @@ impl Ordering {
     fn step(&mut self, now: Instant, input: Input<FramePayload>) -> bool {
         debug_assert!(self.waiting.is_empty(), "the core waits while actions do");
         self.core.step(CoreInstant(now.0), input, &mut self.actions);
+        self.stepped()
+    }
+
+    /// The core made a step: everything it wants.
+    fn stepped(&mut self) -> bool {
         if self.actions.is_empty() {
             return true;
         }
         self.waiting.extend(self.actions.drain());
         self.hand_on()
+    }
+
+    /// A step with a burst of requests.
+    fn step_requests(&mut self, now: Instant) -> bool {
+        debug_assert!(self.waiting.is_empty(), "the core waits while actions do");
+        let trace = &self.metrics.trace;
+        let mut sample = trace.is_due(now);
+        let requests = self.rings.requests.burst(REQUESTS_PER_STEP_MAX).inspect(|request| {
+            if sample {
+                let Request { client, sequence, .. } = request.get();
+                trace.begin(now, *client, *sequence);
+                sample = false;
+            }
+        });
+        self.core.step_requests(CoreInstant(now.0), requests, &mut self.actions);
+        self.stepped()
     }
 
     /// Hands on what waits, in order. `false`: a ring is full, try again.
@@ -145,18 +166,12 @@ impl Ordering {
                 return progress;
             }
         }
-        let mut sample = !self.rings.requests.is_empty() && self.metrics.trace.is_due(now);
-        for _ in 0..REQUESTS_PER_POLL {
-            let Some(request) = self.rings.requests.pop() else {
+        for _ in 0..REQUESTS_PER_POLL / REQUESTS_PER_STEP_MAX {
+            if self.rings.requests.is_empty() {
                 break;
-            };
-            if sample {
-                let Request { client, sequence, .. } = request.get();
-                self.metrics.trace.begin(now, *client, *sequence);
-                sample = false;
             }
             progress = Progress::Worked;
-            if !self.step(now, Input::Request(request)) {
+            if !self.step_requests(now) {
                 return progress;
             }
         }

@@ -13,7 +13,7 @@ use crate::smr::ignored::Ignored;
 use crate::smr::replica::Replica;
 use crate::smr::requests::Admission;
 use crate::spec;
-use crate::types::{ConsensusId, Digest, Instant};
+use crate::types::{ClientId, ConsensusId, Digest, Instant, Sequence};
 use crate::vp::assembly::Completion;
 use crate::vp::instance::{Instance, Verdict};
 
@@ -82,11 +82,9 @@ impl<P: Payload> Replica<P> {
         }
     }
 
-    /// The open instances whose proposals wait for bodies, the lowest first. Almost always none, which
-    /// is seen at once.
+    /// The open instances whose proposals wait for bodies, the lowest first.
     fn incomplete(&self) -> impl Iterator<Item = &Instance<P>> {
-        let some = self.incomplete_to >= self.window.start();
-        let open = some.then(|| self.window.iter()).into_iter().flatten();
+        let open = self.is_incomplete().then(|| self.window.iter()).into_iter().flatten();
         open.filter(|open| open.assembly.waiting().is_some())
     }
 
@@ -95,6 +93,7 @@ impl<P: Payload> Replica<P> {
     }
 
     /// Takes a request in, and says whether a proposal was waiting for it.
+    #[inline]
     pub(super) fn admit(
         &mut self,
         request: Request<P>,
@@ -102,20 +101,39 @@ impl<P: Payload> Replica<P> {
     ) -> (Admission, bool) {
         let (client, sequence) = (request.client, request.sequence);
         let admission = self.requests.admit(self.now, request, &self.complaints);
+        let awaited = self.is_incomplete()
+            && admission == Admission::Accepted
+            && self.complete_with(client, sequence, actions);
+        (admission, awaited)
+    }
+
+    /// Completes the proposals that were waiting for this request, which is there now. False when none
+    /// was.
+    #[cold]
+    fn complete_with(
+        &mut self,
+        client: ClientId,
+        sequence: Sequence,
+        actions: &mut Actions<Action<P>>,
+    ) -> bool {
         let mut awaited = false;
-        if admission == Admission::Accepted {
-            let awaits = |open: &Instance<P>| {
-                let missing = open.assembly.missing();
-                missing.is_some_and(|it| it.client == client && it.sequence == sequence)
-            };
-            while let Some(cid) = self.find_incomplete(awaits) {
-                awaited = true;
-                if !self.assemble(cid, actions) {
-                    break;
-                }
+        let awaits = |open: &Instance<P>| {
+            let missing = open.assembly.missing();
+            missing.is_some_and(|it| it.client == client && it.sequence == sequence)
+        };
+        while let Some(cid) = self.find_incomplete(awaits) {
+            awaited = true;
+            if !self.assemble(cid, actions) {
+                break;
             }
         }
-        (admission, awaited)
+        awaited
+    }
+
+    /// Could an open instance wait for bodies? Almost never.
+    #[inline]
+    fn is_incomplete(&self) -> bool {
+        self.incomplete_to >= self.window.start()
     }
 
     /// Completes the proposal that waits in instance `cid`, if everything is there. False when the same

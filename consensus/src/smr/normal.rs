@@ -18,6 +18,7 @@ use crate::smr::validity::Gamma;
 use crate::spec;
 use crate::state_machine::Context;
 use crate::types::{ConsensusId, Digest, Regency};
+use crate::verified::Verified;
 use crate::vp::instance::{Instance, Verdict};
 use crate::vp::votes::Counted;
 
@@ -30,14 +31,26 @@ pub(super) enum Time {
 }
 
 impl<P: Payload> Replica<P> {
-    /// A client's request. Says whether anything may follow from it now, that is, whether this replica
-    /// was waiting for it; else nothing but the queue has changed.
-    pub(super) fn on_request(
+    /// Requests of clients. Says whether anything may follow from them now, that is, whether this
+    /// replica was waiting for one; else nothing but the queue has changed.
+    #[inline]
+    pub(super) fn on_requests(
         &mut self,
-        request: Request<P>,
+        requests: impl Iterator<Item = Verified<Request<P>>>,
         actions: &mut Actions<Action<P>>,
     ) -> bool {
-        spec!("SMR.3", "SMR.5", "SMR.10");
+        spec!("SMR.5");
+        let mut awaited = false;
+        for request in requests {
+            awaited |= self.on_request(request.into_inner(), actions);
+        }
+        awaited || self.place_to_propose().is_some()
+    }
+
+    /// One of them. Was a proposal waiting for it?
+    #[inline]
+    fn on_request(&mut self, request: Request<P>, actions: &mut Actions<Action<P>>) -> bool {
+        spec!("SMR.3", "SMR.10");
         if request.read_only {
             self.ignored.add(Ignored::Invalid);
             return false;
@@ -47,7 +60,7 @@ impl<P: Payload> Replica<P> {
         if admission == Admission::Executed {
             actions.push(Action::ResendReply { client, sequence });
         }
-        awaited || self.place_to_propose().is_some()
+        awaited
     }
 
     /// Requests that a member passes on. Only what this replica could authenticate itself enters.

@@ -13,8 +13,8 @@ use crate::action::{Action, Evidence, Recipients};
 use crate::batch::Batch;
 use crate::config::{Config, FaultModel};
 use crate::input::Input;
-use crate::limits::{BATCH_REQUESTS_MAX, DEPTH_MAX, decisions_told};
-use crate::message::{Message, Position};
+use crate::limits::{BATCH_REQUESTS_MAX, DEPTH_MAX, REQUESTS_PER_STEP_MAX, decisions_told};
+use crate::message::{Message, Position, Request};
 use crate::payload::{Payload, PayloadPool};
 use crate::protocol::{Actions, Protocol};
 use crate::quorum::Quorums;
@@ -30,6 +30,7 @@ use crate::smr::synchronization::Synchronization;
 use crate::smr::timers::Timers;
 use crate::spec;
 use crate::types::{ConsensusId, Digest, Epoch, Instant, Lsn, Regency, ReplicaId};
+use crate::verified::Verified;
 use crate::vp::safe_value::Resume;
 use crate::vp::window::Window;
 
@@ -86,7 +87,7 @@ pub struct Replica<P> {
     pub(super) timers: Timers,
     pub(super) ignored: IgnoredCounts,
     /// Reused lists of requests, and the request list without requests.
-    pub(super) selected: Vec<crate::message::Request<P>>,
+    pub(super) selected: Vec<Request<P>>,
     pub(super) no_requests: Batch<P>,
 }
 
@@ -100,7 +101,7 @@ impl<P: Payload> Replica<P> {
         let view = &config.view;
         let index = view.index_of(config.id).expect("a replica is a member of its view");
         let n = view.n();
-        let none: [crate::message::Request<P>; 0] = [];
+        let none: [Request<P>; 0] = [];
         let no_requests =
             Batch::build(&mut *pool, 0, &none).expect("a pool that was just made has room");
         let per_digest = config.checks.votes_per_digest;
@@ -137,6 +138,29 @@ impl<P: Payload> Replica<P> {
             selected: Vec::with_capacity(BATCH_REQUESTS_MAX),
             no_requests,
             config,
+        }
+    }
+
+    /// As a step with [`Input::Request`] for each of `requests`, in order, except that what follows from
+    /// them follows from all together: a leader that waited for something to propose proposes them in
+    /// one batch. The one input of which there are hundreds between two messages, so it has a way of its
+    /// own.
+    ///
+    /// # Panics
+    /// When there are more than [`REQUESTS_PER_STEP_MAX`].
+    #[inline]
+    pub fn step_requests(
+        &mut self,
+        now: Instant,
+        requests: impl ExactSizeIterator<Item = Verified<Request<P>>>,
+        actions: &mut Actions<Action<P>>,
+    ) {
+        spec!("CORE.2");
+        assert!(requests.len() <= REQUESTS_PER_STEP_MAX, "a step has so many actions at most");
+        self.now = now.max(self.now);
+        if self.on_requests(requests, actions) {
+            self.advance(actions);
+            self.check_invariants();
         }
     }
 
@@ -287,11 +311,8 @@ impl<P: Payload> Protocol for Replica<P> {
         // A driver's clock must not go back; if it does, time stands still here.
         self.now = now.max(self.now);
         match input {
-            // The one input of which there are hundreds between two messages.
             Input::Request(request) => {
-                if !self.on_request(request.into_inner(), actions) {
-                    return;
-                }
+                return self.step_requests(now, core::iter::once(request), actions);
             }
             Input::Peer { from, message } => self.on_message(from, message.into_inner(), actions),
             Input::Deadline => self.on_deadline(actions),
