@@ -27,5 +27,6 @@ pub mod middleware;
 pub mod reject;
 pub mod ring;
 pub mod stage;
+pub mod storage;
 pub mod transport;
 pub mod types;

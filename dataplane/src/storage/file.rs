@@ -1,0 +1,392 @@
+//! A log that a thread of its own writes.
+//!
+//! Owns the thread, the buffers that travel between it and the writer, and the choice between io_uring
+//! and plain system calls. Always true: the writer never waits for the disk and allocates nothing;
+//! one group is under way at a time; the first error ends the log. Must not: touch the bytes of
+//! records twice on the writer's core: their checks are made by the thread.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::Instant;
+
+use super::disk::{Directory, PlainDirectory, create_zeroed};
+use super::format::{append_record, record_size};
+use super::log::{Recovered, SegmentLog};
+use super::{LogConfig, Lsn, Owner, Storage, StorageCounts, StorageError};
+use crate::endpoint::Waker;
+use crate::ring::{Consumer, Producer, ring};
+
+/// Buffers of a log: one is filled, one is written, one is ready when the first is full.
+const BUFFERS: usize = 3;
+
+/// How a log reaches its disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Access {
+    /// io_uring without the page cache where both work, else plain.
+    #[default]
+    Auto,
+    /// `pwrite` and `fdatasync`.
+    Plain,
+    /// O_DIRECT through io_uring, or an error.
+    Uring,
+}
+
+/// What the thread is told.
+enum Job {
+    /// Write this group.
+    Write(Group),
+    /// Give back segments.
+    Truncate(Lsn),
+}
+
+/// Records that are written together.
+struct Group {
+    bytes: Vec<u8>,
+    count: u64,
+    last: Lsn,
+}
+
+/// What both sides see.
+struct Shared {
+    durable: AtomicU64,
+    stop: AtomicBool,
+    failed: AtomicBool,
+    failure: Mutex<Option<Arc<StorageError>>>,
+    waker: Mutex<Option<Waker>>,
+    groups: AtomicU64,
+    bytes: AtomicU64,
+    busy_ns: AtomicU64,
+    slowest_ns: AtomicU64,
+}
+
+impl Shared {
+    fn new(durable: Lsn) -> Self {
+        Self {
+            durable: AtomicU64::new(durable.0),
+            stop: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            failure: Mutex::new(None),
+            waker: Mutex::new(None),
+            groups: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            busy_ns: AtomicU64::new(0),
+            slowest_ns: AtomicU64::new(0),
+        }
+    }
+
+    fn fail(&self, error: StorageError) {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.get_or_insert(Arc::new(error));
+        self.failed.store(true, Ordering::Release);
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
+            waker.wake();
+        }
+    }
+
+    fn note(&self, bytes: usize, took_ns: u64) {
+        self.groups.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.busy_ns.fetch_add(took_ns, Ordering::Relaxed);
+        self.slowest_ns.fetch_max(took_ns, Ordering::Relaxed);
+    }
+}
+
+/// The writer's side of a log. Dropping it writes what was handed over, and ends the thread.
+pub struct FileLog {
+    jobs: Producer<Job>,
+    written: Consumer<Vec<u8>>,
+    shared: Arc<Shared>,
+    /// What is being filled.
+    current: Group,
+    /// Empty buffers.
+    empty: Vec<Vec<u8>>,
+    group_size_max: usize,
+    appended: Lsn,
+    /// A truncation that waits for a place in the ring.
+    truncate: Option<Lsn>,
+    writer: Thread,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A log on a disk, open.
+pub struct Opened {
+    /// The log.
+    pub log: FileLog,
+    /// What was found.
+    pub recovered: Recovered,
+    /// What reaches the disk, and why if it is not io_uring: a line for people.
+    pub access: String,
+}
+
+impl FileLog {
+    /// Opens the log in `path`, or makes one: reads every record that is left in order, then starts
+    /// the thread that writes.
+    ///
+    /// # Errors
+    /// The log is used, somebody else's or damaged, or the system refuses.
+    pub fn open(
+        path: &Path,
+        owner: Owner,
+        config: LogConfig,
+        access: Access,
+        each: &mut dyn FnMut(Lsn, &[u8]),
+    ) -> Result<Opened, StorageError> {
+        config.check()?;
+        let plain = PlainDirectory::open(path)?;
+        let (directory, access) = choose(plain, access, config)?;
+        let (log, recovered) = SegmentLog::open(directory, owner, config, each)?;
+        let log = Self::start(log, path, config, recovered.last)?;
+        Ok(Opened { log, recovered, access })
+    }
+
+    fn start(
+        log: SegmentLog,
+        path: &Path,
+        config: LogConfig,
+        last: Lsn,
+    ) -> Result<Self, StorageError> {
+        let (jobs, jobs_out) = ring(BUFFERS + 1);
+        let (written_in, written) = ring(BUFFERS);
+        let shared = Arc::new(Shared::new(last));
+        let writer = Writer {
+            log,
+            config,
+            jobs: jobs_out,
+            written: written_in,
+            shared: Arc::clone(&shared),
+            spare: None,
+        };
+        let thread = thread::Builder::new().name("log".into()).spawn(move || writer.run());
+        let thread = thread.map_err(|source| StorageError::Io {
+            path: path.to_path_buf(),
+            operation: "start the thread that writes",
+            source,
+        })?;
+        let buffer = || Vec::with_capacity(config.group_size_max);
+        Ok(Self {
+            jobs,
+            written,
+            shared,
+            current: Group { bytes: buffer(), count: 0, last },
+            empty: (1..BUFFERS).map(|_| buffer()).collect(),
+            group_size_max: config.group_size_max,
+            appended: last,
+            truncate: None,
+            writer: thread.thread().clone(),
+            thread: Some(thread),
+        })
+    }
+
+    fn take_back(&mut self) {
+        while let Some(bytes) = self.written.pop() {
+            self.empty.push(bytes);
+        }
+    }
+
+    /// Hands the current buffer over, if there is another one to go on with.
+    fn hand_over(&mut self) {
+        let Some(empty) = self.empty.pop() else {
+            return;
+        };
+        let next = Group { bytes: empty, count: 0, last: self.current.last };
+        let group = std::mem::replace(&mut self.current, next);
+        let pushed = self.jobs.push(Job::Write(group));
+        assert!(pushed.is_ok(), "there is a place for each buffer");
+        self.writer.unpark();
+    }
+}
+
+/// Bytes that a record takes beside its payload at most.
+const RECORD_COST: usize = record_size(0) + 7;
+
+impl Storage for FileLog {
+    fn room(&self) -> usize {
+        let used = if self.empty.is_empty() { self.current.bytes.len() } else { 0 };
+        (self.group_size_max - used).saturating_sub(RECORD_COST)
+    }
+
+    fn append(&mut self, lsn: Lsn, parts: &[&[u8]]) {
+        assert!(lsn == self.appended.next(), "records are numbered without gaps");
+        let size: usize = parts.iter().map(|part| part.len()).sum();
+        assert!(size <= self.room(), "it fits");
+        if self.current.bytes.len() + record_size(size) > self.group_size_max {
+            self.hand_over();
+        }
+        append_record(&mut self.current.bytes, lsn, parts);
+        self.current.count += 1;
+        self.current.last = lsn;
+        self.appended = lsn;
+    }
+
+    fn flush(&mut self) {
+        self.take_back();
+        if let Some(below) = self.truncate.take()
+            && self.jobs.push(Job::Truncate(below)).is_err()
+        {
+            self.truncate = Some(below);
+        }
+        // All others back: no write is under way.
+        if self.current.count > 0 && self.empty.len() == BUFFERS - 1 {
+            self.hand_over();
+        }
+    }
+
+    fn durable(&mut self) -> Lsn {
+        let durable = Lsn(self.shared.durable.load(Ordering::Acquire));
+        self.take_back();
+        durable
+    }
+
+    fn failure(&self) -> Option<Arc<StorageError>> {
+        if !self.shared.failed.load(Ordering::Acquire) {
+            return None;
+        }
+        self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn truncate(&mut self, below: Lsn) {
+        self.truncate = self.truncate.max(Some(below));
+    }
+
+    fn wake(&mut self, waker: Waker) {
+        *self.shared.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker);
+    }
+
+    fn counts(&self) -> StorageCounts {
+        let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        let Shared { groups, bytes, busy_ns, slowest_ns, .. } = &*self.shared;
+        StorageCounts {
+            groups: load(groups),
+            bytes: load(bytes),
+            busy_ns: load(busy_ns),
+            slowest_ns: load(slowest_ns),
+        }
+    }
+}
+
+impl Drop for FileLog {
+    fn drop(&mut self) {
+        self.take_back();
+        if self.current.count > 0 {
+            self.hand_over();
+        }
+        self.shared.stop.store(true, Ordering::Release);
+        self.writer.unpark();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was printed; there is nobody to tell more.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread that writes.
+struct Writer {
+    log: SegmentLog,
+    config: LogConfig,
+    jobs: Consumer<Job>,
+    written: Producer<Vec<u8>>,
+    shared: Arc<Shared>,
+    /// A segment that is being made ahead, so that nobody waits for its zeros.
+    spare: Option<JoinHandle<Result<String, StorageError>>>,
+}
+
+impl Writer {
+    fn run(mut self) {
+        loop {
+            match self.jobs.pop() {
+                Some(job) => {
+                    if let Err(error) = self.work(job) {
+                        self.shared.fail(error);
+                        self.shared.wake();
+                        // What is still handed over is lost, and nobody was told of it.
+                        return;
+                    }
+                    self.shared.wake();
+                    self.prepare();
+                }
+                None if self.shared.stop.load(Ordering::Acquire) && self.jobs.is_empty() => break,
+                None => thread::park(),
+            }
+        }
+        if let Some(spare) = self.spare.take() {
+            let _ = spare.join();
+        }
+    }
+
+    fn work(&mut self, job: Job) -> Result<(), StorageError> {
+        match job {
+            Job::Truncate(below) => self.log.truncate(below),
+            Job::Write(mut group) => {
+                self.take_spare(self.log.is_full_for(group.bytes.len()));
+                let start = Instant::now();
+                self.log.write(&mut group.bytes, group.count)?;
+                let took = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                self.shared.note(group.bytes.len(), took);
+                group.bytes.clear();
+                let returned = self.written.push(group.bytes);
+                debug_assert!(returned.is_ok(), "there is a place for each buffer");
+                // After the buffer is back: who sees this may hand over at once.
+                self.shared.durable.store(group.last.0, Ordering::Release);
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes the next segment before it is needed.
+    fn prepare(&mut self) {
+        self.take_spare(false);
+        if self.spare.is_some() || !self.log.wants_spare() {
+            return;
+        }
+        let (name, directory) = (self.log.spare_name(), self.log.path().to_path_buf());
+        let size = self.config.segment_size;
+        let make = move || {
+            let unfinished = directory.join("prepared.new");
+            let fail = |source| StorageError::Io {
+                path: unfinished.clone(),
+                operation: "make a segment",
+                source,
+            };
+            create_zeroed(&unfinished, size).map_err(fail)?;
+            std::fs::rename(&unfinished, directory.join(&name)).map_err(fail)?;
+            Ok(name)
+        };
+        // Without a thread the segment is made when it is needed.
+        self.spare = thread::Builder::new().name("log-segment".into()).spawn(make).ok();
+    }
+
+    fn take_spare(&mut self, wait: bool) {
+        if self.spare.as_ref().is_some_and(|spare| wait || spare.is_finished())
+            && let Some(Ok(Ok(name))) = self.spare.take().map(JoinHandle::join)
+        {
+            self.log.add_spare(name);
+        }
+    }
+}
+
+/// The way to the disk, and a line about it.
+fn choose(
+    plain: PlainDirectory,
+    access: Access,
+    config: LogConfig,
+) -> Result<(Box<dyn Directory>, String), StorageError> {
+    if access == Access::Plain {
+        return Ok((Box::new(plain), "log: plain files".into()));
+    }
+    #[cfg(target_os = "linux")]
+    match super::uring::UringDirectory::over(plain, config.group_size_max) {
+        Ok(direct) => Ok((Box::new(direct), "log: O_DIRECT through io_uring".into())),
+        Err((_, error)) if access == Access::Uring => Err(error),
+        Err((plain, error)) => Ok((Box::new(plain), format!("log: plain files, since {error}"))),
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = config;
+        Ok((Box::new(plain), "log: plain files".into()))
+    }
+}
