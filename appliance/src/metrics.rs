@@ -164,6 +164,8 @@ numbers! {
     requests_executed: "counter",
     /// Replies sent again from the cache.
     replies_resent: "counter",
+    /// Requests that there was no room for, and whose clients may be told so.
+    requests_busy: "counter",
     /// Answers not given: no frame was free, or this replica may not answer reads yet.
     replies_withheld: "counter",
     /// Bytes reserved by the reply cache.

@@ -105,7 +105,10 @@ impl Node {
         plan: IngressPlan,
         now: Instant,
     ) -> Result<(Self, Events), BadClientKey> {
-        let Parts { config, cluster, keys, links, pool, service, validator, metrics, .. } = parts;
+        let Parts { mut config, cluster, keys, links, pool, service, validator, metrics, .. } =
+            parts;
+        // With the slots they waste, requests that cannot be ordered yet take a quarter of the frames.
+        config.pending_size_max = config.pending_size_max.min(pool.free_size() / 8);
         let (own, view) = (config.id, config.view.clone());
         let rings = rings(plan.workers);
         let proofs = Proofs::new(cluster, own, keys)

@@ -43,6 +43,13 @@ pub enum Action<P> {
         /// (rule SMR.9).
         selection: Selection,
     },
+    /// There is no room for a request: tell its client, with `Status::Busy`.
+    AnswerBusy {
+        /// Session.
+        client: ClientId,
+        /// Request.
+        sequence: Sequence,
+    },
     /// A client asked again for something already executed: answer from the reply cache.
     ResendReply {
         /// Session.

@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use crate::limits::{
     BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, DECISION_LOG_SIZE_MAX, INLINE_BODY_MAX, MAC_SIZE,
-    REPLICAS_MAX, SIGNATURE_SIZE,
+    PENDING_MAX, PENDING_SIZE_MAX, REPLICAS_MAX, SIGNATURE_SIZE,
 };
 use crate::quorum::Quorums;
 use crate::{ReplicaId, ViewId};
@@ -143,6 +143,10 @@ pub struct Config {
     /// Sessions of one client at most: ids above are refused, so the session table is bounded by
     /// the client list times this.
     pub sessions_per_client_max: u32,
+    /// Requests that may be pending before only the next one of each session is taken in.
+    pub pending_max: usize,
+    /// Encoded bytes, likewise.
+    pub pending_size_max: usize,
     /// Clients in the cluster's client list.
     pub clients_max: u32,
     /// How far ahead of the local clock a proposed timestamp may be.
@@ -169,6 +173,8 @@ impl Config {
             batch_size_max: BATCH_SIZE_MAX,
             inline_body_max: INLINE_BODY_MAX,
             sessions_per_client_max: 4096,
+            pending_max: PENDING_MAX,
+            pending_size_max: PENDING_SIZE_MAX,
             clients_max: 64,
             clock_skew_max: Duration::from_secs(1),
             decision_log_size: DECISION_LOG_SIZE_MAX,

@@ -71,6 +71,14 @@ pub const ADMISSION_WINDOW: usize = 4 * SESSION_WINDOW;
 /// floods can make a replica hold.
 pub const PENDING_SIZE_PER_CLIENT_MAX: usize = 16 * 1024 * 1024;
 
+/// Requests pending, by default, before only the next one of each session is taken in: sixteen of the
+/// largest batches, more than a cluster orders between two messages of a client, and less than it
+/// orders in the time after which clients ask again.
+pub const PENDING_MAX: usize = 16 * BATCH_REQUESTS_MAX;
+
+/// Encoded bytes, likewise. A node with few frames allows less.
+pub const PENDING_SIZE_MAX: usize = 32 * 1024 * 1024;
+
 /// Decisions that are kept to help others, unless their bytes reach the configured size first: half a
 /// minute of the fastest cluster measured, as an index of about five megabytes.
 pub const DECISION_LOG_MAX: usize = 65_536;

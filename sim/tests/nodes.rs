@@ -29,6 +29,7 @@ fn a_fixed_set_of_seeds_holds_on_whole_nodes() {
         "puppets",
         "replies resent",
         "requests sent again",
+        "requests without room",
         "restarts without memory",
         "twins",
     ];

@@ -157,19 +157,18 @@ impl Egress {
         Some(Answer { client: answer.client, body, whole: true })
     }
 
-    /// Tells a client that its request will never be executed.
+    /// Tells a client that its request will not be executed: now, or ever.
     pub fn refuse(
         &mut self,
         links: &mut Links,
-        client: ClientId,
-        sequence: Sequence,
-        read_only: bool,
+        (client, sequence, read_only): (ClientId, Sequence, bool),
+        status: Status,
     ) {
         let Some(mut frame) = self.pool.alloc(REPLY_HEADER_SIZE) else {
             self.rejects.add(Reject::PoolExhausted);
             return;
         };
-        let (view, status): (ViewId, _) = (self.view.id(), Status::Refused);
+        let view: ViewId = self.view.id();
         let (digest, result_size) = (false, 0);
         ReplyHeader { client, sequence, view, read_only, digest, status, result_size }
             .write(frame.bytes_mut());

@@ -85,7 +85,7 @@ impl Execution {
         let needed = match self.rings.work.front() {
             None => return Progress::Idle,
             Some(Work::Execute { batch, .. }) => batch.len(),
-            Some(Work::Resend { .. }) => 1,
+            Some(Work::Resend { .. } | Work::Busy { .. }) => 1,
             Some(Work::Reads(_)) => 0,
         };
         if room < needed || self.rings.executed.room() == 0 {
@@ -96,6 +96,7 @@ impl Execution {
                 self.execute(&context, &batch, &selection);
             }
             Some(Work::Resend { client, sequence }) => self.resend(client, sequence),
+            Some(Work::Busy { client, sequence }) => self.say(client, sequence, Status::Busy),
             Some(Work::Reads(answer)) => self.answers_reads = answer,
             None => return Progress::Idle,
         }
@@ -147,31 +148,36 @@ impl Execution {
     /// The kept reply, or word that it is no longer kept.
     fn resend(&mut self, client: ClientId, sequence: Sequence) {
         spec!("SMR.10");
-        let view = self.view;
-        let kept = self.cache.get(client, sequence);
-        let size = kept.map_or(REPLY_HEADER_SIZE, |(head, tail)| head.len() + tail.len());
+        let Some((head, tail)) = self.cache.get(client, sequence) else {
+            return self.say(client, sequence, Status::TooOld);
+        };
+        let size = head.len() + tail.len();
         let Some(mut frame) = self.pool.alloc(size) else {
             self.rejects.add(Reject::PoolExhausted);
             return;
         };
-        match kept {
-            Some((head, tail)) => {
-                frame.bytes_mut()[..head.len()].copy_from_slice(head);
-                frame.bytes_mut()[head.len()..size].copy_from_slice(tail);
-            }
-            None => {
-                let status = Status::TooOld;
-                let (read_only, digest, result_size) = (false, false, 0);
-                ReplyHeader { client, sequence, view, read_only, digest, status, result_size }
-                    .write(frame.bytes_mut());
-            }
-        }
+        frame.bytes_mut()[..head.len()].copy_from_slice(head);
+        frame.bytes_mut()[head.len()..size].copy_from_slice(tail);
         // Who asks again may have asked one that is silent: everybody answers in full.
         spec!("CLI.8");
         let answer = Answer { client, body: frame.freeze(size as u32), whole: true };
         let pushed = self.rings.replies.push(answer);
         debug_assert!(pushed.is_ok(), "the room was checked");
         self.metrics.replies_resent.add(1);
+    }
+
+    /// An answer without a result.
+    fn say(&mut self, client: ClientId, sequence: Sequence, status: Status) {
+        let Some(mut frame) = self.pool.alloc(REPLY_HEADER_SIZE) else {
+            self.rejects.add(Reject::PoolExhausted);
+            return;
+        };
+        let (view, read_only, digest, result_size) = (self.view, false, false, 0);
+        ReplyHeader { client, sequence, view, read_only, digest, status, result_size }
+            .write(frame.bytes_mut());
+        let body = frame.freeze(REPLY_HEADER_SIZE as u32);
+        let pushed = self.rings.replies.push(Answer { client, body, whole: true });
+        debug_assert!(pushed.is_ok(), "the room was checked");
     }
 
     /// A burst of read-only requests against the state as it is now.

@@ -116,6 +116,13 @@ pub enum Work {
     },
     /// From here on, answer read-only requests or leave them unanswered (rule LAG.5).
     Reads(bool),
+    /// Tell a client that there is no room for its request.
+    Busy {
+        /// Session.
+        client: ClientId,
+        /// Request.
+        sequence: Sequence,
+    },
     /// Send a kept reply again.
     Resend {
         /// Session.

@@ -7,7 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tetrarch_consensus::{Input, ReplicaId, Verified, View};
+use tetrarch_consensus::batch::RequestHeader;
+use tetrarch_consensus::message::kind;
+use tetrarch_consensus::message::reply::Status;
+use tetrarch_consensus::{Input, ReplicaId, Verified, View, spec};
 use tetrarch_dataplane::burst::Burst;
 use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::frame::FramePool;
@@ -31,6 +34,15 @@ const BURSTS_PER_POLL: usize = 8;
 /// How often the bytes of all free frames are counted, for metrics: it takes microseconds.
 const LOOK_AT_FRAMES: Duration = Duration::from_millis(100);
 
+/// A session is not told that there is no memory more often than this.
+const BUSY_PAUSE: Duration = Duration::from_millis(30);
+
+/// Sessions remembered as told, a power of two. When two share a place, both are told more often.
+const TOLD_BUSY_MAX: usize = 1024;
+
+/// Spreads session numbers over those places (Fibonacci hashing).
+const BUSY_SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// See the module.
 pub struct Network {
     own: ReplicaId,
@@ -50,6 +62,8 @@ pub struct Network {
     pool: FramePool,
     gauge: Gauge,
     next_look: Instant,
+    /// Sessions that were told that there is no memory, and when: one in each place.
+    told_busy: Box<[(u64, Instant)]>,
     counts: Counts,
     rejects: RejectCounts,
     metrics: Arc<Metrics>,
@@ -102,6 +116,7 @@ impl Network {
             pool,
             gauge,
             next_look: Instant(0),
+            told_busy: vec![(0, Instant(0)); TOLD_BUSY_MAX].into_boxed_slice(),
             counts: Counts::default(),
             rejects: RejectCounts::new(),
             metrics,
@@ -144,7 +159,8 @@ impl Network {
         }
         while let Some(Refused { client, sequence, read_only }) = self.dispatch.refused() {
             progress = Progress::Worked;
-            self.egress.refuse(&mut self.links, client, sequence, read_only);
+            let request = (client, sequence, read_only);
+            self.egress.refuse(&mut self.links, request, Status::Refused);
         }
         progress
     }
@@ -183,7 +199,7 @@ impl Network {
             let room = self.gauge.look();
             while let Some(received) = self.received.pop_front() {
                 match received.peer.is_client() {
-                    true if room < Room::Clients => self.rejects.add(Reject::Overload),
+                    true if room < Room::Clients => self.turn_away(now, &received),
                     true => self.on_client(received),
                     false => self.on_member(now, received, room),
                 }
@@ -202,6 +218,25 @@ impl Network {
             && self.rings.peers.room() >= BURST_MAX
             && self.rings.queries.room() >= BURST_MAX
             && self.dispatch.has_room()
+    }
+
+    /// There is no memory for what clients want. Looks at nothing that costs anything.
+    fn turn_away(&mut self, now: Instant, received: &Received) {
+        spec!("SMR.14");
+        self.rejects.add(Reject::Overload);
+        let Ok(header) = RequestHeader::parse(received.body()) else { return };
+        let (client, sequence) = (header.client, header.sequence);
+        if received.header.kind != kind::REQUEST || client.identity() != received.peer.index() {
+            return;
+        }
+        let places = self.told_busy.len() as u64;
+        let place =
+            &mut self.told_busy[(client.0.wrapping_mul(BUSY_SPREAD) >> 32 & (places - 1)) as usize];
+        if place.0 != client.0 || place.1 + BUSY_PAUSE <= now {
+            *place = (client.0, now);
+            let request = (client, sequence, header.read_only);
+            self.egress.refuse(&mut self.links, request, Status::Busy);
+        }
     }
 
     fn on_client(&mut self, received: Received) {
@@ -223,7 +258,8 @@ impl Network {
             }
             Ok(Verdict::Refused { client, sequence, read_only }) => {
                 self.rejects.add(Reject::NotAllowed);
-                self.egress.refuse(&mut self.links, client, sequence, read_only);
+                let request = (client, sequence, read_only);
+                self.egress.refuse(&mut self.links, request, Status::Refused);
             }
         }
     }

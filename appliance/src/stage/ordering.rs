@@ -16,7 +16,7 @@ use tetrarch_consensus::{
 use tetrarch_dataplane::stage::{Progress, Stage};
 use tetrarch_dataplane::types::Instant;
 
-use super::{Event, OrderingRings, Outbound, Wakers, Work, wake};
+use super::{Event, OrderingRings, Outbound, WORK_MAX, Wakers, Work, wake};
 use crate::metrics::Metrics;
 use crate::payload::FramePayload;
 
@@ -130,6 +130,13 @@ impl Ordering {
             }
             Action::ResendReply { client, sequence } => {
                 self.work(Work::Resend { client, sequence });
+            }
+            // Gives way to decisions: the client asks again after a pause, told or not.
+            Action::AnswerBusy { client, sequence } => {
+                self.metrics.requests_busy.add(1);
+                if self.rings.work.room() > WORK_MAX / 2 {
+                    self.work(Work::Busy { client, sequence });
+                }
             }
             Action::Installed { regency, leader } => {
                 self.tell(Event::Installed { regency, leader })

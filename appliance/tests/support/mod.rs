@@ -52,10 +52,15 @@ pub struct World {
 
 impl World {
     pub fn new(n: u16, clients: u32) -> Self {
-        Self::with_ingress(n, clients, IngressPlan::default())
+        Self::with(n, clients, IngressPlan::default(), |_| {})
     }
 
     pub fn with_ingress(n: u16, clients: u32, ingress: IngressPlan) -> Self {
+        Self::with(n, clients, ingress, |_| {})
+    }
+
+    /// With cores configured by `configure`.
+    pub fn with(n: u16, clients: u32, ingress: IngressPlan, configure: fn(&mut Config)) -> Self {
         let test = TestCluster::new(n, usize::from((n - 1) / 3), clients);
         let switch = Switch::new(SwitchConfig::default());
         let mut world = Self {
@@ -71,7 +76,7 @@ impl World {
             ingress,
         };
         for id in 0..n {
-            world.add_node(id);
+            world.add_node(id, configure);
         }
         for index in 0..clients {
             let client = TestClient::new(&world.test, &world.switch, index);
@@ -80,7 +85,7 @@ impl World {
         world
     }
 
-    fn add_node(&mut self, id: u16) {
+    fn add_node(&mut self, id: u16, configure: fn(&mut Config)) {
         let keys = &self.test.replica_keys[usize::from(id)];
         let arena =
             Arena::heap(&Budget::with_workers(SIZES, self.ingress.workers).arena).expect("memory");
@@ -102,6 +107,7 @@ impl World {
         core.request_timeout = Duration::from_millis(500);
         core.decision_log_size = SIZES.decision_log_size;
         core.clients_max = self.test.cluster.clients.len() as u32;
+        configure(&mut core);
         let parts = Parts {
             config: core,
             cluster: &self.test.cluster,

@@ -357,7 +357,7 @@ impl<'a> Load<'a> {
                 self.note_started(ticket, due);
                 Ok(true)
             }
-            Err(Busy::Window | Busy::Memory) => {
+            Err(Busy::Window | Busy::Memory | Busy::Overload) => {
                 self.idle.push_back(session);
                 Ok(false)
             }

@@ -110,11 +110,13 @@ impl Pump {
                     self.deadlines.push_back((command.due, ticket));
                     self.in_flight[ticket.index()] = Some((ticket, command));
                 }
-                Err(busy @ (Busy::Window | Busy::Memory)) if command.due <= now => {
+                Err(busy @ (Busy::Window | Busy::Memory | Busy::Overload))
+                    if command.due <= now =>
+                {
                     // It was never sent, and its caller has waited long enough.
                     command.end(Err(ClientError::Busy(busy)));
                 }
-                Err(Busy::Window | Busy::Memory) => {
+                Err(Busy::Window | Busy::Memory | Busy::Overload) => {
                     self.waiting.push_front(command);
                     return;
                 }

@@ -11,6 +11,7 @@
 //! is looked at when it fires.
 
 mod matching;
+mod overload;
 mod repliers;
 mod results;
 mod sending;
@@ -121,6 +122,8 @@ pub enum Busy {
     Window,
     /// There is no memory for the request; try again after a completion.
     Memory,
+    /// The replicas have no room for more of this session at present; try again after a completion.
+    Overload,
     /// The operation is larger than [`OPERATION_SIZE_MAX`].
     OperationSize,
     /// The session's number is not below the number of sessions.
@@ -132,6 +135,7 @@ impl fmt::Display for Busy {
         match self {
             Self::Window => f.write_str("the session's window is full"),
             Self::Memory => f.write_str("no memory is free for the request"),
+            Self::Overload => f.write_str("the replicas are overloaded"),
             Self::OperationSize => {
                 write!(f, "the operation is larger than {OPERATION_SIZE_MAX} bytes")
             }
@@ -250,6 +254,8 @@ pub struct ClientCore<P> {
     repliers: Repliers,
     /// Bytes of whole results that wait for a certificate.
     kept_size: usize,
+    /// Spreads retries of sessions that were told Busy together.
+    dice: u64,
     pool: Box<dyn PayloadPool<P> + Send>,
     sessions: Vec<Session>,
     slots: Slots<P>,
@@ -281,8 +287,10 @@ impl<P: Payload> ClientCore<P> {
         config.window = config.window.clamp(1, SESSION_WINDOW);
         let (n, view) = (config.view.n(), config.view.id());
         let repliers = Repliers::new(n, config.request_timeout);
+        let dice = u64::from(config.identity) << 32 | u64::from(config.incarnation);
         Self {
             config,
+            dice,
             matching,
             repliers,
             kept_size: 0,
@@ -328,6 +336,10 @@ impl<P: Payload> ClientCore<P> {
         if !numbers.has_room(room) {
             return Err(Busy::Window);
         }
+        if mode == Mode::Ordered && !numbers.has_room(state.overload.room(room)) {
+            crate::spec!("CLI.9");
+            return Err(Busy::Overload);
+        }
         let (sequence, read_only) = (numbers.next(), mode == Mode::ReadOnly);
         let replier = self.choose_replier();
         let body = self.build(session, sequence, read_only, replier, operation);
@@ -370,9 +382,11 @@ impl<P: Payload> ClientCore<P> {
         let Some(slot) = self.in_flight(header.client, header.sequence, header.read_only) else {
             return;
         };
-        // A replica without room says nothing about the answer: as good as silence.
-        if header.status == Status::Busy || self.slots.get(slot).ended.is_some() {
+        if self.slots.get(slot).ended.is_some() {
             return;
+        }
+        if header.status == Status::Busy {
+            return self.on_busy(slot, member);
         }
         if header.digest && matches!(self.matching, Matching::Custom { .. }) {
             // Nobody was asked for it, and it cannot be compared.
@@ -505,6 +519,7 @@ impl<P: Payload> ClientCore<P> {
             let state = &mut self.sessions[session as usize];
             state.progress = self.now;
             state.attempts = 0;
+            state.overload.grow();
             self.order_fallback(session, actions);
         }
     }

@@ -13,7 +13,7 @@ use crate::smr::assembly::Proposal;
 use crate::smr::ignored::Ignored;
 use crate::smr::out_of_context::Early;
 use crate::smr::replica::{Recent, Replica};
-use crate::smr::requests::Admission;
+use crate::smr::requests::{Admission, RefusedRequest};
 use crate::smr::validity::Gamma;
 use crate::spec;
 use crate::state_machine::Context;
@@ -57,8 +57,16 @@ impl<P: Payload> Replica<P> {
         }
         let (client, sequence) = (request.client, request.sequence);
         let (admission, awaited) = self.admit(request, actions);
-        if admission == Admission::Executed {
-            actions.push(Action::ResendReply { client, sequence });
+        match admission {
+            Admission::Executed => actions.push(Action::ResendReply { client, sequence }),
+            Admission::Refused(RefusedRequest::Overload | RefusedRequest::TooManyBytes) => {
+                spec!("SMR.14");
+                let pause = self.config.request_timeout / 64;
+                if self.requests.may_tell_busy(self.now, client, pause) {
+                    actions.push(Action::AnswerBusy { client, sequence });
+                }
+            }
+            Admission::Accepted | Admission::Duplicate | Admission::Refused(_) => {}
         }
         awaited
     }

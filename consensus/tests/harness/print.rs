@@ -182,6 +182,7 @@ impl Names {
             Action::ResendReply { client, sequence } => {
                 format!("answer {client} {sequence} again")
             }
+            Action::AnswerBusy { client, sequence } => format!("busy {client} {sequence}"),
             Action::Installed { regency, leader } => {
                 format!("installed regency={regency} leader={leader}")
             }

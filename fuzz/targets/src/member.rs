@@ -172,7 +172,8 @@ impl World {
                     assert!(!batch.payload().bytes().is_empty());
                     self.step(Input::Executed(context.cid));
                 }
-                Action::ResendReply { .. }
+                Action::AnswerBusy { .. }
+                | Action::ResendReply { .. }
                 | Action::Installed { .. }
                 | Action::Behind { .. }
                 | Action::Report(_) => {}

@@ -114,7 +114,7 @@ impl<C: Clock> Cluster for DriverCluster<C> {
                 Ok(())
             }
             // A window full of operations that were given up opens when the cluster is back.
-            Err(client::Busy::Window | client::Busy::Memory) => {
+            Err(client::Busy::Window | client::Busy::Memory | client::Busy::Overload) => {
                 if self.driver.connected() < self.driver.needed() {
                     return Err(Refusal::Unavailable);
                 }

@@ -162,6 +162,10 @@ impl Seat {
         self.journal = Journal::default();
         self.metrics = Arc::new(Metrics::new());
         let mut config = Config::new(ReplicaId(self.member), test.cluster.view());
+        if options.seed.is_multiple_of(3) {
+            // Now and then there is room for next to nothing.
+            config.pending_max = 1;
+        }
         config.request_timeout = options.timeout;
         config.depth = options.depth;
         config.batch_requests_max = options.batch_requests_max;
@@ -315,6 +319,7 @@ impl Seat {
             coverage.add("messages rejected for their bytes", self.metrics.reject(reason));
         }
         coverage.add("replies resent", self.metrics.replies_resent.get());
+        coverage.add("requests without room", self.metrics.requests_busy.get());
         if self.honest {
             coverage.add("regencies at the end", self.metrics.regency.get());
         }

@@ -181,6 +181,8 @@ impl World {
                 self.coverage.count("replies asked for again");
                 self.resend_reply(member, host, client, sequence);
             }
+            // Level 1's clients ask again after a pause whatever they are told.
+            Action::AnswerBusy { .. } => self.coverage.count("requests without room"),
             Action::Installed { regency, leader } => {
                 if honest {
                     self.coverage.count("regencies installed");

@@ -97,7 +97,12 @@ impl Repliers {
     /// part of the timeout at least, or a pause of the machine would be taken for a fault.
     pub(super) fn patience(&self) -> Duration {
         crate::spec!("CLI.8", "TIME.6");
-        Duration::from_nanos(2 * self.latency).clamp(self.timeout / 64, self.timeout / 8)
+        (2 * self.latency()).clamp(self.timeout / 64, self.timeout / 8)
+    }
+
+    /// From sending to certificate, on average.
+    pub(super) fn latency(&self) -> Duration {
+        Duration::from_nanos(self.latency)
     }
 
     fn members(&self, which: impl Fn(&Record) -> bool) -> u64 {

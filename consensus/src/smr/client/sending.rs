@@ -26,6 +26,20 @@ impl<P: Payload> ClientCore<P> {
 
     /// Sends the request in `slot` for the first time, as far as `to` is concerned.
     pub(super) fn send(&mut self, slot: SlotIndex, to: To, actions: &mut Actions<ClientAction<P>>) {
+        if to == To::All {
+            self.slots.get_mut(slot).sent = self.now;
+        }
+        self.send_as_first(slot, to, actions);
+    }
+
+    /// Sends the request in `slot` the way it was sent first. Does not count as sending it again: it
+    /// will be signed when its time comes.
+    pub(super) fn send_as_first(
+        &mut self,
+        slot: SlotIndex,
+        to: To,
+        actions: &mut Actions<ClientAction<P>>,
+    ) {
         crate::spec!("CLI.4");
         // The link proves a read-only request: nobody but its receiver ever sees it.
         let signs = self.config.authentication == Authentication::Signature;
@@ -36,6 +50,7 @@ impl<P: Payload> ClientCore<P> {
     /// Sends the request in `slot` again, to everybody and signed.
     pub(super) fn send_again(&mut self, slot: SlotIndex, actions: &mut Actions<ClientAction<P>>) {
         crate::spec!("CLI.4", "VAL.7");
+        self.slots.get_mut(slot).sent = self.now;
         self.transmit(slot, To::All, true, actions);
         self.resent += 1;
     }
@@ -47,12 +62,8 @@ impl<P: Payload> ClientCore<P> {
         sign: bool,
         actions: &mut Actions<ClientAction<P>>,
     ) {
-        let now = self.now;
-        let entry = self.slots.get_mut(slot);
+        let entry = self.slots.get(slot);
         let Some(body) = entry.body.clone() else { return };
-        if to == To::All {
-            entry.sent = now;
-        }
         let client = ClientId::new(self.config.identity, entry.session);
         actions.push(ClientAction::Send { to, client, body, sign });
     }
@@ -75,7 +86,8 @@ impl<P: Payload> ClientCore<P> {
         let read = oldest_read.map(|slot| self.slots.get(slot).sent + first);
         let fallback = (!state.fallback.is_empty()).then(|| state.fallback_tried + first);
         let missing = state.missing.map(|since| since + self.repliers.patience());
-        [self.ordered_due(state), read, fallback, missing].into_iter().flatten().min()
+        let retry = state.overload.retry_at;
+        [self.ordered_due(state), read, fallback, missing, retry].into_iter().flatten().min()
     }
 
     /// When the oldest ordered request has to be sent again: a pause after it was sent, or after it
@@ -88,12 +100,13 @@ impl<P: Payload> ClientCore<P> {
 
     fn first_pause(&self) -> Duration {
         crate::spec!("TIME.6");
-        self.config.request_timeout / 2
+        let timeout = self.config.request_timeout;
+        (2 * self.repliers.latency()).clamp(timeout / 2, timeout)
     }
 
     pub(super) fn on_deadline(&mut self, now: Instant, actions: &mut Actions<ClientAction<P>>) {
         self.now = self.now.max(now);
-        let most_per_session = 2 * SESSION_WINDOW + 2 * RESEND_MAX;
+        let most_per_session = 3 * SESSION_WINDOW + 2 * RESEND_MAX;
         let room = |actions: &Actions<ClientAction<P>>| {
             actions.as_slice().len() + most_per_session <= ACTIONS_MAX
         };
@@ -118,6 +131,7 @@ impl<P: Payload> ClientCore<P> {
             self.resend(session, actions);
         }
         self.ask_for_missing(session, actions);
+        self.retry(session, actions);
         self.order_overdue_reads(session, actions);
         self.order_fallback(session, actions);
     }

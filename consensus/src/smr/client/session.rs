@@ -6,6 +6,7 @@
 
 use alloc::collections::VecDeque;
 
+use super::overload::Overload;
 use crate::types::{Instant, Sequence};
 
 /// Index of a request in the table of all requests in flight.
@@ -116,6 +117,8 @@ pub(super) struct Session {
     /// Since when results are missing that a certificate gave the digest of: not later than the
     /// first of them.
     pub(super) missing: Option<Instant>,
+    /// What replicas without room said.
+    pub(super) overload: Overload,
     /// How often the oldest ordered request was sent again.
     pub(super) attempts: u32,
     /// When an ordered request ended last.
@@ -132,6 +135,7 @@ impl Session {
             fallback: VecDeque::new(),
             fallback_tried: Instant(0),
             missing: None,
+            overload: Overload::new(),
             attempts: 0,
             progress: Instant(0),
             armed: None,

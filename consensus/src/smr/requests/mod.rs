@@ -14,6 +14,7 @@ mod table;
 mod tests;
 
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use self::clock::{Clock, Item};
 use self::list::{List, NONE};
@@ -55,6 +56,8 @@ pub enum RefusedRequest {
     Demoted,
     /// This client has too many bytes pending.
     TooManyBytes,
+    /// Too much is pending, and this request is not the next of its session.
+    Overload,
     /// Larger than any batch.
     TooLarge,
     /// Read-only: no business of the core's (rule SMR.3).
@@ -113,6 +116,8 @@ pub struct Requests<P> {
     proof_size_max: usize,
     /// Bytes of the largest body that fits a batch alone.
     body_size_max: usize,
+    pending_max: usize,
+    pending_size_max: usize,
     /// Off in a mutant only: then a repeated request is neither kept out of batches nor skipped.
     suppress: bool,
     /// Room for a batch in the making: the slots that were chosen for it, and that from which each
@@ -141,6 +146,8 @@ impl<P: Payload> Requests<P> {
             batch_size_max,
             proof_size_max,
             body_size_max: batch_size_max.saturating_sub(around),
+            pending_max: config.pending_max,
+            pending_size_max: config.pending_size_max,
             suppress: config.checks.duplicate_suppression,
             chosen: Vec::with_capacity(BATCH_REQUESTS_MAX),
             turns: Vec::with_capacity(BATCH_REQUESTS_MAX),
@@ -198,7 +205,6 @@ impl<P: Payload> Requests<P> {
         if let Some(outcome) = self.turned_away(&request, session, complaints) {
             return outcome;
         }
-        let identity = request.client.identity();
         let Some(at) = session.or_else(|| self.open(request.client)) else {
             return Admission::Refused(RefusedRequest::UnknownSession);
         };
@@ -219,10 +225,9 @@ impl<P: Payload> Requests<P> {
                 return Admission::Duplicate;
             }
         }
-        if self.table.client_bytes(identity) + encoded_size(&request) > PENDING_SIZE_PER_CLIENT_MAX
-        {
+        if let Some(reason) = self.lacks_room(at, &request, known.is_some()) {
             self.settle(now, false);
-            return Admission::Refused(RefusedRequest::TooManyBytes);
+            return Admission::Refused(reason);
         }
         match known {
             Some(slot) => self.table.replace(slot, request),
@@ -231,6 +236,35 @@ impl<P: Payload> Requests<P> {
         self.refresh(at);
         self.settle(now, false);
         Admission::Accepted
+    }
+
+    /// Is there no room for a request of session `at`? The next one of a session has room while its
+    /// client has; what comes after it has less, so that it never keeps another session waiting.
+    fn lacks_room(&self, at: u32, request: &Request<P>, known: bool) -> Option<RefusedRequest> {
+        spec!("SMR.14");
+        let size = encoded_size(request);
+        let next = request.sequence.follows(self.table.session(at).executed);
+        let share = if next { 1 } else { 2 };
+        let client_bytes = self.table.client_bytes(request.client.identity());
+        if client_bytes + size > PENDING_SIZE_PER_CLIENT_MAX / share {
+            return Some(RefusedRequest::TooManyBytes);
+        }
+        let full = self.table.pending_count() >= self.pending_max
+            || self.table.pending_bytes() + size > self.pending_size_max;
+        (full && !next && !known).then_some(RefusedRequest::Overload)
+    }
+
+    /// May its client be told, now, that there is no room for its request? Not more often than once
+    /// in `pause` for each session.
+    pub fn may_tell_busy(&mut self, now: Instant, client: ClientId, pause: Duration) -> bool {
+        spec!("SMR.14");
+        let Some(at) = self.table.find(client) else { return false };
+        let told = &mut self.table.sessions[at as usize].told_busy;
+        let may = told.is_none_or(|told| told + pause <= now);
+        if may {
+            *told = Some(now);
+        }
+        may
     }
 
     /// Why a request does not even reach its session, or that it was executed.

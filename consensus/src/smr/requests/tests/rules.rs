@@ -323,6 +323,58 @@ fn core_3_what_one_client_can_make_a_replica_hold_is_bounded() {
     assert_eq!(bench.requests.table.slots.len(), slots);
 }
 
+// rule: SMR.14
+#[test]
+fn smr_14_when_much_is_pending_only_the_next_of_a_session_has_room() {
+    let overload = Admission::Refused(RefusedRequest::Overload);
+    let size = encoded_size(&mac(A, 1));
+    let by_count = Config { pending_max: 2, ..config() };
+    let by_size = Config { pending_size_max: 2 * size + size / 2, ..config() };
+    for config in [by_count, by_size] {
+        let mut bench = Bench::new(&config);
+        assert_eq!(bench.admit(0, mac(A, 1)), Admission::Accepted);
+        assert_eq!(bench.admit(0, mac(A, 2)), Admission::Accepted);
+        assert_eq!(bench.admit(0, mac(A, 3)), overload);
+        assert_eq!(bench.admit(0, mac(A, 2)), Admission::Duplicate, "it has its place");
+        assert_eq!(bench.admit(0, signed(A, 2)), Admission::Accepted, "and keeps it");
+        assert_eq!(bench.admit(0, mac(B, 2)), overload);
+        assert_eq!(bench.admit(0, mac(B, 1)), Admission::Accepted, "the next one has room");
+        assert_eq!(bench.requests.pending_count(), 3);
+        // Once there is room, what was turned away is as good as new.
+        bench.decide(1, &[mac(A, 1), signed(A, 2)]);
+        assert_eq!(bench.admit(1, mac(A, 3)), Admission::Accepted);
+        assert_eq!(bench.select(), [name(B, 1), name(A, 3)]);
+    }
+}
+
+// rule: SMR.14
+#[test]
+fn smr_14_a_client_leaves_half_of_its_share_to_the_next_of_its_sessions() {
+    let config = Config { batch_size_max: BATCH_SIZE_MAX, ..config() };
+    let mut bench = Bench::new(&config);
+    let large = |session, counter| {
+        let client = ClientId::new(1, session);
+        request(client, Sequence::new(1, counter), false, 0, OPERATION_SIZE_MAX)
+    };
+    let refused = (1..60).find(|&counter| bench.admit(0, large(0, counter)) != Admission::Accepted);
+    assert_eq!(refused, Some(32));
+    assert_eq!(bench.admit(0, large(1, 1)), Admission::Accepted);
+    let too_many = Admission::Refused(RefusedRequest::TooManyBytes);
+    assert_eq!(bench.admit(0, large(1, 2)), too_many);
+}
+
+// rule: SMR.14
+#[test]
+fn smr_14_a_session_is_told_that_there_is_no_room_now_and_then() {
+    let mut bench = bench();
+    assert!(!bench.requests.may_tell_busy(Instant(0), A, TIMEOUT), "no such session yet");
+    bench.admit(0, mac(A, 1));
+    bench.admit(0, mac(B, 1));
+    let told = [(0, A), (99, A), (99, B), (100, A), (150, A), (199, B)]
+        .map(|(now, client)| bench.requests.may_tell_busy(Instant(now), client, TIMEOUT));
+    assert_eq!(told, [true, false, true, true, false, true]);
+}
+
 // rule: VAL.8, SYNC.4
 #[test]
 fn val_8_the_signed_version_takes_the_place_of_the_mac_vector() {
