@@ -107,8 +107,9 @@ impl Node {
     ) -> Result<(Self, Events), BadClientKey> {
         let Parts { mut config, cluster, keys, links, pool, service, validator, metrics, .. } =
             parts;
-        // With the slots they waste, requests that cannot be ordered yet take a quarter of the frames.
-        config.pending_size_max = config.pending_size_max.min(pool.free_size() / 8);
+        // Members that do not lead take twice as much (rule SMR.14), and frames are up to twice as large
+        // as what is in them: requests that cannot be ordered yet take a quarter of them at most.
+        config.pending_size_max = config.pending_size_max.min(pool.free_size() / 16);
         let (own, view) = (config.id, config.view.clone());
         let rings = rings(plan.workers);
         let proofs = Proofs::new(cluster, own, keys)

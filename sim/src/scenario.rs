@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use tetrarch_consensus::FaultModel;
+use tetrarch_consensus::limits::PENDING_MAX;
 use tetrarch_consensus::quorum::Quorums;
 use tetrarch_dataplane::types::Instant;
 
@@ -157,6 +158,7 @@ impl Options {
         (options.pause_every, options.veto_every) = (Duration::ZERO, Duration::ZERO);
         (options.crash_every, options.starvation) = (Duration::ZERO, 0);
         (options.as_bytes, options.inline_body_max) = (false, 0);
+        options.pending_max = PENDING_MAX;
         options
     }
 }

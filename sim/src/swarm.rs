@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use tetrarch_consensus::config::Check;
-use tetrarch_consensus::limits::BATCH_SIZE_MAX;
+use tetrarch_consensus::limits::{BATCH_SIZE_MAX, PENDING_MAX};
 use tetrarch_consensus::quorum::Quorums;
 use tetrarch_consensus::{FaultModel, ReplicaId};
 
@@ -181,6 +181,8 @@ pub struct Options {
     pub batch_requests_max: usize,
     /// Bytes of the largest request bodies that travel inside proposals.
     pub inline_body_max: usize,
+    /// Requests that may be pending before only the next one of each session is admitted.
+    pub pending_max: usize,
     /// Correct clients, and what each wants done: operations, window, per mille of reads.
     pub clients: Vec<ClientPlan>,
     /// Faulty clients.
@@ -318,6 +320,14 @@ impl Options {
             batch_requests_max: rng.pick(&[1, 2, 4, 16, 1024]),
             // All bodies have one size. A draw of its own leaves the others as they were.
             inline_body_max: Rng::new(seed ^ 0x0062_6f64_7900).pick(&[0, 0, 0, BATCH_SIZE_MAX]),
+            pending_max: Rng::new(seed ^ 0x7065_6e64_0000).pick(&[
+                PENDING_MAX,
+                PENDING_MAX,
+                1,
+                2,
+                5,
+                12,
+            ]),
             clients: Vec::new(),
             mischief: Vec::new(),
             villains: Vec::new(),

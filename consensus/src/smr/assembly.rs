@@ -11,11 +11,12 @@ use crate::payload::Payload;
 use crate::protocol::Actions;
 use crate::smr::ignored::Ignored;
 use crate::smr::replica::Replica;
-use crate::smr::requests::Admission;
+use crate::smr::requests::{Admission, Room};
 use crate::spec;
 use crate::types::{ClientId, ConsensusId, Digest, Instant, Sequence};
 use crate::vp::assembly::Completion;
 use crate::vp::instance::{Instance, Verdict};
+use crate::vp::window::Window;
 
 /// What part of the patience is left when others have shown that the bodies can be had.
 const HASTE: u32 = 8;
@@ -84,8 +85,7 @@ impl<P: Payload> Replica<P> {
 
     /// The open instances whose proposals wait for bodies, the lowest first.
     fn incomplete(&self) -> impl Iterator<Item = &Instance<P>> {
-        let open = self.is_incomplete().then(|| self.window.iter()).into_iter().flatten();
-        open.filter(|open| open.assembly.waiting().is_some())
+        incomplete(&self.window, self.incomplete_to)
     }
 
     fn find_incomplete(&self, wanted: impl Fn(&Instance<P>) -> bool) -> Option<ConsensusId> {
@@ -100,7 +100,19 @@ impl<P: Payload> Replica<P> {
         actions: &mut Actions<Action<P>>,
     ) -> (Admission, bool) {
         let (client, sequence) = (request.client, request.sequence);
-        let admission = self.requests.admit(self.now, request, &self.complaints);
+        let Self { now, window, requests, complaints, incomplete_to, .. } = self;
+        let (config, regency) = (&self.config, self.regency);
+        let room = |request: &Request<P>| {
+            spec!("BODY.8", "SMR.14");
+            if incomplete(window, *incomplete_to).any(|open| open.assembly.lacks(request)) {
+                Room::Awaited
+            } else if config.view.leader(regency) == config.id {
+                Room::Leader
+            } else {
+                Room::Follower
+            }
+        };
+        let admission = requests.admit(*now, request, complaints, room);
         let awaited = self.is_incomplete()
             && admission == Admission::Accepted
             && self.complete_with(client, sequence, actions);
@@ -259,4 +271,15 @@ impl<P: Payload> Replica<P> {
             actions.push(Action::Report(Evidence::IncompleteProposal { member, client, at }));
         }
     }
+}
+
+/// The open instances whose proposals wait for bodies, the lowest first; none above `highest`. Almost
+/// always none, which is seen at once.
+fn incomplete<P: Payload>(
+    window: &Window<P>,
+    highest: ConsensusId,
+) -> impl Iterator<Item = &Instance<P>> {
+    let some = highest >= window.start();
+    let open = some.then(|| window.iter()).into_iter().flatten();
+    open.filter(|open| open.assembly.waiting().is_some())
 }

@@ -59,7 +59,8 @@ impl<P: Payload> Replica<P> {
         let (admission, awaited) = self.admit(request, actions);
         match admission {
             Admission::Executed => actions.push(Action::ResendReply { client, sequence }),
-            Admission::Refused(RefusedRequest::Overload | RefusedRequest::TooManyBytes) => {
+            Admission::Spare
+            | Admission::Refused(RefusedRequest::Overload | RefusedRequest::TooManyBytes) => {
                 spec!("SMR.14");
                 let pause = self.config.request_timeout / 64;
                 if self.requests.may_tell_busy(self.now, client, pause) {

@@ -163,6 +163,17 @@ impl<P: Payload> Assembly<P> {
         batch.complete(pool, &authentic, part).map_or(Completion::NoMemory, Completion::Whole)
     }
 
+    /// Is this the body of a request that was left out and not found at the last look?
+    pub(crate) fn lacks(&self, request: &Request<P>) -> bool {
+        spec!("BODY.8");
+        let Request { client, sequence, digest, .. } = *request;
+        let wanted = Identity { client, sequence, digest };
+        self.batch.as_ref().is_some_and(|batch| {
+            let mut omitted = (self.next..batch.len()).filter(|place| batch.omits(*place));
+            omitted.any(|place| batch.identity(place) == wanted)
+        })
+    }
+
     /// The places of the bodies that are missing.
     pub(crate) fn wanted(&self, requests: &mut Requests<P>) -> Selection {
         let mut wanted = Selection::NONE;

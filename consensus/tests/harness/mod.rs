@@ -43,6 +43,7 @@ pub struct Cluster {
     pub batch_requests_max: usize,
     pub depth: usize,
     pub inline_body_max: usize,
+    pub pending_max: usize,
     pub now: Instant,
     pub replicas: BTreeMap<u16, Replica<Bytes>>,
     pub queue: VecDeque<Envelope>,
@@ -72,6 +73,7 @@ impl Cluster {
             batch_requests_max: 1024,
             depth: 1,
             inline_body_max: limits::BATCH_SIZE_MAX,
+            pending_max: limits::PENDING_MAX,
             now: Instant(1_000_000_000),
             replicas: BTreeMap::new(),
             queue: VecDeque::new(),
@@ -106,6 +108,7 @@ impl Cluster {
         config.batch_requests_max = self.batch_requests_max;
         config.depth = self.depth;
         config.inline_body_max = self.inline_body_max;
+        config.pending_max = self.pending_max;
         config.decision_log_size = 0;
         config.restarted = restarted;
         let replica = Replica::new(config, Box::new(HeapPool), self.now);

@@ -4,7 +4,7 @@
 //!
 //! | command | |
 //! |---|---|
-//! | `cluster n=4 f=1 ids=0,1,2,4 model=crash timeout=1000 batch=2` | must come first |
+//! | `cluster n=4 f=1 ids=0,1,2,4 model=crash timeout=1000 batch=2 inline=0 pending=4` | must come first |
 //! | `batch A 1.1:a 2.1:b!0,3 at=5` | names a batch; `!` lists replicas for which the proof is wrong, `*` signs; `at` in ms from now |
 //! | `request 1.1:a to=0,1` | a client's request, to all or some |
 //! | `deliver`, `deliver kind=WRITE from=0 to=1,2` | until nothing is left; or what is on its way now and matches |
@@ -374,6 +374,7 @@ fn new_cluster(words: &Words<'_>) -> Cluster {
     cluster.timeout = Duration::from_millis(words.number("timeout", 1000));
     cluster.batch_requests_max = words.number("batch", 1024);
     cluster.inline_body_max = words.number("inline", cluster.inline_body_max);
+    cluster.pending_max = words.number("pending", cluster.pending_max);
     for id in ids {
         cluster.start(id, false);
     }

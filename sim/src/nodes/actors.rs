@@ -162,10 +162,7 @@ impl Seat {
         self.journal = Journal::default();
         self.metrics = Arc::new(Metrics::new());
         let mut config = Config::new(ReplicaId(self.member), test.cluster.view());
-        if options.seed.is_multiple_of(3) {
-            // Now and then there is room for next to nothing.
-            config.pending_max = 1;
-        }
+        config.pending_max = options.pending_max;
         config.request_timeout = options.timeout;
         config.depth = options.depth;
         config.batch_requests_max = options.batch_requests_max;

@@ -204,9 +204,7 @@ impl World {
 
     fn config(&self, member: usize, restarted: bool) -> Config {
         let mut config = Config::new(self.options.ids[member], self.view.clone());
-        if self.options.seed.is_multiple_of(3) {
-            config.pending_max = 2;
-        }
+        config.pending_max = self.options.pending_max;
         config.request_timeout = self.options.timeout;
         config.depth = self.options.depth;
         config.batch_requests_max = self.options.batch_requests_max;

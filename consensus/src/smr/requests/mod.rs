@@ -8,22 +8,22 @@
 mod batching;
 mod clock;
 mod list;
+mod room;
 mod speculation;
 mod table;
 #[cfg(test)]
 mod tests;
 
 use alloc::vec::Vec;
-use core::time::Duration;
 
 use self::clock::{Clock, Item};
 use self::list::{List, NONE};
+pub use self::room::Room;
+use self::room::{Limits, Place};
 use self::table::{Table, Turn, is_signed};
 use crate::batch::{BATCH_HEADER_SIZE, IDENTITY_SIZE, Identity, LAYOUT_SIZE, encoded_size};
 use crate::config::Config;
-use crate::limits::{
-    ADMISSION_WINDOW, BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, PENDING_SIZE_PER_CLIENT_MAX,
-};
+use crate::limits::{ADMISSION_WINDOW, BATCH_REQUESTS_MAX, BATCH_SIZE_MAX};
 use crate::message::Request;
 use crate::payload::Payload;
 use crate::smr::complaints::Complaints;
@@ -35,6 +35,8 @@ use crate::types::{ClientId, Instant, Sequence};
 pub enum Admission {
     /// Pending now, or pending before and now signed: the leader may have something new to propose.
     Accepted,
+    /// Likewise, but it is one too many for the configured limits: only here there is room for it.
+    Spare,
     /// Pending already. Nothing changed.
     Duplicate,
     /// Executed already: ask the reply cache (rule SMR.10).
@@ -116,8 +118,7 @@ pub struct Requests<P> {
     proof_size_max: usize,
     /// Bytes of the largest body that fits a batch alone.
     body_size_max: usize,
-    pending_max: usize,
-    pending_size_max: usize,
+    limits: Limits,
     /// Off in a mutant only: then a repeated request is neither kept out of batches nor skipped.
     suppress: bool,
     /// Room for a batch in the making: the slots that were chosen for it, and that from which each
@@ -146,20 +147,21 @@ impl<P: Payload> Requests<P> {
             batch_size_max,
             proof_size_max,
             body_size_max: batch_size_max.saturating_sub(around),
-            pending_max: config.pending_max,
-            pending_size_max: config.pending_size_max,
+            limits: Limits::new(config),
             suppress: config.checks.duplicate_suppression,
             chosen: Vec::with_capacity(BATCH_REQUESTS_MAX),
             turns: Vec::with_capacity(BATCH_REQUESTS_MAX),
         }
     }
 
-    /// Takes in an authentic request. A signed one replaces the same request with a MAC vector.
+    /// Takes in an authentic request. A signed one replaces the same request with a MAC vector. `room`
+    /// is asked how much there is for a request that is one too many.
     pub fn admit(
         &mut self,
         now: Instant,
         request: Request<P>,
         complaints: &Complaints,
+        room: impl FnOnce(&Request<P>) -> Room,
     ) -> Admission {
         spec!("SMR.4", "SYNC.4", "VAL.8");
         match self.table.in_order(request.client, request.sequence) {
@@ -167,17 +169,16 @@ impl<P: Payload> Requests<P> {
                 self.append(at, now, request);
                 Admission::Accepted
             }
-            _ => self.admit_any(now, request, complaints),
+            _ => self.admit_any(now, request, complaints, room),
         }
     }
 
     /// Is a request that comes in order taken in? Else `admit_any` says why not.
     fn is_welcome(&self, request: &Request<P>, complaints: &Complaints) -> bool {
         let identity = request.client.identity();
-        let pending = self.table.client_bytes(identity) + encoded_size(request);
         !request.read_only
             && request.body_size as usize <= self.body_size_max
-            && pending <= PENDING_SIZE_PER_CLIENT_MAX
+            && self.is_ample(identity, encoded_size(request))
             && (is_signed(request) || !complaints.is_demoted(identity))
     }
 
@@ -200,6 +201,7 @@ impl<P: Payload> Requests<P> {
         now: Instant,
         request: Request<P>,
         complaints: &Complaints,
+        room: impl FnOnce(&Request<P>) -> Room,
     ) -> Admission {
         let session = self.table.find(request.client);
         if let Some(outcome) = self.turned_away(&request, session, complaints) {
@@ -225,46 +227,23 @@ impl<P: Payload> Requests<P> {
                 return Admission::Duplicate;
             }
         }
-        if let Some(reason) = self.lacks_room(at, &request, known.is_some()) {
-            self.settle(now, false);
-            return Admission::Refused(reason);
-        }
+        let place = match self.place(at, &request, known.is_some(), room) {
+            Ok(place) => place,
+            Err(reason) => {
+                self.settle(now, false);
+                return Admission::Refused(reason);
+            }
+        };
         match known {
             Some(slot) => self.table.replace(slot, request),
             None => self.table.insert(at, now, request),
         }
         self.refresh(at);
         self.settle(now, false);
-        Admission::Accepted
-    }
-
-    /// Is there no room for a request of session `at`? The next one of a session has room while its
-    /// client has; what comes after it has less, so that it never keeps another session waiting.
-    fn lacks_room(&self, at: u32, request: &Request<P>, known: bool) -> Option<RefusedRequest> {
-        spec!("SMR.14");
-        let size = encoded_size(request);
-        let next = request.sequence.follows(self.table.session(at).executed);
-        let share = if next { 1 } else { 2 };
-        let client_bytes = self.table.client_bytes(request.client.identity());
-        if client_bytes + size > PENDING_SIZE_PER_CLIENT_MAX / share {
-            return Some(RefusedRequest::TooManyBytes);
+        match place {
+            Place::Ample => Admission::Accepted,
+            Place::Spare => Admission::Spare,
         }
-        let full = self.table.pending_count() >= self.pending_max
-            || self.table.pending_bytes() + size > self.pending_size_max;
-        (full && !next && !known).then_some(RefusedRequest::Overload)
-    }
-
-    /// May its client be told, now, that there is no room for its request? Not more often than once
-    /// in `pause` for each session.
-    pub fn may_tell_busy(&mut self, now: Instant, client: ClientId, pause: Duration) -> bool {
-        spec!("SMR.14");
-        let Some(at) = self.table.find(client) else { return false };
-        let told = &mut self.table.sessions[at as usize].told_busy;
-        let may = told.is_none_or(|told| told + pause <= now);
-        if may {
-            *told = Some(now);
-        }
-        may
     }
 
     /// Why a request does not even reach its session, or that it was executed.
@@ -394,17 +373,17 @@ impl<P: Payload> Requests<P> {
 
     /// Is nothing pending?
     pub fn is_empty(&self) -> bool {
-        self.table.pending_count() == 0
+        self.table.load().count == 0
     }
 
     /// Requests pending.
     pub fn pending_count(&self) -> usize {
-        self.table.pending_count()
+        self.table.load().count
     }
 
     /// Bytes that the pending requests would take in batches.
     pub fn pending_bytes(&self) -> usize {
-        self.table.pending_bytes()
+        self.table.load().bytes
     }
 
     #[inline]

@@ -89,15 +89,36 @@ pub(super) struct Table<P> {
     free: u32,
     clients: Vec<Client>,
     sessions_per_client_max: u32,
-    pending_count: usize,
-    pending_bytes: usize,
+    /// Of all clients together.
+    load: Load,
 }
 
 #[derive(Debug, Default)]
 struct Client {
     /// Index of each of its sessions in `Table::sessions`, or `NONE`.
     sessions: Vec<u32>,
-    bytes: usize,
+    /// What of it is pending.
+    load: Load,
+}
+
+/// Requests that are pending.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Load {
+    pub(super) count: usize,
+    /// Encoded.
+    pub(super) bytes: usize,
+}
+
+impl Load {
+    fn add(&mut self, size: usize) {
+        self.count += 1;
+        self.bytes += size;
+    }
+
+    fn take(&mut self, size: usize) {
+        self.count -= 1;
+        self.bytes -= size;
+    }
 }
 
 impl<P: Payload> Table<P> {
@@ -110,8 +131,7 @@ impl<P: Payload> Table<P> {
             free: NONE,
             clients,
             sessions_per_client_max,
-            pending_count: 0,
-            pending_bytes: 0,
+            load: Load::default(),
         }
     }
 
@@ -163,16 +183,14 @@ impl<P: Payload> Table<P> {
         self.clients.get(identity as usize)?.sessions.get(number).copied()
     }
 
-    pub(super) fn client_bytes(&self, identity: u32) -> usize {
-        self.clients[identity as usize].bytes
+    /// What is pending of one client.
+    pub(super) fn client_load(&self, identity: u32) -> Load {
+        self.clients[identity as usize].load
     }
 
-    pub(super) fn pending_count(&self) -> usize {
-        self.pending_count
-    }
-
-    pub(super) fn pending_bytes(&self) -> usize {
-        self.pending_bytes
+    /// What is pending of all.
+    pub(super) fn load(&self) -> Load {
+        self.load
     }
 
     pub(super) fn slot(&self, at: u32) -> &Slot<P> {
@@ -387,15 +405,13 @@ impl<P: Payload> Table<P> {
 
     fn charge(&mut self, request: &Request<P>) {
         let size = encoded_size(request);
-        self.clients[request.client.identity() as usize].bytes += size;
-        self.pending_bytes += size;
-        self.pending_count += 1;
+        self.clients[request.client.identity() as usize].load.add(size);
+        self.load.add(size);
     }
 
     fn refund(&mut self, request: &Request<P>) {
         let size = encoded_size(request);
-        self.clients[request.client.identity() as usize].bytes -= size;
-        self.pending_bytes -= size;
-        self.pending_count -= 1;
+        self.clients[request.client.identity() as usize].load.take(size);
+        self.load.take(size);
     }
 }

@@ -6,7 +6,7 @@ mod rules;
 use alloc::vec::Vec;
 
 use super::*;
-use crate::batch::{Batch, REQUEST_HEADER_SIZE, Replier, RequestHeader};
+use crate::batch::{Batch, REQUEST_HEADER_SIZE, Replier, RequestHeader, encoded_size};
 use crate::config::{FaultModel, View};
 use crate::message::proof;
 use crate::payload::{HeapPool, SharedBytes};

@@ -13,6 +13,8 @@ use crate::smr::complaints::Complaint;
 /// What is pending, in the plainest form; turns are the order in which sessions became ready.
 #[derive(Default)]
 struct Model {
+    /// Configured limits: requests, and their bytes.
+    limits: (usize, usize),
     executed: BTreeMap<ClientId, Sequence>,
     pending: BTreeMap<(ClientId, Sequence), Request<SharedBytes>>,
     turns: Vec<ClientId>,
@@ -43,7 +45,20 @@ impl Model {
         }
     }
 
-    fn admit(&mut self, request: Request<SharedBytes>, demoted: bool) -> Admission {
+    /// What one client may add without leaving less to others than it has, with limits `times` as
+    /// large.
+    fn has_room(&self, request: &Request<SharedBytes>, times: usize) -> bool {
+        let identity = request.client.identity();
+        let (mut count, mut bytes) = (0, encoded_size(request));
+        for (key, pending) in &self.pending {
+            let weight = if key.0.identity() == identity { 2 } else { 1 };
+            count += weight;
+            bytes += weight * encoded_size(pending);
+        }
+        count < times * self.limits.0 && bytes <= times * self.limits.1
+    }
+
+    fn admit(&mut self, request: Request<SharedBytes>, demoted: bool, room: Room) -> Admission {
         let (client, sequence) = (request.client, request.sequence);
         let executed = self.executed(client);
         let refused = |why| Admission::Refused(why);
@@ -80,9 +95,15 @@ impl Model {
         if known.is_some_and(|known| is_signed(known) || !is_signed(&request)) {
             return Admission::Duplicate;
         }
+        let keeps = known.is_some() || sequence.follows(executed) || room == Room::Awaited;
+        let admission = match room {
+            _ if keeps || self.has_room(&request, 1) => Admission::Accepted,
+            Room::Follower if self.has_room(&request, 2) => Admission::Spare,
+            _ => return refused(RefusedRequest::Overload),
+        };
         self.pending.insert((client, sequence), request);
         self.settle_turns();
-        Admission::Accepted
+        admission
     }
 
     /// Rounds over the sessions in order of their turns; the first that finds no room ends it.
@@ -148,6 +169,7 @@ enum Step {
         signed: bool,
         content: u8,
         size: usize,
+        room: Room,
     },
     Complain {
         member: usize,
@@ -173,9 +195,10 @@ fn client() -> impl Strategy<Value = ClientId> {
 
 fn step() -> impl Strategy<Value = Step> {
     let size = prop_oneof![Just(8usize), Just(8), Just(900), Just(1900)];
+    let room = prop_oneof![Just(Room::Leader), Just(Room::Follower), Just(Room::Awaited)];
     prop_oneof![
-        8 => (client(), 0u32..6, 0u8..12, any::<bool>(), 0u8..2, size).prop_map(
-            |(client, ahead, later, signed, content, size)| Step::Admit {
+        8 => (client(), 0u32..6, 0u8..12, any::<bool>(), 0u8..2, size, room).prop_map(
+            |(client, ahead, later, signed, content, size, room)| Step::Admit {
                 client,
                 // Mostly the next ones; sometimes at the edge of the window.
                 ahead: if later == 1 { 63 + ahead } else { ahead },
@@ -183,6 +206,7 @@ fn step() -> impl Strategy<Value = Step> {
                 signed,
                 content,
                 size,
+                room,
             }
         ),
         1 => (0usize..4, client())
@@ -207,15 +231,15 @@ impl Pair {
     fn run(&mut self, step: Step) -> Result<(), TestCaseError> {
         self.now = Instant(self.now.0 + 10);
         match step {
-            Step::Admit { client, ahead, later, signed, content, size } => {
+            Step::Admit { client, ahead, later, signed, content, size, room } => {
                 let last = self.model.executed(client);
                 let incarnation = last.incarnation().max(1) + u32::from(later);
                 let base = if incarnation == last.incarnation() { last.counter() } else { 0 };
                 let sequence = Sequence::new(incarnation, base + ahead);
                 let request = request(client, sequence, signed, content, size);
                 let demoted = self.complaints.is_demoted(client.identity());
-                let expected = self.model.admit(request.clone(), demoted);
-                let got = self.requests.admit(self.now, request, &self.complaints);
+                let expected = self.model.admit(request.clone(), demoted, room);
+                let got = self.requests.admit(self.now, request, &self.complaints, |_| room);
                 prop_assert_eq!(got, expected);
             }
             Step::Complain { member, client } => {
@@ -322,16 +346,18 @@ impl Pair {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
 
-    // rule: SMR.4, SMR.6, SMR.9, SMR.10, VAL.1, VAL.2, VAL.5, VAL.6, TIME.1
+    // rule: SMR.4, SMR.6, SMR.9, SMR.10, SMR.14, VAL.1, VAL.2, VAL.5, VAL.6, TIME.1
     #[test]
     fn the_table_does_what_the_naive_model_does(
         steps in proptest::collection::vec(step(), 0..150),
+        limits in (prop_oneof![Just(1usize), 2usize..20, Just(1000)], 1000usize..30_000),
     ) {
-        let config = config();
+        let (pending_max, pending_size_max) = limits;
+        let config = Config { pending_max, pending_size_max, ..config() };
         let mut pair = Pair {
             requests: Requests::new(&config),
             complaints: Complaints::new(&config),
-            model: Model::default(),
+            model: Model { limits, ..Model::default() },
             now: Instant(0),
             out: vec![],
             last_timestamp_ns: 0,

@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use super::*;
 use crate::batch::Selection;
-use crate::limits::OPERATION_SIZE_MAX;
+use crate::limits::{OPERATION_SIZE_MAX, PENDING_SIZE_PER_CLIENT_MAX};
 
 const A: ClientId = ClientId(1 << 32);
 const B: ClientId = ClientId(2 << 32);
@@ -24,7 +24,11 @@ impl Bench {
     }
 
     fn admit(&mut self, now: u64, request: Request<SharedBytes>) -> Admission {
-        self.requests.admit(Instant(now), request, &self.complaints)
+        self.admit_with(now, request, Room::Leader)
+    }
+
+    fn admit_with(&mut self, now: u64, request: Request<SharedBytes>, room: Room) -> Admission {
+        self.requests.admit(Instant(now), request, &self.complaints, |_| room)
     }
 
     fn select(&mut self) -> Vec<(ClientId, Sequence)> {
@@ -328,23 +332,53 @@ fn core_3_what_one_client_can_make_a_replica_hold_is_bounded() {
 fn smr_14_when_much_is_pending_only_the_next_of_a_session_has_room() {
     let overload = Admission::Refused(RefusedRequest::Overload);
     let size = encoded_size(&mac(A, 1));
-    let by_count = Config { pending_max: 2, ..config() };
-    let by_size = Config { pending_size_max: 2 * size + size / 2, ..config() };
+    let by_count = Config { pending_max: 4, ..config() };
+    let by_size = Config { pending_size_max: 4 * size + size / 2, ..config() };
     for config in [by_count, by_size] {
         let mut bench = Bench::new(&config);
         assert_eq!(bench.admit(0, mac(A, 1)), Admission::Accepted);
         assert_eq!(bench.admit(0, mac(A, 2)), Admission::Accepted);
-        assert_eq!(bench.admit(0, mac(A, 3)), overload);
+        assert_eq!(bench.admit(0, mac(A, 3)), overload, "a client takes what it leaves to others");
         assert_eq!(bench.admit(0, mac(A, 2)), Admission::Duplicate, "it has its place");
         assert_eq!(bench.admit(0, signed(A, 2)), Admission::Accepted, "and keeps it");
-        assert_eq!(bench.admit(0, mac(B, 2)), overload);
-        assert_eq!(bench.admit(0, mac(B, 1)), Admission::Accepted, "the next one has room");
-        assert_eq!(bench.requests.pending_count(), 3);
+        assert_eq!(bench.admit(0, mac(B, 2)), Admission::Accepted, "another one has room");
+        assert_eq!(bench.admit(0, mac(B, 3)), overload);
+        assert_eq!(bench.admit(0, mac(B, 1)), Admission::Accepted, "as has the next one");
+        assert_eq!(bench.requests.pending_count(), 4);
         // Once there is room, what was turned away is as good as new.
-        bench.decide(1, &[mac(A, 1), signed(A, 2)]);
+        bench.decide(1, &[mac(A, 1), signed(A, 2), mac(B, 1)]);
         assert_eq!(bench.admit(1, mac(A, 3)), Admission::Accepted);
-        assert_eq!(bench.select(), [name(B, 1), name(A, 3)]);
+        assert_eq!(bench.select(), [name(B, 2), name(A, 3)]);
     }
+}
+
+// rule: SMR.14, BODY.8
+#[test]
+fn smr_14_who_does_not_lead_has_twice_the_room_and_any_for_what_a_proposal_names() {
+    let mut bench = Bench::new(&Config { pending_max: 4, ..config() });
+    let mut admit = |counter, room| bench.admit_with(0, mac(A, counter), room);
+    let overload = Admission::Refused(RefusedRequest::Overload);
+    assert_eq!([2, 3].map(|counter| admit(counter, Room::Follower)), [Admission::Accepted; 2]);
+    assert_eq!(admit(4, Room::Leader), overload);
+    assert_eq!([4, 5].map(|counter| admit(counter, Room::Follower)), [Admission::Spare; 2]);
+    assert_eq!(admit(6, Room::Follower), overload);
+    assert_eq!([6, 7].map(|counter| admit(counter, Room::Awaited)), [Admission::Accepted; 2]);
+    assert_eq!(admit(1, Room::Leader), Admission::Accepted, "the next one, from whomever");
+}
+
+// rule: SMR.14
+#[test]
+fn smr_14_no_room_is_beyond_what_a_client_may_have_in_bytes() {
+    let config =
+        Config { sessions_per_client_max: 4096, batch_size_max: BATCH_SIZE_MAX, ..config() };
+    let mut bench = Bench::new(&config);
+    let too_many = Admission::Refused(RefusedRequest::TooManyBytes);
+    for counter in 1..64 {
+        let large = request(A, Sequence::new(1, counter), false, 0, OPERATION_SIZE_MAX);
+        assert_eq!(bench.admit_with(0, large, Room::Awaited), Admission::Accepted);
+    }
+    let large = request(A, Sequence::new(1, 64), false, 0, OPERATION_SIZE_MAX);
+    assert_eq!(bench.admit_with(0, large, Room::Awaited), too_many);
 }
 
 // rule: SMR.14

@@ -1,0 +1,113 @@
+//! Which requests there is room for when much is pending.
+//!
+//! Owns the limits of rule SMR.14. Always true: the next request of a session has room while its
+//! client has, and no client takes more of the rest than it leaves free for others. Must not: know
+//! who leads, or what proposals wait for: whoever asks says so.
+
+use super::table::Load;
+use super::{RefusedRequest, Requests};
+use crate::batch::encoded_size;
+use crate::config::Config;
+use crate::limits::PENDING_SIZE_PER_CLIENT_MAX;
+use crate::message::Request;
+use crate::payload::Payload;
+use crate::spec;
+use crate::types::{ClientId, Instant};
+use core::time::Duration;
+
+/// How much room a request has that is one too many for the configured limits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Room {
+    /// None: this replica proposes what it admits.
+    Leader,
+    /// As much again: what the leader admits must not be missing here.
+    Follower,
+    /// A proposal waits for it: the same as the next of a session.
+    Awaited,
+}
+
+/// What a request with room is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Place {
+    /// Nothing.
+    Ample,
+    /// It is one too many for the configured limits: the leader may not have taken it in.
+    Spare,
+}
+
+/// The configured limits.
+#[derive(Debug)]
+pub(super) struct Limits {
+    count: usize,
+    bytes: usize,
+}
+
+impl Limits {
+    pub(super) fn new(config: &Config) -> Self {
+        Self { count: config.pending_max, bytes: config.pending_size_max }
+    }
+
+    /// Is there room for `size` more bytes, with limits `times` as large, of a client that has `own`
+    /// of `all` that is pending? A client may have as much as it leaves free: one alone takes half,
+    /// and each of k that want all they can get a (k+1)th (dynamic thresholds: Choudhury, Hahne,
+    /// 1998), so that there is room at once for one that comes later.
+    fn allow(&self, times: usize, own: Load, all: Load, size: usize) -> bool {
+        own.count + all.count < self.count.saturating_mul(times)
+            && own.bytes + all.bytes + size <= self.bytes.saturating_mul(times)
+    }
+}
+
+impl<P: Payload> Requests<P> {
+    /// Is there room, whatever the request, for `size` more bytes of this client?
+    #[inline]
+    pub(super) fn is_ample(&self, identity: u32, size: usize) -> bool {
+        spec!("SMR.14");
+        let (own, all) = (self.table.client_load(identity), self.table.load());
+        own.bytes + size <= PENDING_SIZE_PER_CLIENT_MAX / 2 && self.limits.allow(1, own, all, size)
+    }
+
+    /// Is there room for a request of session `at`? The next one of a session has room while its
+    /// client has; what comes after it has less, so that it never keeps another session waiting.
+    /// `known`: an unsigned version of it is pending. `room` is asked only when there is little.
+    pub(super) fn place(
+        &self,
+        at: u32,
+        request: &Request<P>,
+        known: bool,
+        room: impl FnOnce(&Request<P>) -> Room,
+    ) -> Result<Place, RefusedRequest> {
+        spec!("SMR.14");
+        let (identity, size) = (request.client.identity(), encoded_size(request));
+        if self.is_ample(identity, size) {
+            return Ok(Place::Ample);
+        }
+        let (own, all) = (self.table.client_load(identity), self.table.load());
+        let in_half = own.bytes + size <= PENDING_SIZE_PER_CLIENT_MAX / 2;
+        if own.bytes + size > PENDING_SIZE_PER_CLIENT_MAX {
+            return Err(RefusedRequest::TooManyBytes);
+        }
+        if request.sequence.follows(self.table.session(at).executed) {
+            return Ok(Place::Ample);
+        }
+        match room(request) {
+            Room::Awaited => Ok(Place::Ample),
+            _ if !in_half => Err(RefusedRequest::TooManyBytes),
+            _ if known => Ok(Place::Ample),
+            Room::Follower if self.limits.allow(2, own, all, size) => Ok(Place::Spare),
+            Room::Follower | Room::Leader => Err(RefusedRequest::Overload),
+        }
+    }
+
+    /// May its client be told, now, that there is no room for its request? Not more often than once
+    /// in `pause` for each session.
+    pub fn may_tell_busy(&mut self, now: Instant, client: ClientId, pause: Duration) -> bool {
+        spec!("SMR.14");
+        let Some(at) = self.table.find(client) else { return false };
+        let told = &mut self.table.sessions[at as usize].told_busy;
+        let may = told.is_none_or(|told| told + pause <= now);
+        if may {
+            *told = Some(now);
+        }
+        may
+    }
+}
