@@ -269,6 +269,8 @@ fn locked_memory(root: &Path) -> Option<u64> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     /// A directory with made-up files, gone when the test ends.
@@ -276,7 +278,11 @@ pub(crate) mod tests {
 
     impl Tree {
         pub(crate) fn new(name: &str, files: &[(&str, &str)]) -> Self {
-            let path = std::env::temp_dir().join(format!("tetrarch-{name}-{}", std::process::id()));
+            // Tests of one process run side by side, and several want the same machine.
+            static NUMBER: AtomicUsize = AtomicUsize::new(0);
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let name = format!("tetrarch-{name}-{}-{number}", std::process::id());
+            let path = std::env::temp_dir().join(name);
             let _ = fs::remove_dir_all(&path);
             for (file, content) in files {
                 let file = path.join(file);
