@@ -35,6 +35,18 @@ pub const LANE_BODY_SIZE_MAX: usize = 16 * 1024;
 /// several times, few enough to keep latency bounded. Also the bits of a verification mask.
 pub const BURST_MAX: usize = 64;
 
+/// Bytes that follow the header of a bundle at most: with its slot's book-keeping a few dozen small
+/// messages share one tag, and what one message that is kept holds back stays small.
+pub const BUNDLE_SIZE_MAX: usize = 4096;
+
+/// Messages in one bundle at most: whole groups of the widest lanes, and half a burst.
+pub const BUNDLE_MESSAGES_MAX: usize = 32;
+
+/// Bytes of body and proof of a message that may travel in a bundle. In a bundle every byte goes
+/// through the link tag and is copied once more by the sender: above this, that costs more than a
+/// header of its own.
+pub const BUNDLED_SIZE_MAX: usize = 512;
+
 /// Numbers that one link key may be used with. Far below the bound of AES-GMAC for a forgery
 /// probability of 2^-64 per key, and never reached in practice: at 10 million messages a second it
 /// lasts for 325 days, and a reconnection makes a new key.
@@ -53,4 +65,6 @@ const _: () = assert!(HEADER_COVERED_SIZE + TAG_SIZE == HEADER_SIZE);
 const _: () = assert!(PROOF_SIZE_MAX <= u16::MAX as usize);
 const _: () = assert!(FRAME_SIZE_MAX <= SLOT_SIZE_MAX as usize);
 const _: () = assert!(LANE_BODY_SIZE_MAX.is_multiple_of(1024), "whole BLAKE3 chunks");
+const _: () = assert!(2 * BUNDLED_SIZE_MAX <= BUNDLE_SIZE_MAX, "a bundle holds several");
+const _: () = assert!(BUNDLE_MESSAGES_MAX <= BURST_MAX);
 const _: () = assert!(BURST_MAX <= 64, "a verification mask is a u64");

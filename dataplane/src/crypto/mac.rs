@@ -8,7 +8,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::x86;
-use crate::limits::{BURST_MAX, HEADER_COVERED_SIZE, PROOF_SIZE_MAX, TAG_SIZE};
+use crate::limits::{BUNDLE_SIZE_MAX, BURST_MAX, HEADER_COVERED_SIZE, PROOF_SIZE_MAX, TAG_SIZE};
 use aes_gcm::aead::array::Array;
 use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::{AeadInOut, Aes128Gcm, KeyInit};
@@ -19,8 +19,12 @@ use zeroize::Zeroizing;
 /// A link tag.
 pub type Tag = [u8; TAG_SIZE];
 
-/// Most bytes a tag covers: the header before the tag, and the longest proof.
-pub const COVERED_SIZE_MAX: usize = HEADER_COVERED_SIZE + PROOF_SIZE_MAX;
+/// Most bytes that a tag covers after the header: the longest proof, or all of a bundle.
+pub const TRAILER_SIZE_MAX: usize =
+    if PROOF_SIZE_MAX > BUNDLE_SIZE_MAX { PROOF_SIZE_MAX } else { BUNDLE_SIZE_MAX };
+
+/// Most bytes a tag covers.
+pub const COVERED_SIZE_MAX: usize = HEADER_COVERED_SIZE + TRAILER_SIZE_MAX;
 
 /// A header alone, which is the common case, or with a signature: assembled in a buffer of this
 /// size, because clearing the large one would cost as much as the tag.
@@ -67,12 +71,12 @@ impl LinkKey {
         Self { cipher: Cipher::Library(Box::new(Aes128Gcm::new(&Array(*key)))), salt }
     }
 
-    /// The tag over `header` and `proof` as message number `sequence`.
+    /// The tag over `header` and `proof` (of a bundle: all of it) as message number `sequence`.
     ///
     /// # Panics
-    /// If `proof` is longer than [`PROOF_SIZE_MAX`]: our own messages respect the limits.
+    /// If `proof` is longer than [`TRAILER_SIZE_MAX`]: our own messages respect the limits.
     pub fn tag(&self, sequence: u64, header: &[u8; HEADER_COVERED_SIZE], proof: &[u8]) -> Tag {
-        assert!(proof.len() <= PROOF_SIZE_MAX, "what we send has a proof within its limit");
+        assert!(proof.len() <= TRAILER_SIZE_MAX, "what we send is within its limits");
         self.gmac(sequence, header, proof).to_le_bytes()
     }
 
@@ -85,7 +89,7 @@ impl LinkKey {
         proof: &[u8],
         tag: &Tag,
     ) -> bool {
-        proof.len() <= PROOF_SIZE_MAX
+        proof.len() <= TRAILER_SIZE_MAX
             && self.gmac(sequence, header, proof).ct_eq(&u128::from_le_bytes(*tag)).into()
     }
 
@@ -159,7 +163,7 @@ pub struct MacItem<'a> {
     pub sequence: u64,
     /// The first 80 bytes of its header.
     pub header: &'a [u8; HEADER_COVERED_SIZE],
-    /// Its proof, which may be empty.
+    /// What the tag covers after the header: the proof, which may be empty, or all of a bundle.
     pub proof: &'a [u8],
     /// The tag in its header.
     pub tag: &'a Tag,
@@ -298,7 +302,7 @@ mod tests {
 
     #[test]
     fn too_long_is_not_authentic() {
-        let long = [0u8; PROOF_SIZE_MAX + 1];
+        let long = [0u8; TRAILER_SIZE_MAX + 1];
         assert!(!key(1).verify(1, &[0; 80], &long, &[0; 16]));
         let tag = key(1).tag(1, &[0; 80], &long[1..]);
         assert!(key(1).verify(1, &[0; 80], &long[1..], &tag));
@@ -316,9 +320,9 @@ mod tests {
             salt: [u8; 4],
             sequence: u64,
             header in proptest::collection::vec(any::<u8>(), 80),
-            proof in proptest::collection::vec(any::<u8>(), 0..=PROOF_SIZE_MAX),
+            proof in proptest::collection::vec(any::<u8>(), 0..=TRAILER_SIZE_MAX),
             // The sizes that have code of their own, and all.
-            size in prop_oneof![Just(0), Just(64), 0..=PROOF_SIZE_MAX],
+            size in prop_oneof![Just(0), Just(64), 0usize..=300, 0..=TRAILER_SIZE_MAX],
         ) {
             let [ours, library] = both(&key, salt);
             let (header, proof) = (header.first_chunk().unwrap(), &proof[..size.min(proof.len())]);

@@ -37,6 +37,10 @@ const BLOCK: usize = 16;
 /// signature, and the block of lengths.
 const POWERS: usize = 10;
 
+/// Blocks of a long message that share one reduction.
+const GROUP: usize = 8;
+const _: () = assert!(GROUP <= POWERS);
+
 /// p of the module's header, for the low half.
 const P: i64 = 0xc200_0000_0000_0000_u64.cast_signed();
 
@@ -260,22 +264,35 @@ fn hash_long(key: &GmacKey, whole: &[[u8; BLOCK]], rest: &[u8]) -> Sums {
 
 #[target_feature(enable = "aes,pclmulqdq,avx")]
 fn hash_any(key: &GmacKey, whole: &[[u8; BLOCK]], blocks: &[[u8; BLOCK]], tail: &[u8]) -> Sums {
-    let mut last = [0; BLOCK];
-    last[..tail.len()].copy_from_slice(tail);
-    let last = (!tail.is_empty()).then_some(&last);
-    // Blocks after this one, with that of the lengths.
-    let mut left = whole.len() + blocks.len() + usize::from(last.is_some());
-    let mut sums = Sums::zero();
-    for block in whole.iter().chain(blocks).chain(last) {
-        sums = multiply(load(block), key.powers[left % POWERS], sums);
-        if left.is_multiple_of(POWERS) {
-            // The powers begin anew: what was hashed so far is added to the block that follows.
-            let follows = (left - 1) % POWERS;
-            sums = multiply(reduce(sums), key.powers[follows], Sums::zero());
-        }
-        left -= 1;
+    let mut hash = hash_groups(key, _mm_setzero_si128(), whole);
+    hash = hash_groups(key, hash, blocks);
+    if !tail.is_empty() {
+        let mut last = [0; BLOCK];
+        last[..tail.len()].copy_from_slice(tail);
+        hash = hash_groups(key, hash, &[last]);
     }
-    sums
+    multiply(hash, key.powers[0], Sums::zero())
+}
+
+/// What the blocks make of `hash`, with one reduction for each [`GROUP`]. Fixed places and powers in
+/// a group: the products do not wait for each other.
+#[target_feature(enable = "aes,pclmulqdq,avx")]
+fn hash_groups(key: &GmacKey, mut hash: __m128i, blocks: &[[u8; BLOCK]]) -> __m128i {
+    let (groups, rest) = blocks.as_chunks::<GROUP>();
+    for group in groups {
+        let first = _mm_xor_si128(hash, load(&group[0]));
+        let mut sums = multiply(first, key.powers[GROUP - 1], Sums::zero());
+        for (i, block) in group.iter().enumerate().skip(1) {
+            sums = multiply(load(block), key.powers[GROUP - 1 - i], sums);
+        }
+        hash = reduce(sums);
+    }
+    let mut sums = Sums::zero();
+    for (block, power) in rest.iter().zip(key.powers[..rest.len()].iter().rev()) {
+        sums = multiply(_mm_xor_si128(hash, load(block)), *power, sums);
+        hash = _mm_setzero_si128();
+    }
+    if rest.is_empty() { hash } else { reduce(sums) }
 }
 
 /// R and F of the module's header, summed over blocks.
