@@ -128,8 +128,12 @@ macro_rules! numbers {
 }
 
 numbers! {
-    /// Messages received and authenticated.
+    /// Messages received and authenticated, those in bundles each.
     rx_messages: "counter",
+    /// Bundles received: messages that shared a link header.
+    rx_bundles: "counter",
+    /// Bundles handed to the device.
+    tx_bundles: "counter",
     /// Requests accepted from clients, ordered ones.
     requests: "counter",
     /// Read-only requests accepted from clients.

@@ -285,7 +285,7 @@ impl Load {
             auth: proof::SIGNATURE,
             session: request.session,
             proof_size: 64,
-            body_digest: request.digest,
+            body_digest: Some(request.digest),
             frame: Some(frame),
         });
         if sent { Ok(()) } else { bail!("the link does not take a request") }

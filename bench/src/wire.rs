@@ -155,7 +155,7 @@ impl Side {
 
     /// Sends a message back.
     pub fn send_back(&mut self, received: Received) -> bool {
-        self.queue(received.header.body_digest, received.frame) && self.flush()
+        self.queue(received.body_digest, received.frame) && self.flush()
     }
 
     /// Queues copies of one message without flushing; says how many.
@@ -180,7 +180,7 @@ impl Side {
             auth: 0,
             session: 0,
             proof_size: 0,
-            body_digest,
+            body_digest: Some(body_digest),
             frame: Some(frame),
         })
     }

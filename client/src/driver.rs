@@ -372,11 +372,10 @@ impl ClientDriver {
 
 /// A reply, from a replica. Without a proof the frame is the body.
 fn parse(message: Received) -> Option<Reply<Bytes>> {
-    let header = &message.header;
-    if header.kind != kind::REPLY || header.proof_size != 0 || message.peer.is_client() {
+    if message.kind != kind::REPLY || message.proof_size != 0 || message.peer.is_client() {
         return None;
     }
-    Reply::parse(Bytes(message.frame), Digest(header.body_digest)).ok()
+    Reply::parse(Bytes(message.frame), Digest(message.body_digest)).ok()
 }
 
 fn core(

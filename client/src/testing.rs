@@ -11,7 +11,6 @@ use tetrarch_consensus::{ClientId, FaultModel, ReplicaId, Sequence, ViewId};
 use tetrarch_dataplane::arena::{Arena, ArenaSpec, SlotClass};
 use tetrarch_dataplane::burst::Burst;
 use tetrarch_dataplane::crypto::authenticator::PairKey;
-use tetrarch_dataplane::crypto::hash::body_digest;
 use tetrarch_dataplane::crypto::signature::VerifyingKey;
 use tetrarch_dataplane::endpoint::Endpoint;
 use tetrarch_dataplane::frame::FramePool;
@@ -150,10 +149,10 @@ impl FakeReplica {
     }
 
     fn take(&mut self, message: Received) {
-        assert_eq!(message.header.kind, kind::REQUEST);
+        assert_eq!(message.kind, kind::REQUEST);
         assert!(message.peer.is_client());
-        let digest = tetrarch_consensus::Digest(message.header.body_digest);
-        let (size, auth) = (message.header.body_size(), message.header.auth);
+        let digest = tetrarch_consensus::Digest(message.body_digest);
+        let (size, auth) = (message.body_size(), message.auth);
         self.seen += 1;
         match auth {
             proof::MAC_VECTOR => {
@@ -167,7 +166,7 @@ impl FakeReplica {
             }
             other => panic!("no such proof: {other}"),
         }
-        assert_eq!(message.header.session >> 32, 0, "the session of client 0");
+        assert_eq!(message.session >> 32, 0, "the session of client 0");
         let peer = message.peer;
         let request = decode_request(Bytes(message.frame), size, digest, auth).unwrap();
         let operation = request.view().operation;
@@ -200,7 +199,6 @@ impl FakeReplica {
         if self.manner == Manner::Garbled {
             body[23..].fill(0xff);
         }
-        let body_digest = body_digest(body);
         let size = body.len() as u32;
         self.links.tx(Outgoing {
             to: peer,
@@ -208,7 +206,7 @@ impl FakeReplica {
             auth: proof::NONE,
             session: request.client.0,
             proof_size: 0,
-            body_digest,
+            body_digest: None,
             frame: Some(frame.freeze(size)),
         });
     }

@@ -298,6 +298,12 @@ impl SlotRef {
         self.slot().size
     }
 
+    /// Is this the only reference? If so it stays the only one: another can only be made from it.
+    pub(crate) fn is_only(&self) -> bool {
+        // Acquire: what the others did with the slot happened before this says so.
+        self.slot().refs.load(Ordering::Acquire) == 1
+    }
+
     /// Part of the slot's bytes.
     pub(crate) fn bytes(&self, start: u32, size: u32) -> &[u8] {
         let slot = self.slot();

@@ -76,6 +76,11 @@ impl Frame {
         self.size == 0
     }
 
+    /// Does nobody else hold a part of the slot?
+    pub fn is_only(&self) -> bool {
+        self.slot.is_only()
+    }
+
     /// `size` bytes from `start` of this frame, in the same slot. `None` if they are not within it.
     pub fn slice(&self, start: usize, size: usize) -> Option<Frame> {
         let end = start.checked_add(size)?;
@@ -150,12 +155,14 @@ mod tests {
         assert!(body.clone().into_slice(usize::MAX, 2).is_none());
         assert!(body.clone().into_slice(0, 5).is_none());
         assert!(frame.slice(11, 0).unwrap().is_empty());
+        assert!(!frame.is_only());
         assert!(frame.slice(11, 1).is_none() && frame.slice(12, 0).is_none());
         assert!(body.slice(usize::MAX, 2).is_none() && body.slice(0, 5).is_none());
         drop(frame);
         drop(body);
         assert_eq!(arena.free_slots(), 1);
         assert_eq!(inner.bytes(), b"od");
+        assert!(inner.is_only());
         drop(inner);
         assert_eq!(arena.free_slots(), 2);
     }

@@ -7,13 +7,18 @@
 //! below [`CONTROL_KIND_MIN`] mean.
 //!
 //! A turn of the owner is [`Links::rx_burst`], [`Links::event`], work, [`Links::tx`],
-//! [`Links::flush`], and [`Links::park`] when there was nothing to do.
+//! [`Links::flush`], and [`Links::park`] when there was nothing to do. Small messages of one turn to
+//! one peer share a header and a tag (docs/adr/0022).
 
+pub mod bundle;
 mod diagnosis;
+mod held;
 mod keepalive;
 mod receive;
 mod replay;
 mod session;
+#[cfg(test)]
+mod tests;
 mod transmit;
 
 pub use diagnosis::{Cause, Diagnosis};
@@ -29,11 +34,12 @@ use crate::endpoint::{ConnId, Endpoint, EndpointCounts, RawReceived, Waker};
 use crate::frame::Frame;
 use crate::handshake::{Directory, Identity};
 use crate::header::Header;
-use crate::limits::{BURST_MAX, FRAME_SIZE_MAX};
+use crate::limits::{BUNDLE_MESSAGES_MAX, BUNDLE_SIZE_MAX, BURST_MAX, FRAME_SIZE_MAX, HEADER_SIZE};
 use crate::reject::{Reject, RejectCounts};
 use crate::types::{Digest, Instant, PeerId};
 
 use diagnosis::DiagnosisLog;
+use held::HeldBundles;
 use session::{Conn, PeerState};
 
 /// Kinds from here on belong to the links and never reach their user.
@@ -44,14 +50,19 @@ pub const KIND_HELLO: u8 = 250;
 pub const KIND_REPLY: u8 = 251;
 /// An empty message that keeps a link alive and confirms keys.
 pub const KIND_PING: u8 = 252;
+/// Several small messages.
+pub const KIND_BUNDLE: u8 = 253;
+
+/// When a transport that had no room is asked again.
+const RETRY_AFTER: Duration = Duration::from_millis(1);
 
 /// Limits and times of the links of one core.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkConfig {
-    /// The largest message accepted from a replica, header included, in bytes.
+    /// The largest message accepted from a replica, header included, in bytes; at least a bundle.
     pub message_size_max_replica: u32,
     /// The largest message accepted from a client, header included, in bytes. A client may hold one
-    /// slot of this size half-filled, so keep it near the largest request.
+    /// slot of this size half-filled, so keep it near the largest request; at least a bundle.
     pub message_size_max_client: u32,
     /// A connection that has not proved who it is after this long is closed.
     pub handshake_timeout: Duration,
@@ -65,6 +76,10 @@ pub struct LinkConfig {
     pub idle_timeout: Duration,
     /// Which sequences are accepted.
     pub replay: ReplayPolicy,
+    /// Received bundles that may be held by somebody who keeps a message of theirs. Beyond that each
+    /// message is copied to a slot of its own: a kept message of a few bytes never holds more than
+    /// that many times [`BUNDLE_SIZE_MAX`] in all.
+    pub held_bundles_max: usize,
 }
 
 impl Default for LinkConfig {
@@ -78,6 +93,8 @@ impl Default for LinkConfig {
             keepalive_interval: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(5),
             replay: ReplayPolicy::Increasing,
+            // Two MiB, and as many messages as several full batches.
+            held_bundles_max: 512,
         }
     }
 }
@@ -96,9 +113,16 @@ pub enum LinkEvent {
 pub struct Received {
     /// Who sent it, by its key.
     pub peer: PeerId,
-    /// Checked: magic, version, sizes, cluster, sender, sequence, tag, digest of the body. What
-    /// `kind`, `auth` and `session` mean is for the user to check.
-    pub header: Header,
+    /// Below [`CONTROL_KIND_MIN`]. What it, `auth` and `session` mean is for the user to check.
+    pub kind: u8,
+    /// What sort of proof follows the body.
+    pub auth: u8,
+    /// How many of the last bytes of `frame` are proof; not more than there are.
+    pub proof_size: u16,
+    /// As the sender set it.
+    pub session: u64,
+    /// [`body_digest`](crate::crypto::hash::body_digest) of the bytes before the proof, computed here.
+    pub body_digest: Digest,
     /// Body and proof.
     pub frame: Frame,
 }
@@ -107,17 +131,21 @@ impl Received {
     /// The bytes before the proof.
     pub fn body(&self) -> &[u8] {
         let bytes = self.frame.bytes();
-        bytes.get(..self.header.body_size()).unwrap_or(bytes)
+        bytes.get(..self.body_size()).unwrap_or(bytes)
+    }
+
+    /// How many bytes are before the proof.
+    pub fn body_size(&self) -> usize {
+        self.frame.size().saturating_sub(usize::from(self.proof_size))
     }
 
     /// The transferable proof; empty if there is none.
     pub fn proof(&self) -> &[u8] {
-        self.frame.bytes().get(self.header.body_size()..).unwrap_or(&[])
+        self.frame.bytes().get(self.body_size()..).unwrap_or(&[])
     }
 }
 
-/// A message to send. The body's digest is computed once by the caller, whatever the number of
-/// peers; clone `frame` for a broadcast (it shares the slot).
+/// A message to send; clone `frame` for a broadcast (it shares the slot).
 #[derive(Clone)]
 pub struct Outgoing {
     /// To whom.
@@ -130,11 +158,23 @@ pub struct Outgoing {
     pub session: u64,
     /// How many of the last bytes of `frame` are proof.
     pub proof_size: u16,
-    /// [`body_digest`](crate::crypto::hash::body_digest) of the bytes before the proof. A wrong one
-    /// makes the receiver drop the message.
-    pub body_digest: Digest,
+    /// [`body_digest`](crate::crypto::hash::body_digest) of the bytes before the proof, if the caller
+    /// knows it; a wrong one makes the receiver drop the message. `None`: computed here if it is
+    /// needed, which it is not for a small message that others follow
+    /// ([`BUNDLED_SIZE_MAX`](crate::limits::BUNDLED_SIZE_MAX)). For a large one to many peers, or many
+    /// large ones, compute it before, once or side by side.
+    pub body_digest: Option<Digest>,
     /// Body and proof; `None` is an empty body.
     pub frame: Option<Frame>,
+}
+
+/// How often messages shared a header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BundleCounts {
+    /// Bundles received whose messages were handed out.
+    pub rx: u64,
+    /// Bundles handed to the endpoint.
+    pub tx: u64,
 }
 
 /// Sessions with all peers of one endpoint.
@@ -163,14 +203,13 @@ pub struct Outgoing {
 /// loop {
 ///     let count = links.rx_burst(clock.now(), &mut received);
 ///     for message in received.drain() {
-///         let digest = message.header.body_digest;
 ///         links.tx(Outgoing {
 ///             to: message.peer,
-///             kind: message.header.kind,
+///             kind: message.kind,
 ///             auth: 0,
 ///             session: 0,
 ///             proof_size: 0,
-///             body_digest: digest,
+///             body_digest: None,
 ///             frame: Some(message.frame),
 ///         });
 ///     }
@@ -203,8 +242,15 @@ pub struct Links {
     raw: Burst<RawReceived>,
     /// Headers of the messages that are being checked, or why one is dropped; only of use within a call.
     candidates: Vec<Result<Header, Reject>>,
-    /// As many as candidates at most; reused.
+    /// Of the messages that are being checked, those inside bundles included; reused.
     digests: Vec<Digest>,
+    /// The rest of a bundle whose first messages were handed out.
+    opened: Burst<Received>,
+    held: HeldBundles,
+    /// Connections with messages that wait for the flush, or for room; some of them for nothing any
+    /// more.
+    unsealed: Vec<ConnId>,
+    bundles: BundleCounts,
     /// Closed by the other side; their last messages may still be in `raw`.
     closed: Vec<ConnId>,
     /// First handshake messages that wait for their turn to be computed; at most `half_open_max`.
@@ -225,6 +271,9 @@ impl Links {
     /// Do not send from the pool that the endpoint receives into: two peers that fill theirs with
     /// messages for each other could then receive none, and would wait for each other until the
     /// idle timeout.
+    ///
+    /// # Panics
+    /// If `config` has a limit below the size of a bundle: peers could not know.
     pub fn new(
         endpoint: Box<dyn Endpoint>,
         identity: Identity,
@@ -233,6 +282,10 @@ impl Links {
         config: LinkConfig,
         pool: FramePool,
     ) -> Self {
+        let least = config.message_size_max_replica.min(config.message_size_max_client);
+        assert!(least as usize >= HEADER_SIZE + BUNDLE_SIZE_MAX, "every peer may send bundles");
+        // One for each session, and those of sessions that ended since the last flush.
+        let listed = 2 * BURST_MAX.max(directory.len());
         let peers = (0..directory.len()).map(|_| PeerState::default()).collect();
         let diagnoses = DiagnosisLog::new(directory.len());
         let changed = VecDeque::with_capacity(directory.len());
@@ -242,6 +295,7 @@ impl Links {
             identity,
             directory,
             cluster,
+            held: HeldBundles::new(config.held_bundles_max),
             config,
             pool,
             now: Instant(0),
@@ -250,7 +304,10 @@ impl Links {
             half_open: 0,
             raw: Burst::with_capacity(BURST_MAX),
             candidates: Vec::with_capacity(BURST_MAX),
-            digests: vec![Digest::default(); BURST_MAX],
+            digests: vec![Digest::default(); receive::CHECKED_MAX],
+            opened: Burst::with_capacity(BUNDLE_MESSAGES_MAX),
+            unsealed: Vec::with_capacity(listed),
+            bundles: BundleCounts::default(),
             closed: Vec::new(),
             hellos,
             changed,
@@ -306,6 +363,9 @@ impl Links {
     /// When [`Links::flush`] wants to be called even if nothing arrives.
     pub fn next_deadline(&self) -> Option<Instant> {
         let own = (self.conns.iter().any(Option::is_some)).then_some(self.next_check);
+        // Nobody says when a transport that was full has room again.
+        let again = (!self.unsealed.is_empty()).then(|| self.now + RETRY_AFTER);
+        let own = own.into_iter().chain(again).min();
         match (own, self.endpoint.next_deadline()) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
@@ -315,7 +375,7 @@ impl Links {
     /// Sleep until something arrives or the waker is used, at most `limit`. Returns at once when
     /// there is work already; events that nobody takes with [`Links::event`] are work, too.
     pub fn park(&mut self, limit: Duration) {
-        if self.raw.is_empty() && self.hellos.is_empty() && self.changed.is_empty() {
+        if !self.has_own_work() {
             self.endpoint.park(limit);
         }
     }
@@ -328,8 +388,12 @@ impl Links {
 
     /// Would [`Links::park`] return at once?
     pub fn has_work(&self) -> bool {
-        let mine = self.raw.is_empty() && self.hellos.is_empty() && self.changed.is_empty();
-        !mine || self.endpoint.has_work()
+        self.has_own_work() || self.endpoint.has_work()
+    }
+
+    fn has_own_work(&self) -> bool {
+        let received = !self.opened.is_empty() || !self.raw.is_empty();
+        received || !self.hellos.is_empty() || !self.changed.is_empty()
     }
 
     /// Wakes [`Links::park`] from another thread.
@@ -345,6 +409,11 @@ impl Links {
     /// What the endpoint below has seen.
     pub fn counts(&self) -> EndpointCounts {
         self.endpoint.counts()
+    }
+
+    /// How many bundles came and went.
+    pub fn bundles(&self) -> BundleCounts {
+        self.bundles
     }
 
     /// The next finding an operator should read, at most one per peer and cause in a minute.

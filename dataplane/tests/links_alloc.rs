@@ -54,7 +54,7 @@ fn steady_state(kind: TransportKind) {
                     auth: 0,
                     session: 0,
                     proof_size: 0,
-                    body_digest: *digest,
+                    body_digest: Some(*digest),
                     frame: Some(frame.clone()),
                 };
                 while !b.links.tx(out.clone()) {

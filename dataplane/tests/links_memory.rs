@@ -113,11 +113,11 @@ fn messages_pass_both_ways_with_proof_and_digest() {
         let received = &world.nodes[to].received;
         assert_eq!(received.len(), 4);
         assert!(received.iter().all(|message| message.peer == replica(from)));
-        assert!(received.iter().all(|message| message.header.session == 5));
+        assert!(received.iter().all(|message| message.session == 5));
         assert_eq!((received[0].body(), received[0].proof()), (&b""[..], &b""[..]));
         assert_eq!((received[2].body(), received[2].proof()), (&b"body and "[..], &b"proof"[..]));
         assert_eq!(received[3].frame.bytes(), large);
-        assert_eq!(received[3].header.kind, 249);
+        assert_eq!(received[3].kind, 249);
         assert_eq!(world.nodes[to].events, [LinkEvent::Up(replica(from))]);
         assert_eq!(world.nodes[to].links.rejects().total(), 0);
     }

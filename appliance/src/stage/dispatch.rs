@@ -72,7 +72,7 @@ impl Dispatch {
     ///
     /// What is cheap to check is checked here if anything is: to hand it over would cost as much.
     pub fn client(&mut self, received: Received) -> Option<Received> {
-        if self.workers.is_empty() || self.inline && received.header.auth != proof::SIGNATURE {
+        if self.workers.is_empty() || self.inline && received.auth != proof::SIGNATURE {
             return Some(received);
         }
         let (at, waiting) = self.least();
@@ -124,7 +124,6 @@ mod tests {
     use super::*;
     use crate::stage::{WorkerRings, rings};
     use tetrarch_dataplane::arena::{Arena, ArenaSpec, SlotClass};
-    use tetrarch_dataplane::header::Header;
     use tetrarch_dataplane::types::PeerId;
 
     struct World {
@@ -136,20 +135,15 @@ mod tests {
     fn world(inline: bool, workers: usize) -> World {
         let classes = vec![SlotClass { slot_size: 64, count: 1 }];
         let arena = Arena::heap(&ArenaSpec { classes }).unwrap();
-        let header = Header {
+        let message = Received {
+            peer: PeerId::client(0),
             kind: 1,
             auth: proof::SIGNATURE,
-            size: 96,
-            sender: 0,
             proof_size: 0,
-            cluster: 0,
             session: 0,
-            sequence: 1,
             body_digest: [0; 32],
-            tag: [0; 16],
+            frame: arena.pool().copy_from(&[]).unwrap(),
         };
-        let frame = arena.pool().copy_from(&[]).unwrap();
-        let message = Received { peer: PeerId::client(0), header, frame };
         let rings = rings(workers);
         let dispatch = Dispatch::new(inline, rings.network.workers);
         World { dispatch, workers: rings.workers, message }
@@ -179,7 +173,7 @@ mod tests {
         assert!(world.dispatch.client(message.clone()).is_none(), "and shares again");
         // What is cheap, and all that members say, is checked here.
         let mut cheap = message.clone();
-        cheap.header.auth = proof::MAC_VECTOR;
+        cheap.auth = proof::MAC_VECTOR;
         world.workers[0].clients.pop();
         assert!(world.dispatch.client(cheap).is_some());
         assert!(world.dispatch.member(2, message).is_some());
@@ -218,7 +212,7 @@ mod tests {
         }
         let members: Vec<_> = world.workers.iter().map(|worker| worker.members.len()).collect();
         assert_eq!(members, [3, 2]);
-        message.header.auth = proof::MAC_VECTOR;
+        message.auth = proof::MAC_VECTOR;
         let mut given = 0;
         while world.dispatch.has_room() {
             assert!(world.dispatch.client(message.clone()).is_none());

@@ -1,7 +1,7 @@
 //! Egress: from what the core wants sent to messages on links.
 //!
-//! Owns the encoding of what leaves. Always true: a body is written once and hashed once, however
-//! many peers it goes to; a state leaves signed; nothing waits for a slow peer. Must not: keep a
+//! Owns the encoding of what leaves. Always true: a body is written once and hashed at most once,
+//! however many peers it goes to; a state leaves signed; nothing waits for a slow peer. Must not: keep a
 //! message that a link did not take: the protocol repeats what matters (rule LAG.1).
 
 use tetrarch_consensus::message::reply::{
@@ -15,7 +15,7 @@ use tetrarch_dataplane::burst::Burst;
 use tetrarch_dataplane::crypto::hash::{body_digest, digest_burst};
 use tetrarch_dataplane::crypto::signature::SigningKey;
 use tetrarch_dataplane::frame::{Frame, FramePool};
-use tetrarch_dataplane::limits::BURST_MAX;
+use tetrarch_dataplane::limits::{BUNDLED_SIZE_MAX, BURST_MAX};
 use tetrarch_dataplane::links::{Links, Outgoing};
 use tetrarch_dataplane::reject::{Reject, RejectCounts};
 use tetrarch_dataplane::ring::Consumer;
@@ -42,8 +42,9 @@ pub struct Egress {
     signing_key: SigningKey,
     pool: FramePool,
     answers: Burst<Answer>,
-    /// Those of a burst of which only the digest leaves.
-    short: Burst<Answer>,
+    /// Those of a burst that are hashed: their digests leave in their place, or they are too large to
+    /// share a header.
+    hashed: Burst<Answer>,
     sent: Sent,
     rejects: RejectCounts,
 }
@@ -64,7 +65,7 @@ impl Egress {
             signing_key,
             pool,
             answers: Burst::with_capacity(BURST_MAX),
-            short: Burst::with_capacity(BURST_MAX),
+            hashed: Burst::with_capacity(BURST_MAX),
             sent: Sent::default(),
             rejects: RejectCounts::new(),
         }
@@ -94,13 +95,15 @@ impl Egress {
             self.rejects.add(Reject::PoolExhausted);
             return None;
         };
+        // The links compute it where it is needed; once here is less than once for each of them.
+        let known = to == Recipients::Others || body.size() > BUNDLED_SIZE_MAX;
         let out = Outgoing {
             to: PeerId::replica(self.own.0),
             kind: message.kind(),
             auth: proof::NONE,
             session: 0,
             proof_size: 0,
-            body_digest: body_digest(body.bytes()),
+            body_digest: known.then(|| body_digest(body.bytes())),
             frame: Some(body),
         };
         match to {
@@ -120,41 +123,42 @@ impl Egress {
         None
     }
 
-    /// Sends up to a burst of answers, hashed side by side. Returns how many.
+    /// Sends up to a burst of answers. Returns how many. Those whose digests are needed are hashed side
+    /// by side.
     pub fn answer(&mut self, links: &mut Links, replies: &mut Consumer<Answer>) -> usize {
         let count = replies.pop_burst(&mut self.answers);
-        let mut digests = [[0; 32]; BURST_MAX];
-        hash(&self.answers, &mut digests);
-        for digest in &digests[..count] {
-            let Some(answer) = self.answers.pop_front() else { break };
-            match self.shorten(&answer, digest) {
-                Some(short) => {
-                    let kept = self.short.push(short);
-                    debug_assert!(kept.is_ok(), "as much room as answers");
-                }
-                None => self.transmit(links, reply(answer.client, answer.body, *digest)),
+        while let Some(answer) = self.answers.pop_front() {
+            if answer.whole && answer.body.size() <= BUNDLED_SIZE_MAX {
+                self.transmit(links, reply(answer.client, answer.body, None));
+            } else {
+                let kept = self.hashed.push(answer);
+                debug_assert!(kept.is_ok(), "as much room as answers");
             }
         }
-        hash(&self.short, &mut digests);
-        for digest in &digests[..self.short.len()] {
-            let Some(answer) = self.short.pop_front() else { break };
-            self.transmit(links, reply(answer.client, answer.body, *digest));
+        if self.hashed.is_empty() {
+            return count;
+        }
+        let mut digests = [[0; 32]; BURST_MAX];
+        hash(&self.hashed, &mut digests);
+        for digest in &digests[..self.hashed.len()] {
+            let Some(Answer { client, body, whole }) = self.hashed.pop_front() else { break };
+            let short = if whole { None } else { self.shorten(&body, digest) };
+            match short {
+                Some(short) => self.transmit(links, reply(client, short, None)),
+                None => self.transmit(links, reply(client, body, Some(*digest))),
+            }
         }
         count
     }
 
     /// What is sent instead of a reply that somebody else sends whole. Without memory for it, the
     /// whole one leaves: it says the same.
-    fn shorten(&self, answer: &Answer, digest: &[u8; 32]) -> Option<Answer> {
+    fn shorten(&self, whole: &Frame, digest: &[u8; 32]) -> Option<Frame> {
         spec!("CLI.7");
-        if answer.whole {
-            return None;
-        }
         let mut frame = self.pool.alloc(DIGEST_REPLY_SIZE)?;
         let out = &mut frame.bytes_mut()[..DIGEST_REPLY_SIZE];
-        write_digest_reply(answer.body.bytes(), &Digest(*digest), out);
-        let body = frame.freeze(DIGEST_REPLY_SIZE as u32);
-        Some(Answer { client: answer.client, body, whole: true })
+        write_digest_reply(whole.bytes(), &Digest(*digest), out);
+        Some(frame.freeze(DIGEST_REPLY_SIZE as u32))
     }
 
     /// Tells a client that its request will not be executed: now, or ever.
@@ -173,8 +177,7 @@ impl Egress {
         ReplyHeader { client, sequence, view, read_only, digest, status, result_size }
             .write(frame.bytes_mut());
         let body = frame.freeze(REPLY_HEADER_SIZE as u32);
-        let digest = body_digest(body.bytes());
-        self.transmit(links, reply(client, body, digest));
+        self.transmit(links, reply(client, body, None));
     }
 
     fn transmit(&mut self, links: &mut Links, out: Outgoing) {
@@ -208,7 +211,7 @@ fn hash(answers: &Burst<Answer>, digests: &mut [[u8; 32]; BURST_MAX]) {
     digest_burst(&bodies[..answers.len()], &mut digests[..answers.len()]);
 }
 
-fn reply(client: ClientId, body: Frame, body_digest: [u8; 32]) -> Outgoing {
+fn reply(client: ClientId, body: Frame, body_digest: Option<[u8; 32]>) -> Outgoing {
     Outgoing {
         to: PeerId::client(client.identity()),
         kind: kind::REPLY,

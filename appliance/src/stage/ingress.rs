@@ -98,17 +98,15 @@ impl Ingress {
     /// # Errors
     /// Why it is dropped.
     pub fn check_client(&mut self, received: Received) -> Result<Verdict, Reject> {
-        let header = received.header;
-        if header.kind != kind::REQUEST {
+        if received.kind != kind::REQUEST {
             return Err(Reject::NotAllowed);
         }
-        let client = ClientId(header.session);
+        let client = ClientId(received.session);
         if client.identity() != received.peer.index() {
             return Err(Reject::NotAllowed);
         }
-        let payload = FramePayload(received.frame);
-        let digest = Digest(header.body_digest);
-        let request = decode_request(payload, header.body_size(), digest, header.auth)
+        let (size, digest) = (received.body_size(), Digest(received.body_digest));
+        let request = decode_request(FramePayload(received.frame), size, digest, received.auth)
             .map_err(|_| Reject::Malformed)?;
         if request.client != client {
             return Err(Reject::Malformed);
@@ -165,14 +163,13 @@ impl Ingress {
         from: ReplicaId,
         received: Received,
     ) -> Result<Input<FramePayload>, Reject> {
-        let header = received.header;
-        if matches!(header.kind, kind::REQUEST | kind::REPLY) {
+        if matches!(received.kind, kind::REQUEST | kind::REPLY) {
             return Err(Reject::NotAllowed);
         }
-        if header.auth != proof::NONE || header.proof_size != 0 || header.session != 0 {
+        if received.auth != proof::NONE || received.proof_size != 0 || received.session != 0 {
             return Err(Reject::Malformed);
         }
-        let mut message = decode(header.kind, FramePayload(received.frame)).map_err(reject)?;
+        let mut message = decode(received.kind, FramePayload(received.frame)).map_err(reject)?;
         match &mut message {
             Message::Forwarded(batch) => self.check_batch(batch, Some(Memory::MacVectors))?,
             Message::Stop(stop) => {

@@ -226,7 +226,7 @@ impl Network {
         self.rejects.add(Reject::Overload);
         let Ok(header) = RequestHeader::parse(received.body()) else { return };
         let (client, sequence) = (header.client, header.sequence);
-        if received.header.kind != kind::REQUEST || client.identity() != received.peer.index() {
+        if received.kind != kind::REQUEST || client.identity() != received.peer.index() {
             return;
         }
         let places = self.told_busy.len() as u64;
@@ -380,7 +380,9 @@ impl Network {
         metrics.clients_up.set(counts.clients_up);
         metrics.tx_messages.set(sent.messages);
         metrics.tx_dropped.set(sent.dropped);
-        let device = self.links.counts();
+        let (device, bundles) = (self.links.counts(), self.links.bundles());
+        metrics.rx_bundles.set(bundles.rx);
+        metrics.tx_bundles.set(bundles.tx);
         metrics.rx_bytes.set(device.rx_bytes);
         metrics.tx_bytes.set(device.tx_bytes);
         metrics.connections_accepted.set(device.accepted);

@@ -253,9 +253,9 @@ impl TestClient {
         while self.links.event().is_some() {}
         let count = self.links.rx_burst(now, &mut self.received);
         while let Some(message) = self.received.pop_front() {
-            assert_eq!(message.header.kind, kind::REPLY);
+            assert_eq!(message.kind, kind::REPLY);
             let header = ReplyHeader::parse(message.body()).expect("well formed");
-            assert_eq!(header.client.0, message.header.session);
+            assert_eq!(header.client.0, message.session);
             self.count += 1;
             if self.keep {
                 let result = message.body()[32..].to_vec();
@@ -297,7 +297,7 @@ impl TestClient {
                 auth: proof::MAC_VECTOR,
                 session: client.0,
                 proof_size: vector.len() as u16,
-                body_digest: digest,
+                body_digest: Some(digest),
                 frame: Some(frame.clone()),
             });
         }
@@ -313,7 +313,7 @@ impl TestClient {
             auth,
             session,
             proof_size: proof.len() as u16,
-            body_digest: body_digest(body),
+            body_digest: None,
             frame: Some(frame),
         });
     }
@@ -327,7 +327,7 @@ impl TestClient {
             auth: proof::NONE,
             session: ClientId::new(self.index, 0).0,
             proof_size: 0,
-            body_digest: body_digest(body),
+            body_digest: None,
             frame: Some(frame),
         });
     }

@@ -470,11 +470,12 @@ impl<'a> Load<'a> {
     }
 
     fn traffic(&self) -> Traffic {
-        let device = self.driver.link_counts();
+        let (device, counts) = (self.driver.link_counts(), self.driver.counts());
         Traffic {
-            requests: self.driver.counts().completed,
-            messages_out: device.tx_messages,
-            messages_in: device.rx_messages,
+            requests: counts.completed,
+            // Several may share a link header.
+            messages_out: counts.sent,
+            messages_in: counts.replies,
             bytes_out: device.tx_bytes,
             bytes_in: device.rx_bytes,
         }

@@ -23,23 +23,23 @@ use tetrarch_dataplane::types::{Digest, Instant, OpenError, PeerId};
 
 use super::Case;
 
-/// The cases: a turn is a burst of 64 messages of 64 bytes.
+/// The cases: a turn is a burst of 64 messages, of 64 bytes, which share headers, or of 1024, which
+/// do not.
 pub(super) const CASES: &[Case] = &[
-    Case { name: "links_tx_burst", what: "tag and queue 64 messages", run: bursts },
-    Case { name: "links_rx_burst", what: "check and hand out 64 messages", run: bursts },
+    Case { name: "links_tx_burst", what: "tag and queue 64 messages", run: small },
+    Case { name: "links_rx_burst", what: "check and hand out 64 messages", run: small },
+    Case { name: "links_tx_large", what: "the same, with messages of 1 KiB", run: large },
+    Case { name: "links_rx_large", what: "the same, with messages of 1 KiB", run: large },
 ];
 
 /// Inside which function a case is counted.
 pub(super) fn counted(name: &str) -> Option<&'static str> {
     match name {
-        "links_tx_burst" => Some("counted_links_tx"),
-        "links_rx_burst" => Some("counted_links_rx"),
+        "links_tx_burst" | "links_tx_large" => Some("counted_links_tx"),
+        "links_rx_burst" | "links_rx_large" => Some("counted_links_rx"),
         _ => None,
     }
 }
-
-/// Bytes of a message's body.
-const BODY_SIZE: usize = 64;
 
 const NOW: Instant = Instant(1_000_000_000);
 
@@ -114,8 +114,9 @@ fn peer(index: u16) -> (PeerId, StaticSecret) {
 
 impl World {
     /// Two links with a session.
-    fn new() -> Result<Self, OpenError> {
-        let classes = vec![SlotClass { slot_size: 512, count: 256 }];
+    fn new(size: usize) -> Result<Self, OpenError> {
+        let class = |slot_size| SlotClass { slot_size, count: 256 };
+        let classes = vec![class(512), class(5 * 1024)];
         let arena = Arena::heap(&ArenaSpec { classes })?;
         let (there, back) = (Queue::default(), Queue::default());
         let end = |out: &Queue, into: &Queue, outgoing| {
@@ -132,7 +133,7 @@ impl World {
         };
         let sender = links(0, end(&there, &back, Some(PeerId::replica(1))))?;
         let receiver = links(1, end(&back, &there, None))?;
-        let bytes = [5; BODY_SIZE];
+        let bytes = vec![5; size];
         let body = arena.pool().copy_from(&bytes).expect("slots are free");
         let mut world = Self {
             sender,
@@ -158,8 +159,16 @@ impl World {
     }
 }
 
-fn bursts(turns: u64) {
-    let mut world = World::new().expect("memory for a small arena");
+fn small(turns: u64) {
+    bursts(turns, 64);
+}
+
+fn large(turns: u64) {
+    bursts(turns, 1024);
+}
+
+fn bursts(turns: u64, size: usize) {
+    let mut world = World::new(size).expect("memory for a small arena");
     for _ in 0..turns {
         world.burst();
     }
@@ -175,10 +184,11 @@ fn counted_links_tx(links: &mut Links, body: &Frame, digest: &Digest) {
             auth: 0,
             session: 0,
             proof_size: 0,
-            body_digest: *digest,
+            body_digest: Some(*digest),
             frame: Some(body.clone()),
         });
     }
+    links.flush(NOW);
 }
 
 /// Never inlined: profilers know it by its name.

@@ -115,7 +115,7 @@ fn send(
             auth: message.auth,
             session: client.0,
             proof_size: message.proof_size,
-            body_digest: message.digest,
+            body_digest: Some(message.digest),
             frame: Some(message.frame.clone()),
         });
         if taken {

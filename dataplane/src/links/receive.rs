@@ -2,20 +2,28 @@
 //!
 //! Owns the order of the checks: what costs least comes first, the tag before anything is believed,
 //! the digests of the whole burst side by side. Always true: the sequence window moves only for a
-//! good tag. Must not: hand out a message whose digest was not compared.
+//! good tag; of a bundle everything is handed out, in order, or nothing. Must not: hand out a message
+//! whose digest was not computed, and compared if it came with one.
 
+use super::bundle::{self, Inner};
 use super::session::{Conn, Session, State};
-use super::{CONTROL_KIND_MIN, Cause, KIND_HELLO, KIND_PING, KIND_REPLY, Links, Received};
+use super::{
+    CONTROL_KIND_MIN, Cause, KIND_BUNDLE, KIND_HELLO, KIND_PING, KIND_REPLY, Links, Received,
+};
+use crate::arena::FramePool;
 use crate::burst::Burst;
-use crate::crypto::hash::{body_digest, digest_burst};
+use crate::crypto::hash::digest_burst;
 use crate::crypto::mac::{MacItem, verify_each};
-use crate::endpoint::{ConnEvent, ConnId, HeaderBytes, RawReceived};
+use crate::endpoint::{ConnEvent, ConnId, RawReceived};
 use crate::frame::Frame;
 use crate::handshake::{self, HandshakeError};
 use crate::header::{Header, SENDER_CLIENT, covered};
-use crate::limits::{BURST_MAX, SEQUENCE_MAX};
+use crate::limits::{BUNDLE_MESSAGES_MAX, BURST_MAX, SEQUENCE_MAX};
 use crate::reject::Reject;
 use crate::types::{Digest, Instant, PeerId};
+
+/// Messages that are checked together at most: a burst whose last one is a bundle of many.
+pub(super) const CHECKED_MAX: usize = BURST_MAX + BUNDLE_MESSAGES_MAX - 1;
 
 /// The sender field that messages of `peer` carry.
 pub(super) fn sender_field(peer: PeerId) -> u16 {
@@ -32,82 +40,119 @@ impl Links {
     pub fn rx_burst(&mut self, now: Instant, into: &mut Burst<Received>) -> usize {
         self.now = self.now.max(now);
         self.accept_hellos();
+        self.held.reap();
         let room = into.room().min(BURST_MAX);
-        if room == 0 {
-            return 0;
+        let rest = self.opened.len().min(room);
+        for received in self.opened.drain_front(rest) {
+            hand_to(into, received);
         }
-        if self.raw.is_empty() {
-            self.close_closed();
-            self.endpoint.rx_burst(&mut self.raw);
-            self.take_events();
-        }
-        let (mut left, mut count) = (room, 0);
-        while left > 0 && !self.raw.is_empty() {
-            let run = self.look_at(left);
-            if run > 0 {
-                count += self.take(run, into);
-            } else if let Some(raw) = self.raw.pop_front() {
-                count += self.on_raw(raw, into);
+        let (mut count, mut fetched) = (rest, false);
+        while count < room {
+            if self.raw.is_empty() {
+                self.close_closed();
+                if fetched {
+                    break;
+                }
+                fetched = true;
+                self.endpoint.rx_burst(&mut self.raw);
+                self.take_events();
             }
-            left -= run.max(1);
+            let run = self.look_at(room - count);
+            if run > 0 {
+                count += self.take(run, room - count, into);
+            } else if let Some(raw) = self.raw.pop_front() {
+                self.on_raw(raw);
+            }
         }
-        if self.raw.is_empty() {
+        if self.raw.is_empty() && self.opened.is_empty() {
             self.close_closed();
         }
         count
     }
 
-    /// Read the headers of the next messages, at most `max`, as long as they belong to sessions that
-    /// are up and nothing about them closes a connection. Returns how many they are.
+    /// Read the headers of the next messages, as long as they belong to sessions that are up and
+    /// nothing about them closes a connection: at most `max`, or fewer that announce as many with
+    /// those inside. Returns how many they are.
     fn look_at(&mut self, max: usize) -> usize {
         self.candidates.clear();
-        for raw in self.raw.iter().take(max) {
+        let mut messages = 0;
+        for raw in &self.raw {
             let Some(session) = session_up(&self.conns, raw.conn) else {
                 break;
             };
             let candidate = match Header::parse(&raw.header) {
                 Ok(header) if header.payload_size() != raw.body.size() => break,
-                Ok(header) => check(session, self.cluster, &header).map(|()| header),
+                Ok(header) => check(session, self.cluster, &header).map(|count| {
+                    messages += count;
+                    header
+                }),
                 // Some bits may have been hit on the way.
                 Err(reason) => Err(reason),
             };
             self.candidates.push(candidate);
+            if messages >= max || self.candidates.len() == BURST_MAX {
+                break;
+            }
         }
         self.candidates.len()
     }
 
-    /// Take the messages that were looked at: all tags, then all digests, then one by one.
-    fn take(&mut self, run: usize, into: &mut Burst<Received>) -> usize {
+    /// Take the messages that were looked at: all tags, then all digests, then one by one; `room` of
+    /// them into `into`, what is left of the last bundle aside.
+    fn take(&mut self, run: usize, room: usize, into: &mut Burst<Received>) -> usize {
         let (conns, raw, headers) = (&self.conns, &self.raw, &self.candidates);
         let good = verify_each(run, |i| {
             let (Ok(header), raw) = (&headers[i], raw.get(i)?) else {
                 return None;
             };
             let key = &session_up(conns, raw.conn)?.keys.rx;
-            let proof = raw.body.bytes().get(header.body_size()..)?;
+            let proof = tagged_trailer(header, raw.body.bytes());
             let (sequence, tag) = (header.sequence, &header.tag);
             Some(MacItem { key, sequence, header: covered(&raw.header), proof, tag })
         });
-        let mut bodies: [&[u8]; BURST_MAX] = [&[]; BURST_MAX];
+        self.hash(good);
+        self.hand_out(run, room, good, into)
+    }
+
+    /// The digests of all messages that could be handed out. A bundle that is none is not looked at
+    /// again.
+    fn hash(&mut self, good: u64) {
+        let mut bodies: [&[u8]; CHECKED_MAX] = [&[]; CHECKED_MAX];
         let mut hashed = 0;
-        for (i, (candidate, raw)) in headers.iter().zip(raw).enumerate() {
-            if let Ok(header) = candidate
-                && good >> i & 1 == 1
-                && header.kind < CONTROL_KIND_MIN
-            {
-                bodies[hashed] = raw.body.bytes().get(..header.body_size()).unwrap_or(&[]);
+        for (i, (candidate, raw)) in self.candidates.iter_mut().zip(&self.raw).enumerate() {
+            let Ok(header) = candidate else { continue };
+            if good >> i & 1 == 0 {
+                continue;
+            }
+            let payload = raw.body.bytes();
+            if header.kind == KIND_BUNDLE {
+                let first = hashed;
+                let parsed = bundle::parse(payload, inner_count(header), |inner| {
+                    bodies[hashed] = inner.body();
+                    hashed += 1;
+                });
+                if let Err(reason) = parsed {
+                    (*candidate, hashed) = (Err(reason), first);
+                }
+            } else if header.kind < CONTROL_KIND_MIN {
+                bodies[hashed] = payload.get(..header.body_size()).unwrap_or(&[]);
                 hashed += 1;
             }
         }
         digest_burst(&bodies[..hashed], &mut self.digests[..hashed]);
-        self.hand_out(run, good, into)
     }
 
     /// Bit i of `good` says whether the tag of message i is; `self.digests` are of the good ones that
     /// are not the links' own. The sequence window moves in the order of arrival.
-    fn hand_out(&mut self, run: usize, good: u64, into: &mut Burst<Received>) -> usize {
+    fn hand_out(
+        &mut self,
+        run: usize,
+        room: usize,
+        good: u64,
+        into: &mut Burst<Received>,
+    ) -> usize {
         let mut digests = self.digests.iter();
-        let mut count = 0;
+        let mut out = Out { room, count: 0, into, rest: &mut self.opened };
         let candidates = self.candidates.iter().zip(self.raw.drain_front(run));
         for (i, (candidate, raw)) in candidates.enumerate() {
             let header = match candidate {
@@ -121,7 +166,7 @@ impl Links {
                     continue;
                 }
             };
-            let digest = if header.kind < CONTROL_KIND_MIN { digests.next() } else { None };
+            let digests = digests_of(header, &mut digests);
             let Some(session) = session_up_mut(&mut self.conns, raw.conn) else {
                 unreachable!("nothing changes a session between the look at its message and here")
             };
@@ -130,14 +175,30 @@ impl Links {
                 continue;
             }
             session.last_rx = self.now;
-            let received = Received { peer: session.peer, header: *header, frame: raw.body };
-            match fate(&received, digest) {
-                Ok(true) => count += usize::from(into.push(received).is_ok()),
-                Ok(false) => {}
+            let peer = session.peer;
+            if header.kind == KIND_BUNDLE {
+                // Parts of a bundle, or, when too many are held, copies.
+                let pool = (!self.held.add(&raw.body)).then_some(&self.pool);
+                let lost = out.unpack(peer, &raw.body, digests, pool);
+                self.rejects.add_many(Reject::PoolExhausted, lost);
+                self.bundles.rx += 1;
+                continue;
+            }
+            match fate(header, &raw.body, digests) {
+                Ok(Some(body_digest)) => out.push(Received {
+                    peer,
+                    kind: header.kind,
+                    auth: header.auth,
+                    proof_size: header.proof_size,
+                    session: header.session,
+                    body_digest: *body_digest,
+                    frame: raw.body,
+                }),
+                Ok(None) => {}
                 Err(reason) => self.rejects.add(reason),
             }
         }
-        count
+        out.count
     }
 
     fn take_events(&mut self) {
@@ -156,30 +217,25 @@ impl Links {
         }
     }
 
-    /// One message that may change a connection. Returns how many messages were appended.
-    fn on_raw(&mut self, raw: RawReceived, into: &mut Burst<Received>) -> usize {
+    /// One message that may change a connection.
+    fn on_raw(&mut self, raw: RawReceived) {
         let header = match Header::parse(&raw.header) {
             Ok(header) => header,
-            Err(reason) => {
-                self.on_unreadable(raw.conn, reason);
-                return 0;
-            }
+            Err(reason) => return self.on_unreadable(raw.conn, reason),
         };
         if header.payload_size() != raw.body.size() {
-            self.drop_conn(raw.conn, Reject::BadSize);
-            return 0;
+            return self.drop_conn(raw.conn, Reject::BadSize);
         }
         let Some(conn) = self.conn(raw.conn) else {
-            self.rejects.add(Reject::NoSession);
-            return 0;
+            return self.rejects.add(Reject::NoSession);
         };
         match &conn.state {
-            State::Up(_) | State::Unconfirmed(_) => return self.on_first(&header, raw, into),
+            State::Up(_) => self.rejects.add(Reject::Malformed),
+            State::Unconfirmed(_) => self.on_first(&header, raw),
             State::AwaitHello if header.kind == KIND_HELLO => self.on_hello(&header, raw),
             State::AwaitReply(_) if header.kind == KIND_REPLY => self.on_reply(&header, raw),
             _ => self.drop_conn(raw.conn, Reject::HandshakeFailed),
         }
-        0
     }
 
     /// A header that breaks the format: within a session some bits may have been hit on the way;
@@ -191,32 +247,23 @@ impl Links {
         }
     }
 
-    /// The first message of a session: if its tag is good, the session is up.
-    fn on_first(&mut self, header: &Header, raw: RawReceived, into: &mut Burst<Received>) -> usize {
-        let (cluster, now, id) = (self.cluster, self.now, raw.conn);
-        let Some(Conn { state: State::Up(session) | State::Unconfirmed(session), .. }) =
-            self.conn(id)
-        else {
-            self.rejects.add(Reject::NoSession);
-            return 0;
+    /// The first message of a session: if its tag is good, the session is up, and the message is the
+    /// first of those to look at.
+    fn on_first(&mut self, header: &Header, raw: RawReceived) {
+        let cluster = self.cluster;
+        let Some(Conn { state: State::Unconfirmed(session), .. }) = self.conn(raw.conn) else {
+            return self.rejects.add(Reject::NoSession);
         };
-        let peer = session.peer;
-        if let Err(reason) = verify(session, cluster, header, &raw.header, raw.body.bytes()) {
-            self.rejects.add(reason);
-            return 0;
+        if let Err(reason) = check(session, cluster, header) {
+            return self.rejects.add(reason);
         }
-        session.last_rx = now;
-        self.confirm(id);
-        let received = Received { peer, header: *header, frame: raw.body };
-        let digest = body_digest(received.body());
-        match fate(&received, Some(&digest)) {
-            Ok(true) => usize::from(into.push(received).is_ok()),
-            Ok(false) => 0,
-            Err(reason) => {
-                self.rejects.add(reason);
-                0
-            }
+        let trailer = tagged_trailer(header, raw.body.bytes());
+        if !session.keys.rx.verify(header.sequence, covered(&raw.header), trailer, &header.tag) {
+            return self.rejects.add(Reject::BadTag);
         }
+        self.confirm(raw.conn);
+        let kept = self.raw.push_front(raw);
+        debug_assert!(kept.is_ok(), "it was there");
     }
 
     /// Message 1: wait for a turn, as its key agreement is the most anybody can make us compute.
@@ -326,14 +373,14 @@ fn claimed(error: &HandshakeError) -> Option<PeerId> {
 }
 
 /// The session of a connection that is up.
-fn session_up(conns: &[Option<Box<Conn>>], id: ConnId) -> Option<&Session> {
+pub(super) fn session_up(conns: &[Option<Box<Conn>>], id: ConnId) -> Option<&Session> {
     match conns.get(id.index())?.as_deref()? {
         Conn { id: own, state: State::Up(session), .. } if *own == id => Some(session),
         _ => None,
     }
 }
 
-fn session_up_mut(conns: &mut [Option<Box<Conn>>], id: ConnId) -> Option<&mut Session> {
+pub(super) fn session_up_mut(conns: &mut [Option<Box<Conn>>], id: ConnId) -> Option<&mut Session> {
     match conns.get_mut(id.index())?.as_deref_mut()? {
         Conn { id: own, state: State::Up(session), .. } if *own == id => Some(session),
         _ => None,
@@ -341,7 +388,8 @@ fn session_up_mut(conns: &mut [Option<Box<Conn>>], id: ConnId) -> Option<&mut Se
 }
 
 /// Could this be a new message of this session? What costs least comes first; tag and digest follow.
-fn check(session: &Session, cluster: u64, header: &Header) -> Result<(), Reject> {
+/// How many messages it is, with those inside.
+fn check(session: &Session, cluster: u64, header: &Header) -> Result<usize, Reject> {
     if header.cluster != cluster {
         return Err(Reject::WrongCluster);
     }
@@ -351,31 +399,98 @@ fn check(session: &Session, cluster: u64, header: &Header) -> Result<(), Reject>
     if header.sequence > SEQUENCE_MAX || !session.window.is_new(header.sequence) {
         return Err(Reject::Replay);
     }
-    Ok(())
+    if header.kind == KIND_BUNDLE { bundle::announced(header) } else { Ok(1) }
 }
 
-/// Is this a new message of this session? The digest of the body is checked later.
-fn verify(
-    session: &mut Session,
-    cluster: u64,
+/// What the tag covers after the header: the proof, as the body is covered through its digest; of a
+/// bundle, everything.
+pub(super) fn tagged_trailer<'a>(header: &Header, payload: &'a [u8]) -> &'a [u8] {
+    if header.kind == KIND_BUNDLE {
+        return payload;
+    }
+    payload.get(header.body_size()..).unwrap_or(&[])
+}
+
+/// Of a bundle whose header was checked.
+fn inner_count(header: &Header) -> usize {
+    header.session as usize
+}
+
+/// Takes as many of the digests as are of this message and those inside.
+fn digests_of<'a>(header: &Header, all: &mut std::slice::Iter<'a, Digest>) -> &'a [Digest] {
+    let count = match header.kind {
+        KIND_BUNDLE => inner_count(header),
+        kind => usize::from(kind < CONTROL_KIND_MIN),
+    };
+    let (these, rest) = all.as_slice().split_at(count);
+    *all = rest.iter();
+    these
+}
+
+/// Does an authentic message reach the user? Its digest if so. `digests` has that of its body, where
+/// one is needed.
+fn fate<'a>(
     header: &Header,
-    bytes: &HeaderBytes,
-    payload: &[u8],
-) -> Result<(), Reject> {
-    check(session, cluster, header)?;
-    let (_, proof) = header.split(payload)?;
-    if !session.keys.rx.verify(header.sequence, covered(bytes), proof, &header.tag) {
-        return Err(Reject::BadTag);
+    frame: &Frame,
+    digests: &'a [Digest],
+) -> Result<Option<&'a Digest>, Reject> {
+    match digests.first() {
+        Some(digest) if *digest == header.body_digest => Ok(Some(digest)),
+        Some(_) => Err(Reject::BadDigest),
+        None if header.kind == KIND_PING && frame.is_empty() => Ok(None),
+        None => Err(Reject::UnknownKind),
     }
-    if session.window.accept(header.sequence) { Ok(()) } else { Err(Reject::Replay) }
 }
 
-/// Does an authentic message reach the user? `digest` is of its body, where one is needed.
-fn fate(received: &Received, digest: Option<&Digest>) -> Result<bool, Reject> {
-    if received.header.kind < CONTROL_KIND_MIN {
-        let good = digest == Some(&received.header.body_digest);
-        return if good { Ok(true) } else { Err(Reject::BadDigest) };
+/// Where messages go: `room` of them to the user, the rest to the next call.
+struct Out<'a> {
+    room: usize,
+    count: usize,
+    into: &'a mut Burst<Received>,
+    rest: &'a mut Burst<Received>,
+}
+
+impl Out<'_> {
+    fn push(&mut self, received: Received) {
+        if self.count < self.room {
+            self.count += 1;
+            hand_to(self.into, received);
+        } else {
+            hand_to(self.rest, received);
+        }
     }
-    let ping = received.header.kind == KIND_PING && received.frame.is_empty();
-    if ping { Ok(false) } else { Err(Reject::UnknownKind) }
+
+    /// Every message of a bundle that was parsed before: in its slot, or with `pool` in slots of their
+    /// own. Returns how many there was no slot for.
+    fn unpack(
+        &mut self,
+        peer: PeerId,
+        bundle: &Frame,
+        digests: &[Digest],
+        pool: Option<&FramePool>,
+    ) -> u64 {
+        let mut digests_left = digests.iter();
+        let mut lost = 0;
+        let parsed = bundle::parse(bundle.bytes(), digests.len(), |inner| {
+            let Inner { kind, auth, proof_size, session, start, payload } = inner;
+            let frame = match pool {
+                None => bundle.slice(start, payload.len()),
+                Some(pool) => pool.copy_from(payload),
+            };
+            let (Some(frame), Some(digest)) = (frame, digests_left.next()) else {
+                lost += 1;
+                return;
+            };
+            let body_digest = *digest;
+            self.push(Received { peer, kind, auth, proof_size, session, body_digest, frame });
+        });
+        debug_assert!(parsed.is_ok(), "its bytes never change");
+        lost
+    }
+}
+
+/// The caller made sure that there is room.
+fn hand_to(into: &mut Burst<Received>, received: Received) {
+    let kept = into.push(received);
+    debug_assert!(kept.is_ok(), "there is room for what is taken");
 }

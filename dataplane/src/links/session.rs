@@ -4,6 +4,7 @@
 //! points at a connection exactly if that connection is up as this peer. Must not: parse messages.
 
 use super::replay::ReplayWindow;
+use super::transmit::Unsealed;
 use super::{Cause, LinkConfig, Links};
 use crate::endpoint::{ConnId, MESSAGE_SIZE_MAX_UNAUTHENTICATED};
 use crate::handshake::{Dialler, SessionKeys};
@@ -44,6 +45,10 @@ pub(super) struct Session {
     pub(super) window: ReplayWindow,
     pub(super) last_rx: Instant,
     pub(super) last_tx: Instant,
+    /// Small messages that leave at the flush at the latest.
+    pub(super) unsealed: Unsealed,
+    /// It is in the list of those that may have some.
+    pub(super) is_listed: bool,
 }
 
 impl Session {
@@ -55,7 +60,17 @@ impl Session {
         now: Instant,
     ) -> Self {
         let window = ReplayWindow::new(config.replay);
-        Self { peer, index, keys, tx_sequence: 0, window, last_rx: now, last_tx: now }
+        Self {
+            peer,
+            index,
+            keys,
+            tx_sequence: 0,
+            window,
+            last_rx: now,
+            last_tx: now,
+            unsealed: Unsealed::Nothing,
+            is_listed: false,
+        }
     }
 }
 

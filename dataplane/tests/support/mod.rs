@@ -114,7 +114,6 @@ impl Node {
 
     /// Send `body`, of which the last `proof_size` bytes are proof.
     pub fn send(&mut self, to: PeerId, kind: u8, body: &[u8], proof_size: u16) -> bool {
-        let split = body.len() - usize::from(proof_size);
         let frame = if body.is_empty() {
             None
         } else {
@@ -129,7 +128,7 @@ impl Node {
             auth: u8::from(proof_size > 0),
             session: 5,
             proof_size,
-            body_digest: body_digest(&body[..split]),
+            body_digest: None,
             frame,
         })
     }

@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use tetrarch_dataplane::arena::{Arena, ArenaSpec, SlotClass};
 use tetrarch_dataplane::burst::Burst;
 use tetrarch_dataplane::clock::{Clock, SystemClock};
-use tetrarch_dataplane::crypto::{hash::body_digest, keys::StaticSecret};
+use tetrarch_dataplane::crypto::keys::StaticSecret;
 use tetrarch_dataplane::endpoint::Transport;
 use tetrarch_dataplane::frame::Frame;
 use tetrarch_dataplane::handshake::{Directory, Identity};
@@ -46,8 +46,8 @@ impl Side {
     }
 
     /// Queues a message. `false`: nobody is connected, or the queue is full.
-    fn send(&mut self, to: PeerId, session: u64, body_digest: [u8; 32], frame: Frame) -> bool {
-        let (auth, proof_size, frame) = (0, 0, Some(frame));
+    fn send(&mut self, to: PeerId, session: u64, frame: Frame) -> bool {
+        let (auth, proof_size, body_digest, frame) = (0, 0, None, Some(frame));
         self.links.tx(Outgoing { to, kind: KIND, auth, session, proof_size, body_digest, frame })
     }
 
@@ -57,8 +57,7 @@ impl Side {
         let body = &mut frame.bytes_mut()[..BODY_SIZE];
         body.fill(0);
         body[..8].copy_from_slice(&number.to_le_bytes());
-        let digest = body_digest(body);
-        self.send(to, number, digest, frame.freeze(BODY_SIZE as u32))
+        self.send(to, number, frame.freeze(BODY_SIZE as u32))
     }
 }
 
@@ -90,16 +89,10 @@ fn main() -> Result<()> {
             }
         }
         while let Some(message) = a.received.pop_front() {
-            // The same frame goes back: no copy, and its digest is known already.
-            let header = &message.header;
-            a.send(message.peer, header.session, header.body_digest, message.frame);
+            a.send(message.peer, message.session, message.frame);
         }
         while let Some(message) = b.received.pop_front() {
-            ensure!(
-                message.header.session == echoed,
-                "echo {} out of order",
-                message.header.session
-            );
+            ensure!(message.session == echoed, "echo {} out of order", message.session);
             ensure!(message.body()[..8] == echoed.to_le_bytes(), "echo {echoed} was altered");
             echoed += 1;
         }

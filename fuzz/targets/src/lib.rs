@@ -19,6 +19,7 @@ pub type Target = (&'static str, fn(&[u8]));
 /// All targets.
 pub const TARGETS: &[Target] = &[
     ("link_header", wire::link_header),
+    ("bundle", wire::bundle),
     ("handshake", wire::handshake),
     ("links", wire::links),
     ("member", member::member),

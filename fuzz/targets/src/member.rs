@@ -18,8 +18,6 @@ use tetrarch_consensus::{Action, Actions, Config, Input, Instant, Message, Proto
 use tetrarch_consensus::{Payload, ReplicaId};
 use tetrarch_dataplane::arena::{Arena, ArenaSpec, SlotClass};
 use tetrarch_dataplane::crypto::hash::body_digest;
-use tetrarch_dataplane::header::Header;
-use tetrarch_dataplane::limits::HEADER_SIZE;
 use tetrarch_dataplane::links::Received;
 use tetrarch_dataplane::types::PeerId;
 use tetrarch_services::null::NullValidator;
@@ -108,19 +106,15 @@ impl World {
         };
         let body = &bytes[..body_size.min(bytes.len())];
         let session = if peer.is_client() { read_session(bytes) } else { 0 };
-        let header = Header {
+        Some(Received {
+            peer,
             kind,
             auth,
-            size: (HEADER_SIZE + bytes.len()) as u32,
-            sender: 0,
             proof_size: (bytes.len() - body.len()) as u16,
-            cluster: 0,
             session,
-            sequence: 1,
             body_digest: body_digest(body),
-            tag: [0; 16],
-        };
-        Some(Received { peer, header, frame: self.arena.pool().copy_from(bytes)? })
+            frame: self.arena.pool().copy_from(bytes)?,
+        })
     }
 
     fn request(&mut self, auth: u8, bytes: &[u8]) {

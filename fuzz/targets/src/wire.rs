@@ -14,7 +14,9 @@ use tetrarch_dataplane::crypto::hash::body_digest;
 use tetrarch_dataplane::crypto::keys::StaticSecret;
 use tetrarch_dataplane::handshake::{Dialler, Directory, Identity, accept};
 use tetrarch_dataplane::header::{Header, peek_size};
-use tetrarch_dataplane::links::{LinkConfig, Links, Outgoing, Received};
+use tetrarch_dataplane::limits::BUNDLED_SIZE_MAX;
+use tetrarch_dataplane::links::bundle::{PREFIX_SIZE, parse};
+use tetrarch_dataplane::links::{CONTROL_KIND_MIN, LinkConfig, Links, Outgoing, Received};
 use tetrarch_dataplane::transport::memory::{Delivery, InFlight, Port, Switch, SwitchConfig};
 use tetrarch_dataplane::types::{Instant, PeerId};
 
@@ -30,6 +32,23 @@ pub fn link_header(data: &[u8]) {
         assert_eq!(bytes[..], data[..bytes.len()]);
         assert_eq!(peek_size(&bytes), Ok(header.size));
         assert_eq!(header.payload_size() + bytes.len(), header.size as usize);
+    }
+}
+
+/// The first byte is the number of messages. A bundle that parses is its messages and nothing else, and
+/// each is one that may be there.
+pub fn bundle(data: &[u8]) {
+    let Some((count, bytes)) = data.split_first() else { return };
+    let (mut messages, mut end) = (0, 0);
+    let parsed = parse(bytes, usize::from(*count), |inner| {
+        assert!(inner.kind < CONTROL_KIND_MIN && inner.payload.len() <= BUNDLED_SIZE_MAX);
+        assert_eq!(inner.body().len() + usize::from(inner.proof_size), inner.payload.len());
+        assert_eq!(inner.start, end + PREFIX_SIZE);
+        end = inner.start + inner.payload.len();
+        messages += 1;
+    });
+    if parsed.is_ok() {
+        assert_eq!((messages, end), (*count, bytes.len()));
     }
 }
 
@@ -71,8 +90,11 @@ fn play(data: &[u8]) -> usize {
     'run: for _ in 0..MESSAGES_MAX {
         world.turn();
         if world.links[1].is_up(PeerId::replica(0)) {
-            world.send(sent);
-            sent += 1;
+            // One, or some that share a header.
+            for _ in 0..=sent % 4 {
+                world.send(sent);
+                sent += 1;
+            }
             world.turn();
         }
         while let Some(mut message) = world.switch.take() {
@@ -125,8 +147,10 @@ impl World {
         let switch = Switch::new(config);
         switch.dial(Port(1), Port(0), PeerId::replica(0));
         let arena = || {
-            let classes = vec![SlotClass { slot_size: 512, count: 512 }];
-            Arena::heap(&ArenaSpec { classes }).expect("256 KiB")
+            // The larger ones are for bundles.
+            let class = |slot_size, count| SlotClass { slot_size, count };
+            let classes = vec![class(512, 512), class(4096, 64)];
+            Arena::heap(&ArenaSpec { classes }).expect("512 KiB")
         };
         let arenas = [arena(), arena()];
         let links = [0, 1].map(|id: u16| {
@@ -148,7 +172,7 @@ impl World {
                 assert_eq!(message.peer, PeerId::replica(1));
                 let number = number_of(message.body());
                 assert_eq!(message.body(), body(number), "altered");
-                assert_eq!(message.header.session, u64::from(number));
+                assert_eq!(message.session, u64::from(number));
                 let in_order = self.arrived.last().is_none_or(|last| *last < number);
                 assert!(in_order, "{number} after {:?}", self.arrived);
                 self.arrived.push(number);
@@ -168,7 +192,7 @@ impl World {
             auth: 0,
             session: u64::from(number),
             proof_size: 0,
-            body_digest: body_digest(&body),
+            body_digest: None,
             frame: Some(frame),
         });
     }

@@ -13,7 +13,7 @@ use tetrarch_consensus::message::codec::{REQUEST_PREFIX, STATE_PREFIX};
 use tetrarch_consensus::message::kind;
 use tetrarch_dataplane::handshake::{HELLO_SIZE, REPLY_SIZE};
 use tetrarch_dataplane::limits::{FRAME_SIZE_MAX, PROOF_SIZE_MAX};
-use tetrarch_dataplane::links::{KIND_HELLO, KIND_PING, KIND_REPLY};
+use tetrarch_dataplane::links::{KIND_BUNDLE, KIND_HELLO, KIND_PING, KIND_REPLY};
 
 fn document() -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("fuzz/targets");
@@ -65,6 +65,7 @@ fn kinds_have_the_numbers_of_the_code() {
         (KIND_HELLO, "HELLO"),
         (KIND_REPLY, "HELLO_REPLY"),
         (KIND_PING, "PING"),
+        (KIND_BUNDLE, "BUNDLE"),
     ];
     let expected: BTreeMap<u8, String> =
         expected.into_iter().map(|(number, name)| (number, name.to_owned())).collect();

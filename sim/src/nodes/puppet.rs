@@ -20,7 +20,6 @@ use tetrarch_consensus::{
 };
 use tetrarch_dataplane::arena::FramePool;
 use tetrarch_dataplane::burst::Burst;
-use tetrarch_dataplane::crypto::hash::body_digest;
 use tetrarch_dataplane::links::{LinkEvent, Links, Outgoing, Received};
 use tetrarch_dataplane::types::{Instant, PeerId};
 
@@ -142,18 +141,17 @@ impl Puppet {
     }
 
     fn take(&mut self, now: Instant, received: Received) {
-        let header = received.header;
-        let size = header.body_size();
+        let size = received.body_size();
         let payload = SharedBytes::from(received.frame.bytes());
         if received.peer.is_client() {
-            let digest = Digest(header.body_digest);
-            let request = codec::decode_request(payload, size, digest, header.auth);
+            let digest = Digest(received.body_digest);
+            let request = codec::decode_request(payload, size, digest, received.auth);
             if let Ok(request) = request {
                 self.on_request(request);
             }
             return;
         }
-        let Ok(mut message) = codec::decode(header.kind, payload) else { return };
+        let Ok(mut message) = codec::decode(received.kind, payload) else { return };
         let heard = message.clone();
         self.with_adversary(now, |adversary, scene, out| adversary.hear(scene, &heard, out));
         self.authenticate(&mut message);
@@ -184,7 +182,7 @@ impl Puppet {
             auth: proof::NONE,
             session: client.0,
             proof_size: 0,
-            body_digest: body_digest(reply),
+            body_digest: None,
             frame: Some(frame),
         });
     }
@@ -294,7 +292,7 @@ impl Puppet {
             auth: proof::NONE,
             session: 0,
             proof_size: 0,
-            body_digest: body_digest(frame.bytes()),
+            body_digest: None,
             frame: Some(frame),
         };
         if self.links.is_up(peer) {

@@ -87,6 +87,8 @@ fn vectors() -> Vec<Seed> {
     seeds.push(seed("request", "golden", vector(&file("request"))));
     seeds.push(seed("reply", "golden", vector(&file("reply"))));
     seeds.push(seed("link_header", "golden", vector("dataplane/src/vectors/header_v2.hex")));
+    let bundle = vector("dataplane/src/vectors/bundle.hex");
+    seeds.push(seed("bundle", "golden", [&[2], &bundle[..]].concat()));
     seeds
 }
 
