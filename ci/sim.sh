@@ -46,6 +46,8 @@ for n in 3 5; do
     run "level 1, n = $n, crash" --level 1 --n "$n" --model crash --seeds "0..$fixed"
     run "level 2, n = $n, crash" --level 2 --n "$n" --model crash --seeds "0..$level2"
 done
+# Any number of members goes down at once, and comes back with its records.
+run "level 1, disks" --level 1 --disks honest --seeds "0..$fixed"
 # The same seed must be the same run.
 run "level 1, every run twice" --level 1 --seeds 0..20 --twice
 

@@ -2,6 +2,7 @@
 
 use crate::batch::{Batch, Selection};
 use crate::message::{Message, Position};
+use crate::record::Record;
 use crate::state_machine::Context;
 use crate::types::{ClientId, ConsensusId, Digest, Lsn, Regency, ReplicaId, Sequence};
 
@@ -31,6 +32,13 @@ pub enum Action<P> {
         message: Message<P>,
         /// 0: at once.
         after: Lsn,
+    },
+    /// Append this to the log. Comes before everything that has to wait for it.
+    Persist {
+        /// Its number, one more than that of the record before.
+        lsn: Lsn,
+        /// What.
+        record: Record<P>,
     },
     /// Execute the selected requests of a decided batch, in order, then answer each client and feed
     /// back `Input::Executed`. Comes once for each instance, in order, without gaps.

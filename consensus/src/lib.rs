@@ -19,6 +19,7 @@ pub mod message;
 pub mod payload;
 pub mod protocol;
 pub mod quorum;
+pub mod record;
 pub mod smr;
 pub mod spec;
 pub mod state_machine;
@@ -33,6 +34,7 @@ pub use input::Input;
 pub use message::{Message, Request};
 pub use payload::{Payload, PayloadPool};
 pub use protocol::{Actions, Protocol};
+pub use record::Record;
 pub use state_machine::{BadSnapshot, Context, Replies, RequestValidator, StateMachine};
 pub use types::{
     ClientId, ConsensusId, Digest, Epoch, Instant, Lsn, Regency, ReplicaId, ReplicaSet, Sequence,

@@ -13,6 +13,7 @@ use tetrarch_consensus::FaultModel;
 use tetrarch_consensus::config::Check;
 use tetrarch_consensus::limits::DEPTH_MAX;
 use tetrarch_sim::trace::Log;
+use tetrarch_sim::world::Disks;
 use tetrarch_sim::{Coverage, Options, Outcome, Strategy, Wishes, nodes, run};
 
 /// Simulates clusters with faults of every kind, one per seed, and checks what must always hold.
@@ -37,6 +38,9 @@ struct Args {
     /// Instances that may be open at once; drawn from the seed when not given
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=DEPTH_MAX as i64))]
     depth: Option<u8>,
+    /// What members keep on disks; with disks, any number of them may crash at once (level 1)
+    #[arg(long, value_enum, default_value_t = Disks::None)]
+    disks: Disks,
     /// Fault model; drawn from the seed when not given
     #[arg(long, value_enum)]
     model: Option<Model>,
@@ -87,6 +91,7 @@ impl Args {
     fn wishes(&self) -> Wishes {
         Wishes {
             n: self.n,
+            disks: self.disks,
             depth: self.depth.map(usize::from),
             model: self.model.map(|model| match model {
                 Model::Byzantine => FaultModel::Byzantine,
@@ -120,6 +125,9 @@ impl Args {
         let value = |value: Option<clap::builder::PossibleValue>| {
             value.map(|value| value.get_name().to_owned()).unwrap_or_default()
         };
+        if self.disks != Disks::None {
+            command += &format!(" --disks {}", value(self.disks.to_possible_value()));
+        }
         if let Some(model) = self.model {
             command += &format!(" --model {}", value(model.to_possible_value()));
         }
@@ -148,6 +156,10 @@ struct Shared {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if args.level == 2 && args.disks != Disks::None {
+        eprintln!("--disks = {:?}: level 2 has no disks; use --level 1", args.disks);
+        return ExitCode::FAILURE;
+    }
     let (low, high) = match (args.seed, args.seeds) {
         (Some(seed), _) => (seed, seed.saturating_add(1)),
         (_, Some(range)) => range,

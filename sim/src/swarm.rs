@@ -12,6 +12,7 @@ use tetrarch_consensus::quorum::Quorums;
 use tetrarch_consensus::{FaultModel, ReplicaId};
 
 use crate::rng::Rng;
+use crate::world::Disks;
 
 /// How a faulty member misbehaves. One member may combine several.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, clap::ValueEnum)]
@@ -175,6 +176,8 @@ pub struct Options {
     pub skew: Duration,
     /// Time that executing one batch takes.
     pub execution: Duration,
+    /// What members keep on disks.
+    pub disks: Disks,
     /// Instances that may be open at once.
     pub depth: usize,
     /// Requests per batch.
@@ -221,6 +224,8 @@ pub struct Wishes {
     pub n: Option<usize>,
     /// Fault model.
     pub model: Option<FaultModel>,
+    /// What members keep on disks.
+    pub disks: Disks,
     /// Instances that may be open at once.
     pub depth: Option<usize>,
     /// The only strategies used.
@@ -250,9 +255,19 @@ impl Options {
         let drawn = Rng::new(seed ^ 0x6465_7074_6800).pick(&[1, 2, 8, 32]);
         options.depth = wishes.depth.unwrap_or(drawn);
         options.mutants = wishes.mutants.clone();
+        options.keep_records(wishes.disks);
         options.people(&mut rng);
         options.faulty_members(&mut rng, &wishes.strategies);
         options
+    }
+
+    /// With disks, crashes of many at once are what matters.
+    fn keep_records(&mut self, disks: Disks) {
+        self.disks = disks;
+        if disks != Disks::None {
+            let mut rng = Rng::new(self.seed ^ 0x6469_736b_7300);
+            self.crash_every = rng.duration(self.timeout, self.timeout * 10);
+        }
     }
 
     /// Members.
@@ -316,6 +331,7 @@ impl Options {
                 Duration::ZERO
             },
             execution: if rng.chance(300) { rng.duration(MS / 10, 5 * MS) } else { Duration::ZERO },
+            disks: Disks::None,
             depth: 1,
             batch_requests_max: rng.pick(&[1, 2, 4, 16, 1024]),
             // All bodies have one size. A draw of its own leaves the others as they were.

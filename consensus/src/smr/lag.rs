@@ -11,6 +11,7 @@ use crate::message::{
 };
 use crate::payload::Payload;
 use crate::protocol::Actions;
+use crate::record::Record;
 use crate::smr::decision_log::Entry;
 use crate::smr::ignored::Ignored;
 use crate::smr::progress::FAILURES_MAX;
@@ -96,7 +97,7 @@ impl<P: Payload> Replica<P> {
         progress.first.get_or_insert(status.decided);
         self.lag.update_target(self.quorums.one_correct());
         self.on_wish(index, status.wanted.max(status.regency), actions);
-        self.unmute();
+        self.unmute(actions);
         self.send_decision_claims(index, status, actions);
         if status.regency == self.regency {
             self.send_what_lacks(index, status, actions);
@@ -334,11 +335,11 @@ impl<P: Payload> Replica<P> {
 
     /// After a delivery: goes on fetching, and speaks again if it may.
     pub(super) fn after_delivery(&mut self, actions: &mut Actions<Action<P>>) {
-        self.unmute();
+        self.unmute(actions);
         self.pursue(actions);
     }
 
-    fn unmute(&mut self) {
+    fn unmute(&mut self, actions: &mut Actions<Action<P>>) {
         spec!("LAG.5");
         if !self.lag.mute {
             return;
@@ -346,8 +347,9 @@ impl<P: Payload> Replica<P> {
         let mark = self.lag.mark(self.index, self.quorums);
         let beyond = decisions_told(self.window.depth()) as u64;
         if mark.is_some_and(|mark| self.decided.0 >= mark.0.saturating_add(beyond)) {
-            self.lag.mute = false;
-            self.lag.read_from = self.decided;
+            let view = self.config.view.id();
+            self.persist(|_| Record::MemoryWhole { view }, actions);
+            self.regain();
         }
     }
 

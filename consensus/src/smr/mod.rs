@@ -8,6 +8,7 @@ pub mod bodies;
 pub mod client;
 pub mod complaints;
 mod decision_log;
+mod durability;
 pub mod ignored;
 mod invariants;
 mod lag;
@@ -21,4 +22,5 @@ mod synchronization;
 mod timers;
 mod validity;
 
+pub use durability::RestoreError;
 pub use replica::Replica;

@@ -9,6 +9,7 @@ use crate::limits::{EXECUTION_LAG_MAX, decisions_told};
 use crate::message::{FetchBatch, Message, Position, Refuse, RefuseReason, Request, Vote, Written};
 use crate::payload::Payload;
 use crate::protocol::Actions;
+use crate::record::Record;
 use crate::smr::assembly::Proposal;
 use crate::smr::ignored::Ignored;
 use crate::smr::out_of_context::Early;
@@ -349,20 +350,17 @@ impl<P: Payload> Replica<P> {
         spec!("VP.7", "VP.10");
         assert!(self.may_vote(), "only who may vote writes");
         assert!(self.window.to_write() == Some(cid), "instances are written in order");
-        self.window.note_written();
-        let crash_only = self.crash_only();
-        let open = self.window.at_mut(cid);
-        assert!(open.batch(&digest).is_some(), "a replica writes only what it has");
-        open.write(digest);
-        open.verdict = Verdict::Written;
-        open.work_since.get_or_insert(self.now);
-        self.speculate(cid);
-        if crash_only {
+        let open = self.window.at(cid);
+        let (at, batch) = (open.at, open.batch(&digest));
+        assert!(batch.is_some(), "a replica writes only what it has");
+        if let Some(batch) = self.keeps_records().then_some(batch).flatten().cloned() {
+            self.persist(|_| Record::Written { at, batch }, actions);
+        }
+        self.note_write(cid, digest);
+        if self.crash_only() {
             return self.accept(cid, digest, actions);
         }
-        let open = self.window.at_mut(cid);
-        open.writes.vote(self.index, digest);
-        let vote = Vote { at: open.at, digest };
+        let vote = Vote { at, digest };
         self.send(Recipients::Others, Message::Write(vote), actions);
     }
 
@@ -382,26 +380,26 @@ impl<P: Payload> Replica<P> {
     fn accept(&mut self, cid: ConsensusId, digest: Digest, actions: &mut Actions<Action<P>>) {
         assert!(self.may_vote(), "only who may vote accepts");
         assert!(self.window.to_accept() == Some(cid), "instances are accepted in order");
-        let open = self.window.at_mut(cid);
-        assert!(open.accepted.is_none(), "one ACCEPT an epoch");
-        open.certify(digest);
-        open.accepted = Some(digest);
-        open.accepts.vote(self.index, digest);
-        let vote = Vote { at: open.at, digest };
-        self.window.note_accepted();
+        let vote = Vote { at: self.window.at(cid).at, digest };
+        // In crash-only mode the record of the WRITE stands for both.
+        if !self.crash_only() {
+            self.persist(|_| Record::Accepted(vote), actions);
+        }
+        self.note_accept(cid, digest);
         self.send(Recipients::Others, Message::Accept(vote), actions);
     }
 
     /// Sees the decision of the lowest instance: a certificate of ACCEPTs, or claims of one-correct
     /// members. Those above it are looked at when their turn to be delivered comes.
     fn decide(&mut self) -> bool {
-        spec!("VP.6", "LAG.2");
+        spec!("VP.6", "LAG.2", "DUR.2");
         let open = self.window.lowest_mut();
         if open.decided.is_some() {
             return false;
         }
         let epoch = open.at.epoch;
-        if let Some(digest) = open.accepts.reached(self.quorums.certificate()) {
+        let own = usize::from(open.accept_lsn > self.durability.durable);
+        if let Some(digest) = open.accepts.reached(self.quorums.certificate() + own) {
             // A certificate of ACCEPTs shows that there was one of WRITEs.
             open.certify(digest);
             open.decided = Some(Written { epoch, digest });
@@ -423,7 +421,7 @@ impl<P: Payload> Replica<P> {
     }
 
     /// Delivers the decision of the lowest instance and opens the next one.
-    fn deliver(&mut self, actions: &mut Actions<Action<P>>) -> bool {
+    pub(super) fn deliver(&mut self, actions: &mut Actions<Action<P>>) -> bool {
         spec!("SMR.7", "SMR.8", "SMR.9", "SMR.11");
         let open = self.window.lowest();
         let Some(decided) = open.decided else {
@@ -441,12 +439,14 @@ impl<P: Payload> Replica<P> {
             return false;
         };
         assert!(batch.digest == decided.digest && cid == self.decided.next());
+        let claimed = open.claimed;
+        let as_written = open.wrote.is_none_or(|wrote| wrote == decided.digest);
+        self.persist(|this| this.decision_record(at, &batch), actions);
         let suppress = self.config.checks.duplicate_suppression;
         let selection = self.requests.execute(self.now, &batch, suppress);
-        if open.claimed {
+        if claimed {
             self.claimed = cid;
         }
-        let as_written = open.wrote.is_none_or(|wrote| wrote == decided.digest);
         let timestamp_ns = self.time_after(self.timestamp_ns, &batch);
         let context = Context { cid, timestamp_ns, seed: seed(&batch.digest) };
         self.log.push(Position { epoch: decided.epoch, ..at }, &batch);

@@ -38,7 +38,7 @@ impl<P: Payload> Replica<P> {
     /// The instance in which this replica leads and may propose now, if there is something to.
     pub(super) fn place_to_propose(&self) -> Option<ConsensusId> {
         spec!("SMR.5", "SYNC.9");
-        if !self.is_leader() || !self.may_vote() {
+        if !self.is_leader() || !self.may_vote() || !self.knows_what_it_proposed() {
             return None;
         }
         let cid = self.window.to_write().filter(|cid| *cid >= self.resume.free())?;

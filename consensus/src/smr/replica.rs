@@ -22,6 +22,7 @@ use crate::smr::assembly::Proposal;
 use crate::smr::bodies::{Answers, Lacking};
 use crate::smr::complaints::Complaints;
 use crate::smr::decision_log::DecisionLog;
+use crate::smr::durability::Durability;
 use crate::smr::ignored::{Ignored, IgnoredCounts};
 use crate::smr::out_of_context::OutOfContext;
 use crate::smr::progress::Lag;
@@ -29,7 +30,7 @@ use crate::smr::requests::Requests;
 use crate::smr::synchronization::Synchronization;
 use crate::smr::timers::Timers;
 use crate::spec;
-use crate::types::{ConsensusId, Digest, Epoch, Instant, Lsn, Regency, ReplicaId};
+use crate::types::{ConsensusId, Digest, Epoch, Instant, Regency, ReplicaId};
 use crate::verified::Verified;
 use crate::vp::safe_value::Resume;
 use crate::vp::window::Window;
@@ -85,6 +86,7 @@ pub struct Replica<P> {
     pub(super) answers: Answers,
     pub(super) lag: Lag<P>,
     pub(super) timers: Timers,
+    pub(super) durability: Durability,
     pub(super) ignored: IgnoredCounts,
     /// Reused lists of requests, and the request list without requests.
     pub(super) selected: Vec<Request<P>>,
@@ -134,6 +136,7 @@ impl<P: Payload> Replica<P> {
             answers: Answers::new(n),
             lag: Lag::new(n, config.restarted),
             timers: Timers::new(now, config.request_timeout),
+            durability: Durability::default(),
             ignored: IgnoredCounts::default(),
             selected: Vec::with_capacity(BATCH_REQUESTS_MAX),
             no_requests,
@@ -241,7 +244,8 @@ impl<P: Payload> Replica<P> {
         message: Message<P>,
         actions: &mut Actions<Action<P>>,
     ) {
-        actions.push(Action::Send { to, message, after: Lsn(0) });
+        let after = self.after(&message);
+        actions.push(Action::Send { to, message, after });
     }
 
     /// Reports a contradiction of the member at `index` once an instance.
@@ -317,8 +321,7 @@ impl<P: Payload> Protocol for Replica<P> {
             Input::Peer { from, message } => self.on_message(from, message.into_inner(), actions),
             Input::Deadline => self.on_deadline(actions),
             Input::Connected(member) => self.on_connected(member, actions),
-            // Nothing is persisted, so nothing waits for it.
-            Input::Durable(_) => {}
+            Input::Durable(lsn) => self.on_durable(lsn),
             Input::Executed(cid) => self.on_executed(cid),
         }
         self.advance(actions);

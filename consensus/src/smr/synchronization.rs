@@ -13,6 +13,7 @@ use crate::limits::{REPLICAS_MAX, REQUEST_LIST_MAX, decisions_told, write_set_ma
 use crate::message::{Message, OpenState, ReplicaState, SignedState, Stop, Sync, Vote, Written};
 use crate::payload::Payload;
 use crate::protocol::Actions;
+use crate::record::Record;
 use crate::smr::ignored::Ignored;
 use crate::smr::replica::Replica;
 use crate::spec;
@@ -147,6 +148,17 @@ impl<P: Payload> Replica<P> {
     fn install(&mut self, regency: Regency, actions: &mut Actions<Action<P>>) {
         spec!("SYNC.2", "SYNC.5", "VP.2");
         assert!(regency > self.regency, "regencies only grow");
+        let view = self.config.view.id();
+        self.persist(|_| Record::Installed { view, regency }, actions);
+        self.enter(regency);
+        let leader = self.leader();
+        actions.push(Action::Installed { regency, leader });
+        self.send_state(actions);
+        self.read_early_sync(actions);
+    }
+
+    /// Stops voting, and fixes what this replica says of itself in `regency`.
+    pub(super) fn enter(&mut self, regency: Regency) {
         self.regency = regency;
         self.wanted = self.wanted.max(regency);
         self.stopped = true;
@@ -159,14 +171,7 @@ impl<P: Payload> Replica<P> {
         let state = self.state();
         self.window.enter_epoch(regency.epoch());
         self.speculate_again();
-        let leader = self.leader();
-        actions.push(Action::Installed { regency, leader });
-        self.synchronization.own = None;
-        if !self.lag.is_mute() {
-            self.synchronization.own = Some(state);
-            self.send_state(actions);
-        }
-        self.read_early_sync(actions);
+        self.synchronization.own = (!self.lag.is_mute()).then_some(state);
     }
 
     /// What this replica says of itself.
@@ -256,7 +261,11 @@ impl<P: Payload> Replica<P> {
     /// The leader sends SYNC as soon as the states it has suffice.
     fn try_synchronize(&mut self, actions: &mut Actions<Action<P>>) {
         spec!("SYNC.8");
-        if !self.stopped || !self.is_leader() || self.lag.is_mute() {
+        if !self.stopped
+            || !self.is_leader()
+            || self.lag.is_mute()
+            || !self.knows_what_it_proposed()
+        {
             return;
         }
         let of_regency = |signed: &&SignedState| signed.state.regency == self.regency;
@@ -342,13 +351,10 @@ impl<P: Payload> Replica<P> {
     fn resume(&mut self, resume: Resume, actions: &mut Actions<Action<P>>) {
         spec!("SYNC.9", "SYNC.10");
         assert!(self.stopped, "a regency is synchronised once");
-        self.stopped = false;
-        self.lag.learn_up_to(resume.start.0 - 1);
-        self.resume = resume;
-        self.requests.restart_clocks(self.now);
-        for cid in self.window.start().0..=self.window.end().0 {
-            self.bind(ConsensusId(cid));
-        }
+        let (view, regency) = (self.config.view.id(), self.regency);
+        let said = resume.clone();
+        self.persist(|_| Record::Synchronised { view, regency, resume: said }, actions);
+        self.hold_to(resume);
         let oldest = self.window.start().0.saturating_sub(self.window.depth() as u64);
         for cid in (oldest..=self.decided.0).map(ConsensusId) {
             if self.resume.value_at(cid).is_some() {

@@ -10,7 +10,7 @@ use crate::batch::Batch;
 use crate::limits::{WRITE_SET_MAX, write_set_max};
 use crate::message::{OpenState, Position, RefuseReason, WriteSet, Written};
 use crate::spec;
-use crate::types::{ConsensusId, Digest, Epoch, Instant, ReplicaSet};
+use crate::types::{ConsensusId, Digest, Epoch, Instant, Lsn, ReplicaSet};
 use crate::vp::assembly::Assembly;
 use crate::vp::votes::Tally;
 
@@ -50,6 +50,8 @@ pub(crate) struct Instance<P> {
     /// What this replica wrote and accepted in this epoch.
     pub(crate) wrote: Option<Digest>,
     pub(crate) accepted: Option<Digest>,
+    /// What has to be durable before the ACCEPT counts here (rule DUR.2).
+    pub(crate) accept_lsn: Lsn,
     /// Since when something written or bound waits for a decision.
     pub(crate) work_since: Option<Instant>,
     /// The only value that may be written here (rule SYNC.9).
@@ -87,6 +89,7 @@ impl<P> Instance<P> {
             refusals: Tally::new(true),
             wrote: None,
             accepted: None,
+            accept_lsn: Lsn(0),
             work_since: None,
             bound: None,
             certified: None,
@@ -133,6 +136,7 @@ impl<P> Instance<P> {
         self.wrote = None;
         self.load = Load::NONE;
         self.accepted = None;
+        self.accept_lsn = Lsn(0);
         self.work_since = None;
         self.bound = None;
         self.assembly.clear();

@@ -170,6 +170,7 @@ impl Names {
                 };
                 format!("{}{to}", self.message(message))
             }
+            Action::Persist { lsn, .. } => format!("record {lsn}"),
             Action::Execute { context, batch, selection } => {
                 let chosen = batch.requests().enumerate();
                 let operations: Vec<_> = chosen

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tetrarch_consensus::Instant;
 
+use super::disk::Disks;
 use super::{Event, Host, World};
 use crate::net::Veto;
 use crate::swarm::Crash;
@@ -151,15 +152,22 @@ impl World {
     }
 
     fn crash(&mut self, crash: Crash) {
+        // Records apart, a member crashes by plan once; with them it may be down already.
+        if !self.nodes[crash.member].hosts.is_empty() {
+            self.crash_member(crash.member, crash.back_after);
+        }
+    }
+
+    pub(super) fn crash_member(&mut self, member: usize, back_after: Option<Duration>) {
         self.coverage.count("crashes");
-        let member = crash.member;
+        self.lose_power(member);
         for peer in (0..self.view.n()).filter(|&peer| peer != member) {
             self.net.hold(member, peer);
         }
         let node = &mut self.nodes[member];
         node.hosts.clear();
         node.life += 1;
-        if let Some(after) = crash.back_after {
+        if let Some(after) = back_after {
             self.push(self.now + after, Event::Fault(Fault::Restart(member)));
         }
     }
@@ -176,6 +184,9 @@ impl World {
 
     fn crash_somebody(&mut self) {
         self.next_crash();
+        if self.options.disks != Disks::None {
+            return self.crash_any();
+        }
         let faulty = self.nodes.iter().filter(|node| !node.is_correct()).count();
         // Those that are to crash by plan count from the start.
         let up = |crash: &&Crash| self.nodes[crash.member].is_correct();
@@ -193,17 +204,30 @@ impl World {
     }
 
     fn restart(&mut self, member: usize) {
-        self.coverage.count("restarts without memory");
         self.checker.forget(member);
-        let config = self.config(member, true);
-        let now = self.nodes[member].local(self.now);
-        let pool = self.pool();
-        self.nodes[member].hosts.push(Host::new(config, pool, now));
-        let life = self.nodes[member].life;
-        self.push(self.now, Event::Wake { member, host: 0, life, at: Instant(0) });
+        if let Some(records) = self.nodes[member].disk.take() {
+            self.restore(member, records);
+        } else {
+            self.restart_without_memory(member);
+        }
         for peer in (0..self.view.n()).filter(|&peer| peer != member) {
             self.release(member, peer);
         }
+    }
+
+    fn restart_without_memory(&mut self, member: usize) {
+        self.coverage.count("restarts without memory");
+        let config = self.config(member, true);
+        let now = self.nodes[member].local(self.now);
+        let pool = self.pool();
+        let mut host = Host::new(config, pool, now);
+        if self.options.disks != Disks::None {
+            host.keeps_records = true;
+            host.start_journal();
+        }
+        self.nodes[member].hosts.push(host);
+        let life = self.nodes[member].life;
+        self.push(self.now, Event::Wake { member, host: 0, life, at: Instant(0) });
     }
 
     /// From here on the network is good between all healed members.

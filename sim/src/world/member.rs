@@ -13,10 +13,11 @@ use tetrarch_consensus::payload::HeapPool;
 use tetrarch_consensus::payload::SharedBytes;
 use tetrarch_consensus::smr::Replica;
 use tetrarch_consensus::{
-    Action, Actions, Batch, ClientId, ConsensusId, Context, Input, Instant, Message, PayloadPool,
-    Protocol, Recipients, Sequence, Verified,
+    Action, Actions, Batch, ClientId, ConsensusId, Context, Input, Instant, Lsn, Message,
+    PayloadPool, Protocol, Recipients, Sequence, Verified,
 };
 
+use super::disk::{Held, Journal};
 use super::{Event, World};
 use crate::byzantine::{Adversary, Msg, Outbox, Scene};
 use crate::checker::Property;
@@ -28,10 +29,12 @@ use crate::trace::{Log, describe, fingerprint};
 
 /// A batch that waits for execution.
 #[derive(Debug)]
-struct Job {
-    context: Context,
-    batch: Batch<SharedBytes>,
-    selection: Selection,
+pub(super) struct Job {
+    pub(super) context: Context,
+    pub(super) batch: Batch<SharedBytes>,
+    pub(super) selection: Selection,
+    /// What has to be durable before anybody hears of it.
+    pub(super) after: Lsn,
 }
 
 /// Memory that is short now and then.
@@ -57,6 +60,9 @@ pub struct Host {
     jobs: VecDeque<Job>,
     replies: BTreeMap<ClientId, VecDeque<(Sequence, Answer)>>,
     pub(super) executed: ConsensusId,
+    executed_after: Lsn,
+    pub(super) keeps_records: bool,
+    pub(super) journal: Journal,
     pub(super) behind: bool,
     wake: Option<Instant>,
     /// Deadline steps in a row without time passing.
@@ -72,6 +78,9 @@ impl Host {
             jobs: VecDeque::new(),
             replies: BTreeMap::new(),
             executed: ConsensusId(0),
+            executed_after: Lsn(0),
+            keeps_records: false,
+            journal: Journal::default(),
             behind: false,
             wake: None,
             spins: (Instant(0), 0),
@@ -83,6 +92,10 @@ impl Host {
 pub struct Node {
     pub(super) hosts: Vec<Host>,
     pub(super) adversary: Option<Adversary>,
+    /// What a member that is down has on its disk.
+    pub(super) disk: Option<Vec<Vec<u8>>>,
+    /// Its disk was lost, and it has not learned enough since.
+    pub(super) lost_disk: bool,
     /// Local clock minus true time, in ns.
     pub(super) offset_ns: i64,
     /// Grows at each crash: what was scheduled before is void.
@@ -160,20 +173,22 @@ impl World {
         self.step(member, host, Input::Deadline);
     }
 
-    fn perform(&mut self, member: usize, host: usize, action: Action<SharedBytes>) {
+    pub(super) fn perform(&mut self, member: usize, host: usize, action: Action<SharedBytes>) {
         let honest = self.nodes[member].adversary.is_none();
         let now = self.now;
         match action {
-            Action::Send { to, message, after: _ } => self.egress(member, host, to, message),
+            Action::Send { to, message, after } => {
+                self.tell_after(member, host, after, Held::Message(to, message));
+            }
+            Action::Persist { lsn, record } => self.append(member, host, lsn, &record),
             Action::Execute { context, batch, selection } => {
                 if honest {
-                    let clock = (self.latest_clock(), self.skew_allowed());
-                    self.checker.decided(member, &context, (&batch, &selection), clock);
-                    self.note_decision(member, &context, &batch);
+                    self.note_delivery(member, &context, &batch, &selection);
                 }
+                let after = self.nodes[member].hosts[host].journal.last();
                 let life = self.nodes[member].life;
                 let jobs = &mut self.nodes[member].hosts[host].jobs;
-                jobs.push_back(Job { context, batch, selection });
+                jobs.push_back(Job { context, batch, selection, after });
                 let at = now + self.options.execution * jobs.len() as u32;
                 self.push(at, Event::Executed { member, host, life });
             }
@@ -228,7 +243,15 @@ impl World {
         }
     }
 
-    fn note_decision(&mut self, member: usize, context: &Context, batch: &Batch<SharedBytes>) {
+    pub(super) fn note_delivery(
+        &mut self,
+        member: usize,
+        context: &Context,
+        batch: &Batch<SharedBytes>,
+        selection: &Selection,
+    ) {
+        let clock = (self.latest_clock(), self.skew_allowed());
+        self.checker.decided(member, context, (batch, selection), clock);
         let words = [1, member as u64, context.cid.0, crate::trace::short(&batch.digest)];
         self.trace.event(self.now, &words);
         self.trace.line(self.now, Log::Short, || {
@@ -252,7 +275,7 @@ impl World {
     }
 
     /// What leaves a node: states get their signature, an adversary has its way.
-    fn egress(&mut self, member: usize, host: usize, to: Recipients, mut message: Msg) {
+    pub(super) fn egress(&mut self, member: usize, host: usize, to: Recipients, mut message: Msg) {
         let id = self.options.ids[member];
         let keys = self.keys;
         let sign = |signed: &mut tetrarch_consensus::message::SignedState| {
@@ -446,13 +469,30 @@ impl World {
         let Some(operation) = Operation::decode(request.view().operation) else { return };
         let answer = host.service.query(operation);
         let (client, sequence) = (request.client, request.sequence);
-        self.reply(member, Reply { client, sequence, read_only: true, answer });
+        let after = self.nodes[member].hosts[0].executed_after;
+        let reply = Reply { client, sequence, read_only: true, answer };
+        self.tell_after(member, 0, after, Held::Reply(reply));
     }
 
     pub(super) fn on_executed(&mut self, member: usize, host: usize) {
-        let honest = self.nodes[member].adversary.is_none();
         let Some(entry) = self.nodes[member].hosts.get_mut(host) else { return };
         let Some(job) = entry.jobs.pop_front() else { return };
+        for (client, sequence, _, answer) in self.apply(member, host, &job) {
+            let reply = Reply { client, sequence, read_only: false, answer };
+            self.tell_after(member, host, job.after, Held::Reply(reply));
+        }
+        self.step(member, host, Input::Executed(job.context.cid));
+    }
+
+    /// Executes a batch.
+    pub(super) fn apply(
+        &mut self,
+        member: usize,
+        host: usize,
+        job: &Job,
+    ) -> Vec<(ClientId, Sequence, Operation, Answer)> {
+        let honest = self.nodes[member].adversary.is_none();
+        let entry = &mut self.nodes[member].hosts[host];
         let mut answers = Vec::new();
         for (index, view) in job.batch.requests().enumerate() {
             if !job.selection.contains(index) {
@@ -469,21 +509,21 @@ impl World {
             kept.push_back((view.sequence, answer));
         }
         entry.executed = job.context.cid;
+        entry.executed_after = job.after;
         let state = entry.service.digest();
         if honest {
             self.checker.executed(member, job.context.cid, state, &answers);
         }
-        for (client, sequence, _, answer) in answers {
-            self.reply(member, Reply { client, sequence, read_only: false, answer });
-        }
-        self.step(member, host, Input::Executed(job.context.cid));
+        answers
     }
 
     fn resend_reply(&mut self, member: usize, host: usize, client: ClientId, sequence: Sequence) {
         let replies = self.nodes[member].hosts[host].replies.get(&client);
         let known = replies.and_then(|kept| kept.iter().find(|(number, _)| *number == sequence));
         if let Some(&(_, answer)) = known {
-            self.reply(member, Reply { client, sequence, read_only: false, answer });
+            let after = self.nodes[member].hosts[host].executed_after;
+            let reply = Reply { client, sequence, read_only: false, answer };
+            self.tell_after(member, host, after, Held::Reply(reply));
         }
     }
 }

@@ -5,6 +5,7 @@
 //! network becomes good, and everything that correct clients want must get done. Always true: the same
 //! options give the same run. Must not: read a clock or draw from anything but the seed.
 
+mod disk;
 mod faults;
 mod member;
 mod people;
@@ -17,7 +18,7 @@ use tetrarch_consensus::config::Config;
 use tetrarch_consensus::limits::BATCH_SIZE_MAX;
 use tetrarch_consensus::message::Request;
 use tetrarch_consensus::payload::SharedBytes;
-use tetrarch_consensus::{ClientId, Input, Instant, View, ViewId};
+use tetrarch_consensus::{ClientId, Input, Instant, Lsn, View, ViewId};
 
 use crate::byzantine::{Adversary, Dossier, Msg};
 use crate::checker::{Checker, Property, Violation};
@@ -29,6 +30,7 @@ use crate::net::Net;
 use crate::rng::Rng;
 use crate::swarm::Options;
 use crate::trace::{Log, Trace};
+pub use disk::Disks;
 use faults::Fault;
 use member::{Host, Node, Pool};
 
@@ -47,6 +49,7 @@ enum Event {
     Reply { member: usize, reply: Reply },
     Wake { member: usize, host: usize, life: u32, at: Instant },
     Executed { member: usize, host: usize, life: u32 },
+    Synced { member: usize, host: usize, life: u32, to: Lsn },
     Connected { member: usize, peer: usize, life: u32 },
     Client { index: usize, at: Instant },
     Rascal { index: usize },
@@ -181,6 +184,8 @@ impl World {
             let mut node = Node {
                 hosts: Vec::new(),
                 adversary,
+                disk: None,
+                lost_disk: false,
                 offset_ns,
                 life: 0,
                 paused: false,
@@ -189,7 +194,11 @@ impl World {
             };
             for _ in 0..hosts {
                 let pool = self.pool();
-                let host = Host::new(self.config(member, false), pool, node.local(self.now));
+                let mut host = Host::new(self.config(member, false), pool, node.local(self.now));
+                if self.options.disks != Disks::None && node.adversary.is_none() {
+                    host.keeps_records = true;
+                    host.start_journal();
+                }
                 node.hosts.push(host);
             }
             if node.adversary.is_some() {
@@ -374,6 +383,11 @@ impl World {
                     self.on_executed(member, host);
                 }
             }
+            Event::Synced { member, host, life, to } => {
+                if self.nodes[member].life == life {
+                    self.on_synced(member, host, to);
+                }
+            }
             Event::Connected { member, peer, life } => {
                 if self.nodes[member].life == life && self.net.is_up(member, peer) {
                     self.on_connected(member, peer);
@@ -518,6 +532,7 @@ fn concerns(event: &Event) -> Option<usize> {
         | Event::LoopBack { member, .. }
         | Event::Wake { member, .. }
         | Event::Executed { member, .. }
+        | Event::Synced { member, .. }
         | Event::Connected { member, .. }
         | Event::Adversary { member } => Some(*member),
         Event::Reply { .. } | Event::Client { .. } | Event::Rascal { .. } | Event::Fault(_) => None,
