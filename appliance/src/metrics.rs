@@ -190,6 +190,18 @@ numbers! {
     pending: "gauge",
     /// Proofs of misbehaviour seen.
     evidence: "counter",
+    /// Records appended to the log: the last one's number.
+    log_appended: "gauge",
+    /// Records on stable storage: the last one's number.
+    log_durable: "gauge",
+    /// Groups of records written and synced.
+    log_groups: "counter",
+    /// Their bytes, with padding.
+    log_bytes: "counter",
+    /// Time that these writes and syncs took, ns.
+    log_busy_ns: "counter",
+    /// Time that the slowest of them took, ns.
+    log_slowest_ns: "gauge",
     /// Bytes of frames that are free now.
     frames_free_size: "gauge",
     /// Bytes of all frames.

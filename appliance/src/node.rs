@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use tetrarch_client::cluster::{Cluster, PrivateKeys};
-use tetrarch_consensus::smr::Replica;
+use tetrarch_consensus::smr::{Replica, RestoreError};
 use tetrarch_consensus::{
     Config, Instant as CoreInstant, ReplicaId, RequestValidator, StateMachine,
 };
@@ -16,6 +16,7 @@ use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::frame::FramePool;
 use tetrarch_dataplane::links::Links;
 use tetrarch_dataplane::stage::{Progress, Stage};
+use tetrarch_dataplane::storage::Storage;
 use tetrarch_dataplane::types::{Instant, PeerId};
 
 use crate::metrics::{IngressCounts, Metrics};
@@ -28,6 +29,7 @@ use crate::stage::execution::Execution;
 use crate::stage::ingress::Ingress;
 use crate::stage::network::Network;
 use crate::stage::ordering::Ordering;
+use crate::stage::records::{Records, Watermark};
 use crate::stage::room::Gauge;
 use crate::stage::worker::Worker;
 use crate::stage::{Events, StageKind, Wakers, rings};
@@ -155,6 +157,27 @@ impl Node {
         Ok((node, rings.events))
     }
 
+    /// Replays one record of the log, before the first turn: those of a log in order.
+    ///
+    /// # Errors
+    /// It does not follow from those before it. The node must not be used then.
+    pub fn restore(&mut self, now: Instant, record: &[u8]) -> Result<(), RestoreError> {
+        if let Some((context, batch, selection)) = self.ordering.restore(now, record)? {
+            self.execution.replay(&context, &batch, &selection);
+        }
+        Ok(())
+    }
+
+    /// From now on keeps records in `storage`, behind those that were replayed. The first one that a
+    /// log ever holds has to be durable before the first turn. `lost`: the log holds none, though this
+    /// replica ran before.
+    pub fn keep_records(&mut self, storage: Box<dyn Storage>, lost: bool) -> Watermark {
+        let watermark = self.ordering.keep_records(Records::new(storage), lost);
+        self.network.wait_for(watermark.clone());
+        self.ordering.wake_when_durable(self.network.waker());
+        watermark
+    }
+
     /// One turn of all stages, fused. Call it again while it says that it worked.
     pub fn turn(&mut self, now: Instant) -> Progress {
         let network = self.network.poll(now);
@@ -179,6 +202,13 @@ impl Node {
             worker.wake_others(wakers(StageKind::Ingress, at));
         }
         self.ordering.wake_others(wakers(StageKind::Ordering, 0));
+        if let Some(ordering) = wakers(StageKind::Network, 0).ordering {
+            let network = self.network.waker();
+            self.ordering.wake_when_durable(Waker::new(move || {
+                network.wake();
+                ordering.wake();
+            }));
+        }
         self.execution.wake_others(wakers(StageKind::Execution, 0));
     }
 

@@ -165,6 +165,11 @@ impl Reporter {
             Event::LinkUp(peer) => self.link(now, format_args!("link with {peer} is up")),
             Event::LinkDown(peer) => self.link(now, format_args!("link with {peer} is down")),
             Event::Link(diagnosis) => warning!("{diagnosis}"),
+            Event::LogFailed => {
+                warning!(
+                    "the log failed: this replica tells nobody anything that is not on its disk"
+                );
+            }
         }
     }
 

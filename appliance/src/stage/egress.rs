@@ -9,7 +9,7 @@ use tetrarch_consensus::message::reply::{
 };
 use tetrarch_consensus::message::{SignedState, codec, kind, proof};
 use tetrarch_consensus::{
-    ClientId, Digest, Message, Recipients, ReplicaId, Sequence, View, ViewId, spec,
+    ClientId, Digest, Lsn, Message, Recipients, ReplicaId, Sequence, View, ViewId, spec,
 };
 use tetrarch_dataplane::burst::Burst;
 use tetrarch_dataplane::crypto::hash::{body_digest, digest_burst};
@@ -83,7 +83,7 @@ impl Egress {
 
     /// Sends one message. A message to this replica itself comes back as the second value.
     pub fn send(&mut self, links: &mut Links, outbound: Outbound) -> Option<Message<FramePayload>> {
-        let Outbound { to, mut message } = outbound;
+        let Outbound { to, mut message, after: _ } = outbound;
         if let Message::StopData(signed) = &mut message {
             self.sign(signed);
         }
@@ -123,10 +123,16 @@ impl Egress {
         None
     }
 
-    /// Sends up to a burst of answers. Returns how many. Those whose digests are needed are hashed side
-    /// by side.
-    pub fn answer(&mut self, links: &mut Links, replies: &mut Consumer<Answer>) -> usize {
-        let count = replies.pop_burst(&mut self.answers);
+    /// Sends up to a burst of answers of which all that they tell is `durable`. Returns how many. Those
+    /// whose digests are needed are hashed side by side.
+    pub fn answer(
+        &mut self,
+        links: &mut Links,
+        replies: &mut Consumer<Answer>,
+        durable: Lsn,
+    ) -> usize {
+        spec!("DUR.3");
+        let count = take_durable(replies, &mut self.answers, durable);
         while let Some(answer) = self.answers.pop_front() {
             if answer.whole && answer.body.size() <= BUNDLED_SIZE_MAX {
                 self.transmit(links, reply(answer.client, answer.body, None));
@@ -141,7 +147,7 @@ impl Egress {
         let mut digests = [[0; 32]; BURST_MAX];
         hash(&self.hashed, &mut digests);
         for digest in &digests[..self.hashed.len()] {
-            let Some(Answer { client, body, whole }) = self.hashed.pop_front() else { break };
+            let Some(Answer { client, body, whole, .. }) = self.hashed.pop_front() else { break };
             let short = if whole { None } else { self.shorten(&body, digest) };
             match short {
                 Some(short) => self.transmit(links, reply(client, short, None)),
@@ -200,6 +206,22 @@ impl Egress {
     fn sign(&self, signed: &mut SignedState) {
         sign_state(self.cluster, signed, &self.signing_key);
     }
+}
+
+/// Moves a burst of answers, up to the first one that has to wait. Returns how many.
+fn take_durable(
+    replies: &mut Consumer<Answer>,
+    answers: &mut Burst<Answer>,
+    durable: Lsn,
+) -> usize {
+    if durable == Lsn(u64::MAX) {
+        return replies.pop_burst(answers);
+    }
+    while !answers.is_full() && replies.front().is_some_and(|answer| answer.after <= durable) {
+        let moved = replies.pop().is_some_and(|answer| answers.push(answer).is_ok());
+        debug_assert!(moved, "there was one, and room for it");
+    }
+    answers.len()
 }
 
 /// The digests of a burst of replies, side by side.

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use tetrarch_consensus::limits::{FULL_RESULT_SIZE_MAX, RESULT_SIZE_MAX};
 use tetrarch_consensus::message::reply::{REPLY_HEADER_SIZE, ReplyHeader, Status};
 use tetrarch_consensus::{
-    Batch, ClientId, Context, Replies, RequestView, Selection, Sequence, StateMachine, ViewId, spec,
+    Batch, ClientId, Context, Lsn, Replies, RequestView, Selection, Sequence, StateMachine, ViewId,
+    spec,
 };
 use tetrarch_dataplane::frame::{FrameMut, FramePool};
 use tetrarch_dataplane::limits::BURST_MAX;
@@ -33,6 +34,10 @@ pub struct Execution {
     own: usize,
     /// Time of this turn.
     now: Instant,
+    /// What has to be durable before anybody hears of the state.
+    after: Lsn,
+    /// Is this what was executed before a restart?
+    replays: bool,
     /// What the core said last: not while this replica may have forgotten what it helped to decide.
     answers_reads: bool,
     /// Where a result is written when no frame is free: the reply is kept, and the client asks again.
@@ -61,6 +66,8 @@ impl Execution {
             view,
             own,
             now: Instant(0),
+            after: Lsn(0),
+            replays: false,
             answers_reads: false,
             scratch: vec![0; REPLY_HEADER_SIZE + RESULT_SIZE_MAX],
             rejects: RejectCounts::new(),
@@ -72,6 +79,19 @@ impl Execution {
     /// From now on wakes other cores for what is left in its rings.
     pub fn wake_others(&mut self, wakers: Wakers) {
         self.wakers = wakers;
+    }
+
+    /// Executes again what was executed before a restart: nobody is told, and replies are kept.
+    pub fn replay(&mut self, context: &Context, batch: &Batch<FramePayload>, run: &Selection) {
+        spec!("DUR.4");
+        self.replays = true;
+        self.execute(context, batch, run);
+        self.replays = false;
+    }
+
+    /// Hands on a reply, whose room was checked.
+    fn tell(&mut self, answer: Answer) -> Result<(), Answer> {
+        if self.replays { Ok(()) } else { self.rings.replies.push(answer) }
     }
 
     /// The application, for checkers and tests.
@@ -92,7 +112,8 @@ impl Execution {
             return Progress::Idle;
         }
         match self.rings.work.pop() {
-            Some(Work::Execute { context, batch, selection }) => {
+            Some(Work::Execute { context, batch, selection, after }) => {
+                self.after = after;
                 self.execute(&context, &batch, &selection);
             }
             Some(Work::Resend { client, sequence }) => self.resend(client, sequence),
@@ -122,7 +143,7 @@ impl Execution {
                     self.cache.insert(request.client, request.sequence, &frame.bytes()[..body]);
                     let whole = is_whole(&request, body, self.own);
                     let (client, body) = (request.client, frame.freeze(body as u32));
-                    let pushed = self.rings.replies.push(Answer { client, body, whole });
+                    let pushed = self.tell(Answer { client, body, whole, after: self.after });
                     debug_assert!(pushed.is_ok(), "the room was checked");
                 }
                 None => {
@@ -137,8 +158,10 @@ impl Execution {
         if let Some(sample) = sample.filter(|_| found) {
             self.metrics.trace.executed(sample, context.timestamp_ns, self.now);
         }
-        let told = self.rings.executed.push(context.cid);
-        debug_assert!(told.is_ok(), "the room was checked");
+        if !self.replays {
+            let told = self.rings.executed.push(context.cid);
+            debug_assert!(told.is_ok(), "the room was checked");
+        }
         self.metrics.executed.set(context.cid.0);
         self.metrics.requests_executed.add(executed);
         self.metrics.add_batch(batch.len());
@@ -160,7 +183,8 @@ impl Execution {
         frame.bytes_mut()[head.len()..size].copy_from_slice(tail);
         // Who asks again may have asked one that is silent: everybody answers in full.
         spec!("CLI.8");
-        let answer = Answer { client, body: frame.freeze(size as u32), whole: true };
+        let answer =
+            Answer { client, body: frame.freeze(size as u32), whole: true, after: self.after };
         let pushed = self.rings.replies.push(answer);
         debug_assert!(pushed.is_ok(), "the room was checked");
         self.metrics.replies_resent.add(1);
@@ -176,7 +200,8 @@ impl Execution {
         ReplyHeader { client, sequence, view, read_only, digest, status, result_size }
             .write(frame.bytes_mut());
         let body = frame.freeze(REPLY_HEADER_SIZE as u32);
-        let pushed = self.rings.replies.push(Answer { client, body, whole: true });
+        let pushed =
+            self.rings.replies.push(Answer { client, body, whole: true, after: self.after });
         debug_assert!(pushed.is_ok(), "the room was checked");
     }
 
@@ -209,7 +234,7 @@ impl Execution {
             };
             let whole = is_whole(&view, size, self.own);
             let body = frame.freeze(size as u32);
-            let answer = Answer { client: request.client, body, whole };
+            let answer = Answer { client: request.client, body, whole, after: self.after };
             let pushed = self.rings.replies.push(answer);
             debug_assert!(pushed.is_ok(), "the room was checked");
         }

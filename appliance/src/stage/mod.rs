@@ -27,12 +27,13 @@ pub mod execution;
 pub mod ingress;
 pub mod network;
 pub mod ordering;
+pub mod records;
 pub mod room;
 pub mod worker;
 
 use tetrarch_consensus::limits::{ACTIONS_MAX, BATCH_REQUESTS_MAX, EXECUTION_LAG_MAX};
 use tetrarch_consensus::{
-    Batch, ClientId, ConsensusId, Context, Evidence, Input, Message, Recipients, Regency,
+    Batch, ClientId, ConsensusId, Context, Evidence, Input, Lsn, Message, Recipients, Regency,
     ReplicaId, Request, Selection, Sequence, Verified,
 };
 use tetrarch_dataplane::endpoint::Waker;
@@ -99,6 +100,8 @@ pub struct Outbound {
     pub to: Recipients,
     /// What.
     pub message: Message<FramePayload>,
+    /// What has to be durable before.
+    pub after: Lsn,
 }
 
 /// What the core wants done by the application.
@@ -113,6 +116,8 @@ pub enum Work {
         batch: Batch<FramePayload>,
         /// Which of its requests run.
         selection: Selection,
+        /// What has to be durable before anybody is told.
+        after: Lsn,
     },
     /// From here on, answer read-only requests or leave them unanswered (rule LAG.5).
     Reads(bool),
@@ -141,6 +146,8 @@ pub struct Answer {
     pub body: Frame,
     /// Does the client get all of it, or its digest in its place?
     pub whole: bool,
+    /// What has to be durable before.
+    pub after: Lsn,
 }
 
 /// A request that will never be executed; its client is told so.
@@ -179,6 +186,8 @@ pub enum Event {
     LinkDown(PeerId),
     /// A link cannot be made.
     Link(Diagnosis),
+    /// The log failed: this replica says nothing any more that would have to be durable.
+    LogFailed,
 }
 
 /// The network stage's ends.

@@ -23,6 +23,7 @@ use tetrarch_dataplane::types::{Instant, PeerId};
 use super::dispatch::Dispatch;
 use super::egress::Egress;
 use super::ingress::{Ingress, Verdict};
+use super::records::{Held, Watermark};
 use super::room::{Gauge, Room};
 use super::{Event, NetworkRings, Refused, Wakers, wake};
 use crate::metrics::{IngressCounts, Metrics};
@@ -53,6 +54,7 @@ pub struct Network {
     /// What each ingress worker counts.
     workers: Vec<Arc<IngressCounts>>,
     egress: Egress,
+    held: Held,
     rings: NetworkRings,
     received: Burst<Received>,
     /// Addressed to this replica itself and not handed to ordering yet.
@@ -108,6 +110,7 @@ impl Network {
             dispatch: Dispatch::new(inline, std::mem::take(&mut rings.workers)),
             workers,
             egress,
+            held: Held::new(Watermark::volatile()),
             rings,
             received: Burst::with_capacity(BURST_MAX),
             loopback: Burst::with_capacity(view.n().max(4)),
@@ -123,6 +126,11 @@ impl Network {
             wakers: Wakers::default(),
             sampled: false,
         }
+    }
+
+    /// From now on what has to be durable waits for `watermark`.
+    pub fn wait_for(&mut self, watermark: Watermark) {
+        self.held = Held::new(watermark);
     }
 
     /// Wakes the stage from another thread.
@@ -143,9 +151,20 @@ impl Network {
     /// Everything the other stages left to send.
     fn transmit(&mut self) -> Progress {
         let mut progress = Progress::Idle;
-        while !self.loopback.is_full() {
-            let Some(outbound) = self.rings.sends.pop() else {
-                break;
+        let durable = self.held.durable();
+        while !self.loopback.is_full() && self.held.has_room() {
+            let outbound = match self.held.release(durable) {
+                Some(outbound) => outbound,
+                None => {
+                    let Some(outbound) = self.rings.sends.pop() else {
+                        break;
+                    };
+                    progress = Progress::Worked;
+                    let Some(outbound) = self.held.pass(outbound, durable) else {
+                        continue;
+                    };
+                    outbound
+                }
             };
             progress = Progress::Worked;
             if let Some(message) = self.egress.send(&mut self.links, outbound) {
@@ -154,7 +173,7 @@ impl Network {
                 debug_assert!(kept.is_ok(), "the room was checked");
             }
         }
-        while self.egress.answer(&mut self.links, &mut self.rings.replies) > 0 {
+        while self.egress.answer(&mut self.links, &mut self.rings.replies, durable) > 0 {
             progress = Progress::Worked;
         }
         while let Some(Refused { client, sequence, read_only }) = self.dispatch.refused() {

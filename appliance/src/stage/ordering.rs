@@ -9,13 +9,16 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tetrarch_consensus::limits::{ACTIONS_MAX, REQUESTS_PER_STEP_MAX};
-use tetrarch_consensus::smr::Replica;
+use tetrarch_consensus::smr::{Replica, RestoreError};
 use tetrarch_consensus::{
-    Action, Actions, ConsensusId, Input, Instant as CoreInstant, Lsn, Protocol, Request, spec,
+    Action, Actions, Batch, ConsensusId, Context, Input, Instant as CoreInstant, Lsn, Protocol,
+    Request, Selection, spec,
 };
+use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::stage::{Progress, Stage};
 use tetrarch_dataplane::types::Instant;
 
+use super::records::{Records, Watermark};
 use super::{Event, OrderingRings, Outbound, WORK_MAX, Wakers, Work, wake};
 use crate::metrics::Metrics;
 use crate::payload::FramePayload;
@@ -31,6 +34,12 @@ pub struct Ordering {
     core: Replica<FramePayload>,
     rings: OrderingRings,
     actions: Actions<Action<FramePayload>>,
+    /// The log, if this replica keeps one.
+    records: Option<Records>,
+    /// The last record that was appended.
+    appended: Lsn,
+    /// The log has failed: nothing happens any more.
+    failed: bool,
     /// Whether execution was told to answer read-only requests.
     reads: bool,
     /// Wanted and not handed on yet, oldest first. The core waits while there is any.
@@ -48,6 +57,9 @@ impl Ordering {
             core,
             rings,
             actions: Actions::with_capacity(ACTIONS_MAX),
+            records: None,
+            appended: Lsn(0),
+            failed: false,
             reads: false,
             waiting: VecDeque::with_capacity(ACTIONS_MAX),
             behind: None,
@@ -59,6 +71,50 @@ impl Ordering {
     /// From now on wakes other cores for what is left in its rings.
     pub fn wake_others(&mut self, wakers: Wakers) {
         self.wakers = wakers;
+    }
+
+    /// Replays a record. What has to be executed again is returned.
+    ///
+    /// # Errors
+    /// It does not follow from those before.
+    pub fn restore(
+        &mut self,
+        now: Instant,
+        record: &[u8],
+    ) -> Result<Option<(Context, Batch<FramePayload>, Selection)>, RestoreError> {
+        self.core.restore(CoreInstant(now.0), record, &mut self.actions)?;
+        let mut executes = None;
+        for action in self.actions.drain() {
+            if let Action::Execute { context, batch, selection } = action {
+                executes = Some((context, batch, selection));
+            }
+        }
+        Ok(executes)
+    }
+
+    /// From now on keeps records in `records`, behind those that were replayed. `lost`: there are none,
+    /// and there were some.
+    pub fn keep_records(&mut self, mut records: Records, lost: bool) -> Watermark {
+        spec!("DUR.5");
+        if lost {
+            self.core.lose_memory();
+        }
+        let watermark = records.watermark();
+        self.appended = watermark.get();
+        self.core.go_on_after(self.appended, &mut self.actions);
+        self.waiting.extend(self.actions.drain());
+        records.flush();
+        self.records = Some(records);
+        self.hand_on();
+        self.publish();
+        watermark
+    }
+
+    /// Wakes `waker` when something has become durable.
+    pub fn wake_when_durable(&mut self, waker: Waker) {
+        if let Some(records) = &mut self.records {
+            records.wake(waker);
+        }
     }
 
     /// The core, for checkers and tests.
@@ -101,6 +157,16 @@ impl Ordering {
     /// Hands on what waits, in order. `false`: a ring is full, try again.
     fn hand_on(&mut self) -> bool {
         while let Some(action) = self.waiting.front() {
+            if let Action::Persist { lsn, record } = action {
+                // Only a core that was given a log makes records.
+                let fits = self.records.as_mut().is_none_or(|log| log.append(*lsn, record));
+                if !fits {
+                    return false;
+                }
+                self.appended = *lsn;
+                self.waiting.pop_front();
+                continue;
+            }
             let room = match action {
                 Action::Send { .. } => self.rings.sends.room(),
                 Action::Execute { .. } | Action::ResendReply { .. } => self.rings.work.room(),
@@ -120,13 +186,13 @@ impl Ordering {
     fn carry_out(&mut self, action: Action<FramePayload>) {
         match action {
             Action::Send { to, message, after } => {
-                // Nothing is persisted in this release, so the core never waits for storage.
-                debug_assert_eq!(after, Lsn(0), "volatile: everything is as durable as it gets");
-                let pushed = self.rings.sends.push(Outbound { to, message });
+                let pushed = self.rings.sends.push(Outbound { to, message, after });
                 debug_assert!(pushed.is_ok(), "the room was checked");
             }
+            Action::Persist { .. } => debug_assert!(false, "records are appended in order"),
             Action::Execute { context, batch, selection } => {
-                self.work(Work::Execute { context, batch, selection });
+                let after = self.appended;
+                self.work(Work::Execute { context, batch, selection, after });
             }
             Action::ResendReply { client, sequence } => {
                 self.work(Work::Resend { client, sequence });
@@ -167,6 +233,12 @@ impl Ordering {
     /// Feeds what the rings hold to the core. Ends early when its actions do not fit.
     fn take_inputs(&mut self, now: Instant) -> Progress {
         let mut progress = Progress::Idle;
+        if let Some(lsn) = self.records.as_mut().and_then(Records::news) {
+            progress = Progress::Worked;
+            if !self.step(now, Input::Durable(lsn)) {
+                return progress;
+            }
+        }
         while let Some(cid) = self.rings.executed.pop() {
             progress = Progress::Worked;
             if !self.step(now, Input::Executed(cid)) {
@@ -198,6 +270,20 @@ impl Ordering {
         progress
     }
 
+    /// Hands what was appended to the disk. `false`: the log has failed.
+    fn flush(&mut self) -> bool {
+        spec!("DUR.5");
+        let Some(records) = &mut self.records else {
+            return true;
+        };
+        records.flush();
+        if records.failure().is_some() && !self.failed {
+            self.failed = true;
+            self.tell(Event::LogFailed);
+        }
+        !self.failed
+    }
+
     /// Tells execution when read-only requests may be answered, and when not.
     fn tell_reads(&mut self) {
         spec!("LAG.5");
@@ -223,6 +309,9 @@ impl Ordering {
         metrics.pending.set(core.pending() as u64);
         metrics.behind.set(u64::from(self.behind == Some(core.decided())));
         metrics.set_ignored(core.ignored());
+        if let Some(records) = &self.records {
+            records.publish(self.appended, metrics);
+        }
     }
 }
 
@@ -232,10 +321,14 @@ impl Stage for Ordering {
     }
 
     fn poll(&mut self, now: Instant) -> Progress {
+        if !self.flush() {
+            return Progress::Idle;
+        }
         let waiting = self.waiting.len();
         if !self.hand_on() {
             let moved = self.waiting.len() < waiting;
             self.wake();
+            self.flush();
             return if moved { Progress::Worked } else { Progress::Idle };
         }
         let progress = self.take_inputs(now);
@@ -244,14 +337,16 @@ impl Stage for Ordering {
             self.publish();
         }
         self.wake();
+        self.flush();
         if waiting > 0 { Progress::Worked } else { progress }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.core.next_deadline().map(|at| Instant(at.0))
+        let deadline = self.core.next_deadline().filter(|_| !self.failed);
+        deadline.map(|at| Instant(at.0))
     }
 
     fn waits_for_room(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.waiting.is_empty() && !self.failed
     }
 }

@@ -50,7 +50,7 @@ struct Group {
 
 /// What both sides see.
 struct Shared {
-    durable: AtomicU64,
+    durable: Arc<AtomicU64>,
     stop: AtomicBool,
     failed: AtomicBool,
     failure: Mutex<Option<Arc<StorageError>>>,
@@ -64,7 +64,7 @@ struct Shared {
 impl Shared {
     fn new(durable: Lsn) -> Self {
         Self {
-            durable: AtomicU64::new(durable.0),
+            durable: Arc::new(AtomicU64::new(durable.0)),
             stop: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
@@ -240,6 +240,10 @@ impl Storage for FileLog {
         let durable = Lsn(self.shared.durable.load(Ordering::Acquire));
         self.take_back();
         durable
+    }
+
+    fn watermark(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.shared.durable)
     }
 
     fn failure(&self) -> Option<Arc<StorageError>> {

@@ -5,6 +5,7 @@
 //! over a real disk, where it would block.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::disk::Directory;
 use super::format::{append_record, record_size};
@@ -29,7 +30,7 @@ pub struct MemoryLog {
     group: Vec<u8>,
     count: u64,
     appended: Lsn,
-    durable: Lsn,
+    durable: Arc<AtomicU64>,
     failure: Option<Arc<StorageError>>,
     waker: Option<Waker>,
     counts: StorageCounts,
@@ -55,7 +56,7 @@ impl MemoryLog {
             group: Vec::with_capacity(config.group_size_max),
             count: 0,
             appended: recovered.last,
-            durable: recovered.last,
+            durable: Arc::new(AtomicU64::new(recovered.last.0)),
             failure: None,
             waker: None,
             counts: StorageCounts::default(),
@@ -70,7 +71,7 @@ impl MemoryLog {
         }
         match self.log.write(&mut self.group, self.count) {
             Ok(()) => {
-                self.durable = self.appended;
+                self.durable.store(self.appended.0, Ordering::Release);
                 self.counts.groups += 1;
                 self.counts.bytes += self.group.len() as u64;
             }
@@ -106,7 +107,11 @@ impl Storage for MemoryLog {
     }
 
     fn durable(&mut self) -> Lsn {
-        self.durable
+        Lsn(self.durable.load(Ordering::Acquire))
+    }
+
+    fn watermark(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.durable)
     }
 
     fn failure(&self) -> Option<Arc<StorageError>> {

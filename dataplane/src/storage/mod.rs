@@ -26,6 +26,7 @@ mod tests;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 pub use log::Recovered;
 
@@ -117,6 +118,8 @@ pub trait Storage: Send {
     /// Everything up to here survives a crash. Never falls; stays where it is once
     /// [`Storage::failure`] says why.
     fn durable(&mut self) -> Lsn;
+    /// What [`Storage::durable`] gives, for other cores to look at.
+    fn watermark(&self) -> Arc<AtomicU64>;
     /// Why nothing more will ever be durable.
     fn failure(&self) -> Option<Arc<StorageError>>;
     /// Records before `below` are not needed any more. Gives back whole segments, in its own time.

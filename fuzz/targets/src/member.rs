@@ -167,6 +167,7 @@ impl World {
                     self.step(Input::Executed(context.cid));
                 }
                 Action::AnswerBusy { .. }
+                | Action::Persist { .. }
                 | Action::ResendReply { .. }
                 | Action::Installed { .. }
                 | Action::Behind { .. }

@@ -1,0 +1,175 @@
+//! The records of a replica on their way to its log, and what waits for them.
+//!
+//! Owns the writer's end of the log (in the ordering stage), and the messages that wait until what they
+//! tell is durable (in the network stage). Always true: records go in in order; what waits leaves in
+//! order, and never before (rule DUR.2). Must not: wait for a disk.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tetrarch_consensus::record::RECORD_HEAD_SIZE_MAX;
+use tetrarch_consensus::{Lsn, Record};
+use tetrarch_dataplane::endpoint::Waker;
+use tetrarch_dataplane::storage::{self, Storage, StorageError};
+
+use super::{Outbound, SENDS_MAX};
+use crate::metrics::Metrics;
+use crate::payload::FramePayload;
+
+/// How far a log is durable, for every stage to look at.
+#[derive(Clone, Debug)]
+pub struct Watermark(Arc<AtomicU64>);
+
+impl Watermark {
+    /// Of a replica without a log: nothing waits.
+    pub fn volatile() -> Self {
+        Self(Arc::new(AtomicU64::new(u64::MAX)))
+    }
+
+    /// Everything up to here is durable.
+    pub fn get(&self) -> Lsn {
+        Lsn(self.0.load(Ordering::Acquire))
+    }
+}
+
+/// The log as the ordering stage sees it.
+pub struct Records {
+    storage: Box<dyn Storage>,
+    head: Vec<u8>,
+    durable: Lsn,
+}
+
+impl Records {
+    /// Records go to `storage`.
+    pub fn new(mut storage: Box<dyn Storage>) -> Self {
+        let durable = Lsn(storage.durable().0);
+        Self { storage, head: Vec::with_capacity(RECORD_HEAD_SIZE_MAX), durable }
+    }
+
+    /// What other stages look at.
+    pub fn watermark(&self) -> Watermark {
+        Watermark(self.storage.watermark())
+    }
+
+    /// From now on wakes this when something has become durable.
+    pub fn wake(&mut self, waker: Waker) {
+        self.storage.wake(waker);
+    }
+
+    /// Appends `record`, if there is room for it now.
+    pub fn append(&mut self, lsn: Lsn, record: &Record<FramePayload>) -> bool {
+        let batch = record.encode(&mut self.head);
+        let fits = self.head.len() + batch.len() <= self.storage.room();
+        if fits {
+            self.storage.append(storage::Lsn(lsn.0), &[&self.head, batch]);
+        }
+        fits
+    }
+
+    /// Hands over what was appended, if no write is under way.
+    pub fn flush(&mut self) {
+        self.storage.flush();
+    }
+
+    /// What has become durable since the last call.
+    pub fn news(&mut self) -> Option<Lsn> {
+        let durable = Lsn(self.storage.durable().0);
+        let more = durable > self.durable;
+        self.durable = durable;
+        more.then_some(durable)
+    }
+
+    /// Why nothing more will be durable.
+    pub fn failure(&self) -> Option<Arc<StorageError>> {
+        self.storage.failure()
+    }
+
+    /// Publishes how far the log is.
+    pub fn publish(&self, appended: Lsn, metrics: &Metrics) {
+        let counts = self.storage.counts();
+        metrics.log_appended.set(appended.0);
+        metrics.log_durable.set(self.durable.0);
+        metrics.log_groups.set(counts.groups);
+        metrics.log_bytes.set(counts.bytes);
+        metrics.log_busy_ns.set(counts.busy_ns);
+        metrics.log_slowest_ns.set(counts.slowest_ns);
+    }
+}
+
+/// Messages that wait for the log.
+pub struct Held {
+    watermark: Watermark,
+    queue: VecDeque<Outbound>,
+}
+
+impl Held {
+    /// Nothing waits longer than until `watermark`.
+    pub fn new(watermark: Watermark) -> Self {
+        Self { watermark, queue: VecDeque::with_capacity(SENDS_MAX) }
+    }
+
+    /// Everything up to here is durable.
+    pub fn durable(&self) -> Lsn {
+        self.watermark.get()
+    }
+
+    /// Is there room for one more?
+    pub fn has_room(&self) -> bool {
+        self.queue.len() < SENDS_MAX
+    }
+
+    /// Gives `outbound` back if it may leave, now that `durable` is; else keeps it.
+    pub fn pass(&mut self, outbound: Outbound, durable: Lsn) -> Option<Outbound> {
+        if outbound.after <= durable {
+            return Some(outbound);
+        }
+        debug_assert!(self.has_room(), "the room was checked");
+        self.queue.push_back(outbound);
+        None
+    }
+
+    /// The next one that may leave now.
+    pub fn release(&mut self, durable: Lsn) -> Option<Outbound> {
+        self.queue.pop_front_if(|outbound| outbound.after <= durable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tetrarch_consensus::message::Stop;
+    use tetrarch_consensus::{Batch, Message, Recipients, Regency, ViewId};
+
+    fn outbound(after: u64) -> Outbound {
+        let arena = tetrarch_dataplane::arena::Arena::heap(&tetrarch_dataplane::arena::ArenaSpec {
+            classes: vec![tetrarch_dataplane::arena::SlotClass { slot_size: 64, count: 1 }],
+        });
+        let frame = arena.expect("memory").pool().copy_from(&[0; 16]).expect("a slot");
+        let requests = Batch::parse(FramePayload(frame)).expect("an empty list");
+        let stop = Stop { view: ViewId(0), regency: Regency(after as u32), requests };
+        Outbound { to: Recipients::Others, message: Message::Stop(stop), after: Lsn(after) }
+    }
+
+    // rule: DUR.2
+    #[test]
+    fn what_waits_leaves_in_order_and_what_does_not_wait_overtakes_it() {
+        let mark = Arc::new(AtomicU64::new(3));
+        let mut held = Held::new(Watermark(Arc::clone(&mark)));
+        let durable = held.durable();
+        assert!(held.pass(outbound(3), durable).is_some());
+        assert!(held.pass(outbound(4), durable).is_none());
+        assert!(held.pass(outbound(0), durable).is_some());
+        assert!(held.pass(outbound(6), durable).is_none());
+        assert!(held.release(durable).is_none());
+        mark.store(5, Ordering::Release);
+        let durable = held.durable();
+        assert_eq!(held.release(durable).map(|outbound| outbound.after), Some(Lsn(4)));
+        assert!(held.release(durable).is_none());
+        assert_eq!(held.release(Lsn(6)).map(|outbound| outbound.after), Some(Lsn(6)));
+        for after in 7..7 + SENDS_MAX as u64 {
+            assert!(held.has_room() && held.pass(outbound(after), Lsn(6)).is_none());
+        }
+        assert!(!held.has_room());
+    }
+}
