@@ -5,8 +5,9 @@
 //! total is bounded; a session in steady use causes no allocation. Must not: decide what was
 //! executed (the core does), or hold frames: a slow client must not pin the memory of messages.
 //!
-//! Each session has a ring of bytes that grows to the size its replies need, up to its share. When
-//! the sum reaches the limit, the session not used for longest loses its ring.
+//! Each session has a ring of bytes that grows to the size its replies need, up to its share, which
+//! shrinks as sessions become more: sessions that are all in use must not take each other's rings in
+//! turn. When the sum reaches the limit, the session not used for longest loses its ring.
 
 use tetrarch_consensus::limits::SESSION_WINDOW;
 use tetrarch_consensus::{ClientId, Sequence};
@@ -81,7 +82,7 @@ impl ReplyCache {
         };
         self.stamp += 1;
         self.sessions[at].stamp = self.stamp;
-        let wanted = self.sessions[at].ring_wanted(body.len(), self.session_size_max);
+        let wanted = self.sessions[at].ring_wanted(body.len(), self.share());
         let grow = wanted - self.sessions[at].ring.len();
         if grow > 0 {
             self.make_room(grow, client);
@@ -101,6 +102,13 @@ impl ReplyCache {
         session.stamp = self.stamp;
         let entry = session.entries().find(|entry| entry.sequence == sequence)?;
         Some(session.parts(&entry))
+    }
+
+    /// Bytes that a session may have: what all could have at once, in steps, so that rings which were
+    /// grown to it still fit when a few more sessions come.
+    fn share(&self) -> usize {
+        let fair = self.size_max >> self.sessions.len().next_power_of_two().ilog2();
+        fair.clamp(RING_SIZE_MIN, self.session_size_max)
     }
 
     /// Bytes reserved now.
@@ -314,6 +322,26 @@ mod tests {
         assert_eq!(get(&mut cache, 2, 1), None);
         assert!(get(&mut cache, 1, 1).is_some() && get(&mut cache, 5, 1).is_some());
         assert_eq!((cache.size(), cache.evicted()), (4 * RING_SIZE_MIN, 1));
+    }
+
+    #[test]
+    fn sessions_in_steady_use_share_the_memory_and_keep_their_rings() {
+        const SESSIONS: u64 = 100;
+        // Their windows of such replies are three times as much.
+        let mut cache = ReplyCache::new(SESSIONS as usize * 20 * 1024, 1 << 18);
+        for counter in 1..=200 {
+            for client in 1..=SESSIONS {
+                insert(&mut cache, client, counter, &[counter as u8; 1000]);
+                assert!(get(&mut cache, client, counter).is_some());
+            }
+        }
+        assert_eq!(cache.evicted(), 0);
+        for client in 1..=SESSIONS {
+            for counter in 191..=200 {
+                let kept = get(&mut cache, client, counter);
+                assert_eq!(kept, Some(vec![counter as u8; 1000]), "client {client}");
+            }
+        }
     }
 
     #[test]
