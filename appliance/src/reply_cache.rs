@@ -1,8 +1,8 @@
 //! The last replies of each session, for clients that ask again.
 //!
 //! Owns copies of reply bodies. Always true: the newest reply of a session is kept while the
-//! session is among those used last, older ones within the session's window and share of bytes; the
-//! total is bounded; a session in steady use causes no allocation. Must not: decide what was
+//! session is among those used last, older ones that the client may ask for within the session's
+//! window and share of bytes; the total is bounded; a session in steady use causes no allocation. Must not: decide what was
 //! executed (the core does), or hold frames: a slow client must not pin the memory of messages.
 //!
 //! Each session has a ring of bytes that grows to the size its replies need, up to its share, which
@@ -10,7 +10,7 @@
 //! turn. When the sum reaches the limit, the session not used for longest loses its ring.
 
 use tetrarch_consensus::limits::SESSION_WINDOW;
-use tetrarch_consensus::{ClientId, Sequence};
+use tetrarch_consensus::{ClientId, Sequence, spec};
 
 /// The smallest ring: a window of small replies without growing.
 const RING_SIZE_MIN: usize = 4096;
@@ -74,14 +74,16 @@ impl ReplyCache {
         }
     }
 
-    /// Keeps `body`, the reply to `sequence`. Sequences of a session come in execution order.
-    pub fn insert(&mut self, client: ClientId, sequence: Sequence, body: &[u8]) {
+    /// Keeps `body`, the reply to `sequence`, and gives up those to requests before `oldest`, which is
+    /// at most `sequence`. Sequences of a session come in execution order.
+    pub fn insert(&mut self, client: ClientId, sequence: Sequence, oldest: Sequence, body: &[u8]) {
         let mut at = match self.find(client) {
             Some(at) => at,
             None => self.open(client),
         };
         self.stamp += 1;
         self.sessions[at].stamp = self.stamp;
+        self.sessions[at].give_up(oldest);
         let wanted = self.sessions[at].ring_wanted(body.len(), self.share());
         let grow = wanted - self.sessions[at].ring.len();
         if grow > 0 {
@@ -233,14 +235,30 @@ impl Session {
         self.ring = ring;
     }
 
+    /// Drops the replies to requests before `oldest`. A ring without replies starts anew: a session
+    /// with one request in flight keeps using the same bytes, which stay in the processor's cache.
+    fn give_up(&mut self, oldest: Sequence) {
+        spec!("SMR.10");
+        while self.count > 0 && self.entries[self.oldest].sequence < oldest {
+            self.drop_oldest();
+        }
+        if self.count == 0 {
+            (self.oldest, self.end) = (0, 0);
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        self.used -= self.entries[self.oldest].size as usize;
+        self.oldest = (self.oldest + 1) % SESSION_WINDOW;
+        self.count -= 1;
+    }
+
     /// Appends a reply, dropping the oldest ones it needs the place of.
     fn push(&mut self, sequence: Sequence, body: &[u8]) {
         let size = self.ring.len();
         assert!(body.len() <= size, "the ring was grown for this reply");
         while self.count == SESSION_WINDOW || self.used + body.len() > size {
-            self.used -= self.entries[self.oldest].size as usize;
-            self.oldest = (self.oldest + 1) % SESSION_WINDOW;
-            self.count -= 1;
+            self.drop_oldest();
         }
         let (start, end) = (self.end, self.end + body.len());
         if end <= size {
@@ -269,7 +287,7 @@ mod tests {
     }
 
     fn insert(cache: &mut ReplyCache, client: u64, counter: u32, body: &[u8]) {
-        cache.insert(ClientId(client), Sequence::new(1, counter), body);
+        cache.insert(ClientId(client), Sequence::new(1, counter), Sequence::NONE, body);
     }
 
     #[test]
@@ -322,6 +340,30 @@ mod tests {
         assert_eq!(get(&mut cache, 2, 1), None);
         assert!(get(&mut cache, 1, 1).is_some() && get(&mut cache, 5, 1).is_some());
         assert_eq!((cache.size(), cache.evicted()), (4 * RING_SIZE_MIN, 1));
+    }
+
+    #[test]
+    fn replies_that_nobody_will_ask_for_make_room() {
+        // rule: SMR.10
+        let mut cache = ReplyCache::new(1 << 20, 1 << 18);
+        let body = |counter: u32| vec![counter as u8; 1000 + counter as usize % 7];
+        for counter in 1..=500u32 {
+            // Two without a result before each: three are in flight.
+            let oldest = Sequence::new(1, counter.saturating_sub(2));
+            let sequence = Sequence::new(1, counter);
+            cache.insert(ClientId(1), sequence, oldest, &body(counter));
+            for kept in counter.saturating_sub(2).max(1)..=counter {
+                assert_eq!(get(&mut cache, 1, kept), Some(body(kept)));
+            }
+            assert_eq!(get(&mut cache, 1, counter.saturating_sub(3)), None);
+        }
+        assert_eq!(cache.size(), RING_SIZE_MIN, "three of them fit");
+        // With one in flight it is always the same bytes; a new incarnation asks for nothing old.
+        for sequence in [Sequence::new(1, 501), Sequence::new(1, 502), Sequence::new(2, 1)] {
+            cache.insert(ClientId(1), sequence, sequence, &body(9));
+            let session = &cache.sessions[0];
+            assert_eq!((session.count, session.used, session.end), (1, 1002, 1002));
+        }
     }
 
     #[test]

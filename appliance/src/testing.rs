@@ -5,6 +5,7 @@
 
 use tetrarch_client::cluster::{ClientEntry, Cluster, Member, PrivateKeys};
 use tetrarch_consensus::batch::{REQUEST_HEADER_SIZE, Replier, RequestHeader};
+use tetrarch_consensus::limits::SESSION_WINDOW;
 use tetrarch_consensus::{ClientId, FaultModel, ReplicaId, Sequence};
 use tetrarch_dataplane::crypto::authenticator::PairKey;
 
@@ -69,6 +70,8 @@ pub fn request_bytes(client: ClientId, counter: u32, operation: &[u8], read_only
         view: 0,
         read_only,
         replier: Replier::EVERYONE,
+        // Whoever uses this may ask again for anything.
+        unanswered: if read_only { 0 } else { SESSION_WINDOW as u8 - 1 },
         operation_size: operation.len() as u32,
     };
     let mut body = vec![0; REQUEST_HEADER_SIZE];

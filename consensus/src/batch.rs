@@ -28,6 +28,7 @@ use core::borrow::Borrow;
 
 use crate::limits::{
     BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, OPERATION_SIZE_MAX, REPLICAS_MAX, REQUEST_PROOF_SIZE_MAX,
+    SESSION_WINDOW,
 };
 use crate::message::{Malformed, Request};
 use crate::payload::{Payload, PayloadPool};
@@ -321,7 +322,7 @@ impl Layout {
 /// | 16 | 4 | view that the client knows |
 /// | 20 | 2 | flags: bit 0 read-only, the rest zero |
 /// | 22 | 1 | replier: 0 everyone, else 1 + the place in the view of who answers in full |
-/// | 23 | 1 | reserved, zero |
+/// | 23 | 1 | unanswered: requests from the oldest without a result on, this one not counted |
 /// | 24 | 4 | operation size |
 /// | 28 | 4 | reserved, zero |
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -336,6 +337,10 @@ pub struct RequestHeader {
     pub read_only: bool,
     /// Who answers with the whole result.
     pub replier: Replier,
+    /// How far back the oldest request of the session is that the client has no result of, 0 to
+    /// [`SESSION_WINDOW`] - 1; 0 in a read-only request. The client never asks again for replies to
+    /// earlier ones (rule CLI.10).
+    pub unanswered: u8,
     /// Bytes after the header.
     pub operation_size: u32,
 }
@@ -350,8 +355,12 @@ impl RequestHeader {
             return Err(Malformed::Truncated);
         }
         let flags = u16::from_le_bytes([body[20], body[21]]);
-        if flags & !REQUEST_READ_ONLY != 0 || body[23] != 0 || body[28..32] != [0; 4] {
+        if flags & !REQUEST_READ_ONLY != 0 || body[28..32] != [0; 4] {
             return Err(Malformed::Reserved);
+        }
+        let (read_only, unanswered) = (flags & REQUEST_READ_ONLY != 0, body[23]);
+        if usize::from(unanswered) >= SESSION_WINDOW || (read_only && unanswered != 0) {
+            return Err(Malformed::Inconsistent);
         }
         let replier = Replier::from_code(body[22])?;
         let operation_size = read_u32(body, 24)?;
@@ -365,8 +374,9 @@ impl RequestHeader {
             client: ClientId(read_u64(body, 0)?),
             sequence: Sequence(read_u64(body, 8)?),
             view: read_u32(body, 16)?,
-            read_only: flags & REQUEST_READ_ONLY != 0,
+            read_only,
             replier,
+            unanswered,
             operation_size,
         })
     }
@@ -377,7 +387,7 @@ impl RequestHeader {
         body[8..16].copy_from_slice(&self.sequence.0.to_le_bytes());
         body[16..20].copy_from_slice(&self.view.to_le_bytes());
         body[20..22].copy_from_slice(&u16::from(self.read_only).to_le_bytes());
-        body[22..24].copy_from_slice(&[self.replier.0, 0]);
+        body[22..24].copy_from_slice(&[self.replier.0, self.unanswered]);
         body[24..28].copy_from_slice(&self.operation_size.to_le_bytes());
         body[28..32].fill(0);
     }
@@ -418,6 +428,7 @@ mod tests {
             view: 0,
             read_only: false,
             replier: Replier::EVERYONE,
+            unanswered: 0,
             operation_size: operation.len() as u32,
         };
         header.write(&mut blob);
@@ -434,6 +445,27 @@ mod tests {
             body_size,
             payload: SharedBytes::from(&blob[..]),
         }
+    }
+
+    #[test]
+    fn a_request_says_no_more_unanswered_than_a_window() {
+        // rule: CLI.10
+        let parse = |read_only, unanswered| {
+            let request = request(7, 9, b"op");
+            let mut body = request.payload.bytes()[..request.body_size as usize].to_vec();
+            body[20] = u8::from(read_only);
+            body[23] = unanswered;
+            RequestHeader::parse(&body).map(|header| header.unanswered)
+        };
+        let most = SESSION_WINDOW as u8 - 1;
+        assert_eq!(parse(false, most), Ok(most));
+        assert_eq!(parse(false, most + 1), Err(Malformed::Inconsistent));
+        assert_eq!((parse(true, 0), parse(true, 1)), (Ok(0), Err(Malformed::Inconsistent)));
+        let mut request = request(7, 9, b"op");
+        let mut bytes = request.payload.bytes().to_vec();
+        bytes[23] = 3;
+        request.payload = SharedBytes::from(&bytes[..]);
+        assert_eq!(request.view().oldest_unanswered(), Sequence::new(1, 6));
     }
 
     #[test]

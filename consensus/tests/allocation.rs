@@ -91,6 +91,7 @@ fn request(pool: &mut Pool, client: u32, counter: u32) -> Request<Pooled> {
         view: 0,
         read_only: false,
         replier: Replier::EVERYONE,
+        unanswered: 0,
         operation_size: 8,
     };
     let size = REQUEST_HEADER_SIZE + 8;

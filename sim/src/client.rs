@@ -82,6 +82,7 @@ pub fn body(
         view: 0,
         read_only,
         replier: Replier::EVERYONE,
+        unanswered: 0,
         operation_size,
     }
     .write(&mut bytes);

@@ -138,9 +138,11 @@ impl Execution {
             let mut writer = Writer::new(&self.pool, &mut self.scratch, &request, false, self.view);
             self.service.execute(context, &request, &mut writer);
             let (body, place) = writer.finish();
+            let oldest = request.oldest_unanswered();
             match place {
                 Some(frame) => {
-                    self.cache.insert(request.client, request.sequence, &frame.bytes()[..body]);
+                    let bytes = &frame.bytes()[..body];
+                    self.cache.insert(request.client, request.sequence, oldest, bytes);
                     let whole = is_whole(&request, body, self.own);
                     let (client, body) = (request.client, frame.freeze(body as u32));
                     let pushed = self.tell(Answer { client, body, whole, after: self.after });
@@ -149,7 +151,7 @@ impl Execution {
                 None => {
                     self.rejects.add(Reject::PoolExhausted);
                     let bytes = &self.scratch[..body];
-                    self.cache.insert(request.client, request.sequence, bytes);
+                    self.cache.insert(request.client, request.sequence, oldest, bytes);
                 }
             }
         }

@@ -40,6 +40,7 @@ fn request(client: u64) -> Request<SharedBytes> {
         view: 0,
         read_only: false,
         replier: Replier::EVERYONE,
+        unanswered: 0,
         operation_size: 0,
     };
     let mut payload = vec![0; REQUEST_HEADER_SIZE];

@@ -31,6 +31,13 @@ impl RequestView<'_> {
         let code = self.body.get(22).copied().unwrap_or(0);
         Replier::from_code(code).unwrap_or_default()
     }
+
+    /// The oldest request of the session that the client had no result of when it made this one
+    /// (rule CLI.10).
+    pub fn oldest_unanswered(&self) -> Sequence {
+        let unanswered = self.body.get(23).copied().unwrap_or(u8::MAX);
+        Sequence(self.sequence.0.saturating_sub(unanswered.into()))
+    }
 }
 
 /// What a batch says of a request before its body.

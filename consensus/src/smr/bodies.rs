@@ -214,9 +214,16 @@ mod tests {
                 let mut body = alloc::vec![0; REQUEST_HEADER_SIZE + size];
                 let operation_size = size as u32;
                 let replier = crate::batch::Replier::EVERYONE;
-                let read_only = false;
-                RequestHeader { client, sequence, view: 0, read_only, replier, operation_size }
-                    .write(&mut body);
+                RequestHeader {
+                    client,
+                    sequence,
+                    view: 0,
+                    read_only: false,
+                    replier,
+                    unanswered: 0,
+                    operation_size,
+                }
+                .write(&mut body);
                 Request {
                     client,
                     sequence,

@@ -99,6 +99,7 @@ mod tests {
             view: 0,
             read_only: false,
             replier: crate::batch::Replier::EVERYONE,
+            unanswered: 0,
             operation_size: size as u32,
         }
         .write(&mut body);

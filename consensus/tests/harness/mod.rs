@@ -287,6 +287,7 @@ pub fn request(
         view: 0,
         read_only: false,
         replier: Replier::EVERYONE,
+        unanswered: 0,
         operation_size: body.len() as u32,
     };
     header.write(&mut blob);

@@ -43,6 +43,7 @@ fn request(client: ClientId, counter: u32, operation: &[u8], proof: &[u8]) -> Re
         view: 0,
         read_only: false,
         replier: Replier::EVERYONE,
+        unanswered: 0,
         operation_size: operation.len() as u32,
     };
     header.write(&mut blob);

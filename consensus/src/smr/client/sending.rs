@@ -17,10 +17,17 @@ impl<P: Payload> ClientCore<P> {
         replier: Replier,
         operation: &[u8],
     ) -> Option<P> {
-        let client = ClientId::new(self.config.identity, session);
-        let view = self.config.view.id().0;
-        let operation_size = operation.len() as u32;
-        let header = RequestHeader { client, sequence, view, read_only, replier, operation_size };
+        crate::spec!("CLI.10");
+        let ordered = &self.sessions[session as usize].ordered;
+        let header = RequestHeader {
+            client: ClientId::new(self.config.identity, session),
+            sequence,
+            view: self.config.view.id().0,
+            read_only,
+            replier,
+            unanswered: if read_only { 0 } else { ordered.unanswered() },
+            operation_size: operation.len() as u32,
+        };
         encode(&mut *self.pool, &header, operation)
     }
 
@@ -199,10 +206,15 @@ impl<P: Payload> ClientCore<P> {
             let entry = self.slots.get_mut(slot);
             let old = entry.body.as_ref().expect("a request in flight has its body").bytes();
             let operation = &old[REQUEST_HEADER_SIZE..];
-            let operation_size = operation.len() as u32;
-            let (read_only, replier) = (false, entry.replier);
-            let header =
-                RequestHeader { client, sequence, view, read_only, replier, operation_size };
+            let header = RequestHeader {
+                client,
+                sequence,
+                view,
+                read_only: false,
+                replier: entry.replier,
+                unanswered: state.ordered.unanswered(),
+                operation_size: operation.len() as u32,
+            };
             let body = encode(&mut *self.pool, &header, operation);
             let Some(body) = body else { return };
             (entry.sequence, entry.read_only, entry.body) = (sequence, false, Some(body));

@@ -52,6 +52,12 @@ impl Window {
         Sequence::new(self.incarnation, self.next)
     }
 
+    /// How far the oldest request in flight is behind the next number.
+    pub(super) fn unanswered(&self) -> u8 {
+        // The window is at most `SESSION_WINDOW`, and the next request has room in it.
+        self.slots.len() as u8
+    }
+
     /// Gives the next number to the request in `slot`.
     pub(super) fn push(&mut self, slot: SlotIndex) {
         self.slots.push_back(Some(slot));

@@ -33,6 +33,32 @@ fn requests_go_to_all_members_and_are_numbered_without_gaps() {
 }
 
 #[test]
+fn a_request_names_the_oldest_one_that_may_be_sent_again() {
+    // rule: CLI.10
+    let mut harness = Harness::new(config(3), Matching::Equal);
+    for operation in [b"a", b"b", b"c"] {
+        harness.ordered(operation);
+    }
+    harness.invoke(0, Mode::ReadOnly, b"read").expect("room");
+    let sent = harness.take_sent();
+    let unanswered: Vec<_> = sent.iter().map(|sent| sent.header.unanswered).collect();
+    assert_eq!(unanswered, [0, 1, 2, 0], "the last is a read");
+    // The second has a result, and the first one still none.
+    harness.all_reply(&sent[1].header, b"x");
+    assert_eq!(harness.invoke(0, Mode::Ordered, b"d").err(), Some(Busy::Window));
+    harness.all_reply(&sent[0].header, b"x");
+    harness.ordered(b"d");
+    let fourth = harness.take_sent()[0].header;
+    assert_eq!((fourth.sequence, fourth.unanswered), (Sequence::new(5, 4), 1), "the third");
+    harness.pass(PAUSE);
+    let mut again = harness.take_sent();
+    again.sort_by_key(|sent| sent.header.sequence.counter());
+    let again: Vec<_> =
+        again.iter().map(|it| (it.header.sequence.counter(), it.header.unanswered)).collect();
+    assert_eq!(again, [(3, 2), (4, 1), (5, 2)], "as they were, and the read is ordered");
+}
+
+#[test]
 fn a_client_that_signs_signs_all_ordered_requests_and_no_reads() {
     // rule: CLI.4
     let config = ClientConfig { authentication: Authentication::Signature, ..config(4) };

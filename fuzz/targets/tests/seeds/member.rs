@@ -51,6 +51,7 @@ fn request(counter: u32, signed: bool) -> (u8, Request<SharedBytes>) {
         view: 0,
         read_only: false,
         replier: Replier::EVERYONE,
+        unanswered: 0,
         operation_size: operation.len() as u32,
     };
     let mut bytes = vec![0; REQUEST_HEADER_SIZE];

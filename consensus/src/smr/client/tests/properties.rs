@@ -145,6 +145,7 @@ proptest! {
                 view: 0,
                 read_only: kind & 2 != 0,
                 replier: Replier::EVERYONE,
+                unanswered: 0,
                 operation_size: 0,
             };
             let (status, result): (_, &[u8]) = match status {

@@ -38,6 +38,7 @@ pub(super) fn request(
         view: 0,
         read_only: false,
         replier: Replier::EVERYONE,
+        unanswered: 0,
         operation_size: size as u32,
     };
     let mut blob = alloc::vec![content; REQUEST_HEADER_SIZE + size];
