@@ -183,7 +183,9 @@ fn a_burst_of_signed_requests_loses_only_those_that_are_forged() {
     }
     for metrics in &world.metrics {
         assert_eq!((metrics.requests.get(), metrics.reject(Reject::BadProof)), (147, 3));
-        assert_eq!(metrics.signatures.get(), 150, "once each, not again inside a proposal");
+        // Of those that are remembered as proved a few may have taken the place of others.
+        let checked = metrics.signatures.get();
+        assert!((150..160).contains(&checked), "{checked}: once each, not again in a proposal");
         assert_eq!(metrics.regency.get(), 0);
     }
 }
