@@ -57,6 +57,17 @@ pub struct Device {
     pub node: Option<usize>,
 }
 
+/// Bytes of this process that are in transparent huge pages now; `None` where the system does not
+/// tell. The system counts them by walking all pages: for the start, not for every second.
+pub fn transparent_huge_size() -> Option<u64> {
+    transparent_huge(&text(Path::new("/proc/self/smaps_rollup"))?)
+}
+
+fn transparent_huge(rollup: &str) -> Option<u64> {
+    let line = rollup.lines().find_map(|line| line.strip_prefix("AnonHugePages:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
 impl Machine {
     /// Reads the machine that this process runs on.
     pub fn read() -> Self {
@@ -322,6 +333,16 @@ pub(crate) mod tests {
         }
         let files: Vec<(&str, &str)> = files.iter().map(|(a, b)| (&a[..], &b[..])).collect();
         Tree::new("two-sockets", &files)
+    }
+
+    #[test]
+    fn transparent_huge_pages_are_read_from_what_the_kernel_writes() {
+        let rollup = "7ffc000-7fff000 ---p 00000000 00:00 0 [rollup]\nRss:            1236 kB\n\
+                      AnonHugePages:      4096 kB\nHugetlb:               0 kB\n";
+        assert_eq!(transparent_huge(rollup), Some(4 << 20));
+        for broken in ["", "AnonHugePages: many kB", "AnonHugePages: 99999999999999999 kB"] {
+            assert_eq!(transparent_huge(broken), None, "{broken}");
+        }
     }
 
     #[test]

@@ -163,6 +163,11 @@ impl Placement {
         &self.cores
     }
 
+    /// The processor that links are pinned to: it reads and writes every message.
+    pub fn network_cpu(&self) -> Option<CoreId> {
+        self.cores[self.core_of(StageKind::Network)].cpu
+    }
+
     /// Where ingress is, as the node has to know it.
     pub fn ingress(&self) -> IngressPlan {
         let has = |core: &CorePlan, kind| core.stages.contains(&kind);

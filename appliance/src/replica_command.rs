@@ -18,7 +18,7 @@ use crate::config::Plan;
 use crate::log::Limiter;
 use crate::running::{Running, Start, note_start};
 use crate::stage::Event;
-use crate::{info, log, warning};
+use crate::{info, log, machine, warning};
 
 /// How often events are looked at.
 const TICK: Duration = Duration::from_millis(20);
@@ -66,7 +66,9 @@ pub fn run(directory: &Path, id: u16, fresh: bool, with_parent: bool) -> Result<
     info!("{}", running.moved_by);
     let metrics = &running.subject().metrics;
     let (huge, all) = (metrics.frames_huge_size.get() >> 20, metrics.frames_size.get() >> 20);
-    info!("frames: {huge} of {all} MiB in reserved huge pages");
+    let transparent = machine::transparent_huge_size()
+        .map_or("unknown".into(), |size| format!("{} MiB of the process", size >> 20));
+    info!("frames: {huge} of {all} MiB in reserved huge pages; transparent ones: {transparent}");
     let mut reporter = Reporter::new(restarted);
     while !stop.load(Ordering::Acquire) {
         reporter.report(&mut running);

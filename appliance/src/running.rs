@@ -15,8 +15,10 @@ use tetrarch_client::cluster::{Cluster, PrivateKeys};
 use tetrarch_consensus::batch::REQUEST_HEADER_SIZE;
 use tetrarch_consensus::limits::{OPERATION_SIZE_MAX, REQUEST_PROOF_SIZE_MAX};
 use tetrarch_consensus::{Config, ReplicaId};
+use tetrarch_dataplane::affinity::{self, CoreId};
+use tetrarch_dataplane::arena::{Arena, ArenaSpec};
 use tetrarch_dataplane::clock::{Clock, SystemClock};
-use tetrarch_dataplane::endpoint::Waker;
+use tetrarch_dataplane::endpoint::{Transport, Waker};
 use tetrarch_dataplane::handshake::Identity;
 use tetrarch_dataplane::limits::HEADER_SIZE;
 use tetrarch_dataplane::links::{LinkConfig, Links};
@@ -113,7 +115,7 @@ impl Running {
         let mut transport = chosen.transport;
         let moved_by =
             chosen.fallback.unwrap_or_else(|| format!("transport: {}", transport.name()));
-        let arena = transport.arena(&budget.arena)?;
+        let arena = arena_near(placement.network_cpu(), &mut *transport, &budget.arena)?;
         let endpoint = transport.open(0, arena.pool())?;
         let identity = Identity { peer: PeerId::replica(id.0), secret: keys.static_secret.clone() };
         let directory = cluster.directory()?;
@@ -188,6 +190,25 @@ impl Running {
         }
         Ok(reports)
     }
+}
+
+/// The memory of messages, on the memory node of the processor that will read and write it most:
+/// pages lie where the thread runs that touches them first.
+fn arena_near(
+    cpu: Option<CoreId>,
+    transport: &mut dyn Transport,
+    spec: &ArenaSpec,
+) -> Result<Arena, OpenError> {
+    let Some(cpu) = cpu else { return transport.arena(spec) };
+    // A thread of its own: pinning cannot be undone.
+    let made = std::thread::scope(|scope| {
+        let make = || {
+            affinity::pin_current(cpu)?;
+            transport.arena(spec)
+        };
+        scope.spawn(make).join()
+    });
+    made.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 type Threads = Vec<JoinHandle<Result<CoreReport, OpenError>>>;
@@ -271,4 +292,49 @@ pub fn note_start(data_dir: &Path, fresh: bool) -> Result<bool> {
         format!("{}: cannot write; make the data directory writable", marker.display())
     })?;
     Ok(ran)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tetrarch_dataplane::arena::SlotClass;
+    use tetrarch_dataplane::endpoint::{Caps, Endpoint};
+    use tetrarch_dataplane::frame::FramePool;
+
+    /// Notes where its memory was made.
+    struct Observer(Vec<Vec<CoreId>>);
+
+    impl Transport for Observer {
+        fn name(&self) -> &'static str {
+            "observer"
+        }
+
+        fn caps(&self) -> Caps {
+            unreachable!("only its memory is wanted")
+        }
+
+        fn arena(&mut self, spec: &ArenaSpec) -> Result<Arena, OpenError> {
+            self.0.push(affinity::allowed_cores()?);
+            Arena::heap(spec)
+        }
+
+        fn open(&mut self, _: usize, _: FramePool) -> Result<Box<dyn Endpoint>, OpenError> {
+            unreachable!("only its memory is wanted")
+        }
+    }
+
+    #[test]
+    fn memory_is_made_on_the_processor_that_will_use_it() {
+        let mut observer = Observer(Vec::new());
+        let spec = ArenaSpec { classes: vec![SlotClass { slot_size: 64, count: 8 }] };
+        let all = affinity::allowed_cores().unwrap();
+        let cpu = *all.last().unwrap();
+        for cpu in [None, Some(cpu)] {
+            assert_eq!(arena_near(cpu, &mut observer, &spec).unwrap().total_slots(), 8);
+        }
+        assert_eq!(observer.0, [all.clone(), vec![cpu]]);
+        assert_eq!(affinity::allowed_cores().unwrap(), all, "this thread is as free as before");
+        let error = arena_near(Some(CoreId(99_999)), &mut observer, &spec).unwrap_err();
+        assert!(error.to_string().contains("no such core"), "{error}");
+    }
 }

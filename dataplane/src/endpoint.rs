@@ -187,7 +187,7 @@ impl EndpointCounts {
 }
 
 /// Control path of a back end: may allocate, block, and fail with words.
-pub trait Transport {
+pub trait Transport: Send {
     /// For people: `tcp`, `memory`.
     fn name(&self) -> &'static str;
     /// What it promises.
