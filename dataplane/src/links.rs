@@ -168,6 +168,24 @@ pub struct Outgoing {
     pub frame: Option<Frame>,
 }
 
+/// A small message whose bytes the caller keeps, see [`Links::join`]. The fields are those of
+/// [`Outgoing`].
+#[derive(Clone, Copy, Debug)]
+pub struct Small<'a> {
+    /// To whom.
+    pub to: PeerId,
+    /// Below [`CONTROL_KIND_MIN`].
+    pub kind: u8,
+    /// What sort of proof follows the body.
+    pub auth: u8,
+    /// Goes with the message as it is.
+    pub session: u64,
+    /// How many of the last bytes of `payload` are proof.
+    pub proof_size: u16,
+    /// Body and proof.
+    pub payload: &'a [u8],
+}
+
 /// How often messages shared a header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BundleCounts {
@@ -244,6 +262,8 @@ pub struct Links {
     candidates: Vec<Result<Header, Reject>>,
     /// Of the messages that are being checked, those inside bundles included; reused.
     digests: Vec<Digest>,
+    /// Where those inside bundles are; only of use within a call.
+    parts: Vec<receive::Part>,
     /// The rest of a bundle whose first messages were handed out.
     opened: Burst<Received>,
     held: HeldBundles,
@@ -305,6 +325,7 @@ impl Links {
             raw: Burst::with_capacity(BURST_MAX),
             candidates: Vec::with_capacity(BURST_MAX),
             digests: vec![Digest::default(); receive::CHECKED_MAX],
+            parts: Vec::with_capacity(receive::CHECKED_MAX),
             opened: Burst::with_capacity(BUNDLE_MESSAGES_MAX),
             unsealed: Vec::with_capacity(listed),
             bundles: BundleCounts::default(),

@@ -97,6 +97,12 @@ impl<T> Consumer<T> {
         count
     }
 
+    /// Up to `max` of the oldest items, to be taken one by one: what the caller leaves stays in the ring.
+    pub fn burst(&mut self, max: usize) -> BurstOf<'_, T> {
+        let chunk = self.inner.read_chunk(self.inner.slots().min(max));
+        BurstOf { chunk: chunk.expect("as many were there a moment ago").into_iter() }
+    }
+
     /// Look at the oldest item.
     pub fn front(&self) -> Option<&T> {
         self.inner.peek().ok()
@@ -185,8 +191,7 @@ impl<T> FanIn<T> {
         self.at = at;
         let count = count.min(max);
         self.left -= count;
-        let chunk = self.rings[at].inner.read_chunk(count);
-        BurstOf { chunk: chunk.expect("as many were there a moment ago").into_iter() }
+        self.rings[at].burst(count)
     }
 
     /// Items that can be taken from all rings.

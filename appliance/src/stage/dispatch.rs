@@ -71,10 +71,16 @@ impl Dispatch {
     /// Gives a client's message to a worker, or back to be checked here.
     ///
     /// What is cheap to check is checked here if anything is: to hand it over would cost as much.
+    #[inline]
     pub fn client(&mut self, received: Received) -> Option<Received> {
         if self.workers.is_empty() || self.inline && received.auth != proof::SIGNATURE {
             return Some(received);
         }
+        self.share(received)
+    }
+
+    #[inline(never)]
+    fn share(&mut self, received: Received) -> Option<Received> {
         let (at, waiting) = self.least();
         let full = self.workers[at].clients.room() == 0;
         if self.inline && (full || waiting >= BACKLOG_MIN + SHARE * self.here) {

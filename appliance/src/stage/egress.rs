@@ -16,7 +16,7 @@ use tetrarch_dataplane::crypto::hash::{body_digest, digest_burst};
 use tetrarch_dataplane::crypto::signature::SigningKey;
 use tetrarch_dataplane::frame::{Frame, FramePool};
 use tetrarch_dataplane::limits::{BUNDLED_SIZE_MAX, BURST_MAX};
-use tetrarch_dataplane::links::{Links, Outgoing};
+use tetrarch_dataplane::links::{Links, Outgoing, Small};
 use tetrarch_dataplane::reject::{Reject, RejectCounts};
 use tetrarch_dataplane::ring::Consumer;
 use tetrarch_dataplane::types::PeerId;
@@ -41,7 +41,6 @@ pub struct Egress {
     cluster: u64,
     signing_key: SigningKey,
     pool: FramePool,
-    answers: Burst<Answer>,
     /// Those of a burst that are hashed: their digests leave in their place, or they are too large to
     /// share a header.
     hashed: Burst<Answer>,
@@ -64,7 +63,6 @@ impl Egress {
             cluster,
             signing_key,
             pool,
-            answers: Burst::with_capacity(BURST_MAX),
             hashed: Burst::with_capacity(BURST_MAX),
             sent: Sent::default(),
             rejects: RejectCounts::new(),
@@ -132,29 +130,49 @@ impl Egress {
         durable: Lsn,
     ) -> usize {
         spec!("DUR.3");
-        let count = take_durable(replies, &mut self.answers, durable);
-        while let Some(answer) = self.answers.pop_front() {
-            if answer.whole && answer.body.size() <= BUNDLED_SIZE_MAX {
-                self.transmit(links, reply(answer.client, answer.body, None));
-            } else {
-                let kept = self.hashed.push(answer);
-                debug_assert!(kept.is_ok(), "as much room as answers");
+        let mut count = 0;
+        if durable == Lsn(u64::MAX) {
+            for answer in replies.burst(BURST_MAX) {
+                self.answer_one(links, answer);
+                count += 1;
+            }
+        } else {
+            while count < BURST_MAX
+                && replies.front().is_some_and(|answer| answer.after <= durable)
+                && let Some(answer) = replies.pop()
+            {
+                self.answer_one(links, answer);
+                count += 1;
             }
         }
-        if self.hashed.is_empty() {
-            return count;
+        if !self.hashed.is_empty() {
+            self.answer_hashed(links);
         }
+        count
+    }
+
+    /// Sends an answer, or keeps it until its digest is known.
+    #[inline]
+    fn answer_one(&mut self, links: &mut Links, answer: Answer) {
+        if answer.whole && answer.body.size() <= BUNDLED_SIZE_MAX {
+            self.reply(links, answer.client, answer.body, None);
+        } else {
+            let kept = self.hashed.push(answer);
+            debug_assert!(kept.is_ok(), "as much room as a burst");
+        }
+    }
+
+    fn answer_hashed(&mut self, links: &mut Links) {
         let mut digests = [[0; 32]; BURST_MAX];
         hash(&self.hashed, &mut digests);
         for digest in &digests[..self.hashed.len()] {
             let Some(Answer { client, body, whole, .. }) = self.hashed.pop_front() else { break };
             let short = if whole { None } else { self.shorten(&body, digest) };
             match short {
-                Some(short) => self.transmit(links, reply(client, short, None)),
-                None => self.transmit(links, reply(client, body, Some(*digest))),
+                Some(short) => self.reply(links, client, short, None),
+                None => self.reply(links, client, body, Some(*digest)),
             }
         }
-        count
     }
 
     /// What is sent instead of a reply that somebody else sends whole. Without memory for it, the
@@ -183,7 +201,28 @@ impl Egress {
         ReplyHeader { client, sequence, view, read_only, digest, status, result_size }
             .write(frame.bytes_mut());
         let body = frame.freeze(REPLY_HEADER_SIZE as u32);
-        self.transmit(links, reply(client, body, None));
+        self.reply(links, client, body, None);
+    }
+
+    /// To the client, with others that go there if there are any.
+    #[inline]
+    fn reply(
+        &mut self,
+        links: &mut Links,
+        client: ClientId,
+        body: Frame,
+        body_digest: Option<[u8; 32]>,
+    ) {
+        let to = PeerId::client(client.identity());
+        let (kind, auth, session, proof_size) = (kind::REPLY, proof::NONE, client.0, 0);
+        let payload = body.bytes();
+        if links.join(&Small { to, kind, auth, session, proof_size, payload }) {
+            self.sent.messages += 1;
+            return;
+        }
+        let frame = Some(body);
+        let out = Outgoing { to, kind, auth, session, proof_size, body_digest, frame };
+        self.transmit(links, out);
     }
 
     fn transmit(&mut self, links: &mut Links, out: Outgoing) {
@@ -208,22 +247,6 @@ impl Egress {
     }
 }
 
-/// Moves a burst of answers, up to the first one that has to wait. Returns how many.
-fn take_durable(
-    replies: &mut Consumer<Answer>,
-    answers: &mut Burst<Answer>,
-    durable: Lsn,
-) -> usize {
-    if durable == Lsn(u64::MAX) {
-        return replies.pop_burst(answers);
-    }
-    while !answers.is_full() && replies.front().is_some_and(|answer| answer.after <= durable) {
-        let moved = replies.pop().is_some_and(|answer| answers.push(answer).is_ok());
-        debug_assert!(moved, "there was one, and room for it");
-    }
-    answers.len()
-}
-
 /// The digests of a burst of replies, side by side.
 fn hash(answers: &Burst<Answer>, digests: &mut [[u8; 32]; BURST_MAX]) {
     let mut bodies: [&[u8]; BURST_MAX] = [&[]; BURST_MAX];
@@ -231,16 +254,4 @@ fn hash(answers: &Burst<Answer>, digests: &mut [[u8; 32]; BURST_MAX]) {
         *body = answer.body.bytes();
     }
     digest_burst(&bodies[..answers.len()], &mut digests[..answers.len()]);
-}
-
-fn reply(client: ClientId, body: Frame, body_digest: Option<[u8; 32]>) -> Outgoing {
-    Outgoing {
-        to: PeerId::client(client.identity()),
-        kind: kind::REPLY,
-        auth: proof::NONE,
-        session: client.0,
-        proof_size: 0,
-        body_digest,
-        frame: Some(body),
-    }
 }

@@ -97,6 +97,7 @@ impl Ingress {
     ///
     /// # Errors
     /// Why it is dropped.
+    #[inline]
     pub fn check_client(&mut self, received: Received) -> Result<Verdict, Reject> {
         if received.kind != kind::REQUEST {
             return Err(Reject::NotAllowed);

@@ -11,8 +11,8 @@ use tetrarch_consensus::smr::client::To;
 use tetrarch_consensus::{ClientId, Payload};
 use tetrarch_dataplane::crypto::hash::digest_burst;
 use tetrarch_dataplane::frame::{Frame, FramePool};
-use tetrarch_dataplane::limits::BURST_MAX;
-use tetrarch_dataplane::links::{Links, Outgoing};
+use tetrarch_dataplane::limits::{BUNDLED_SIZE_MAX, BURST_MAX};
+use tetrarch_dataplane::links::{Links, Outgoing, Small};
 use tetrarch_dataplane::types::{Digest, PeerId};
 
 use super::DriverCounts;
@@ -71,61 +71,87 @@ impl Outbox {
             digest_burst(&bodies[..count], &mut digests[..count]);
             for digest in &digests[..count] {
                 let Some(entry) = self.entries.front() else { return };
-                let Some(message) = self.message(entry, digest) else { return };
-                let (to, client) = (entry.to, entry.client);
+                if !self.send(entry, digest, links, members, counts) {
+                    return;
+                }
                 self.entries.pop_front();
-                send(links, members, to, client, &message, counts);
             }
         }
     }
 
-    /// Body and proof in one frame. `None` without memory.
-    fn message(&self, entry: &Entry, digest: &Digest) -> Option<Message> {
-        let body = entry.body.bytes();
+    /// Body and proof, to whom they go. `false`: there is no memory for them now; members that they were
+    /// handed to will see them twice.
+    fn send(
+        &self,
+        entry: &Entry,
+        digest: &Digest,
+        links: &mut Links,
+        members: &[PeerId],
+        counts: &mut DriverCounts,
+    ) -> bool {
         let (auth, proof_size) = self.prover.layout(entry.sign);
-        let size = body.len() + proof_size;
-        let mut frame = self.pool.alloc(size)?;
-        let (start, proof) = frame.bytes_mut()[..size].split_at_mut(body.len());
+        let size = entry.body.bytes().len() + proof_size;
+        let mut scratch = [0; BUNDLED_SIZE_MAX];
+        let (mut small, mut frame) = (None, None);
+        if let Some(out) = scratch.get_mut(..size) {
+            self.write(entry, digest, out);
+            small = Some(&*out);
+        } else {
+            let Some(mut out) = self.pool.alloc(size) else { return false };
+            self.write(entry, digest, &mut out.bytes_mut()[..size]);
+            frame = Some(out.freeze(size as u32));
+        }
+        let (session, proof_size) = (entry.client.0, proof_size as u16);
+        let mut letter = Letter { auth, session, proof_size, digest, small, frame };
+        let one = match entry.to {
+            To::All => None,
+            To::One(member) => Some(PeerId::replica(member.0)),
+        };
+        for &to in one.as_ref().map_or(members, std::slice::from_ref) {
+            match letter.hand_to(links, to, &self.pool) {
+                Some(true) => counts.sent += 1,
+                Some(false) => counts.unsent += 1,
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Body and proof; `out` is as large as both.
+    fn write(&self, entry: &Entry, digest: &Digest, out: &mut [u8]) {
+        let body = entry.body.bytes();
+        let (start, proof) = out.split_at_mut(body.len());
         start.copy_from_slice(body);
         self.prover.write(entry.sign, digest, proof);
-        let frame = frame.freeze(u32::try_from(size).ok()?);
-        Some(Message { auth, proof_size: proof_size as u16, digest: *digest, frame })
     }
 }
 
-struct Message {
+/// A request and its proof, on their way.
+struct Letter<'a> {
     auth: u8,
+    session: u64,
     proof_size: u16,
-    digest: Digest,
-    frame: Frame,
+    digest: &'a Digest,
+    /// The bytes of one that can share a header.
+    small: Option<&'a [u8]>,
+    /// The bytes in memory of their own, once somebody needs that.
+    frame: Option<Frame>,
 }
 
-fn send(
-    links: &mut Links,
-    members: &[PeerId],
-    to: To,
-    client: ClientId,
-    message: &Message,
-    counts: &mut DriverCounts,
-) {
-    let mut one = |to: PeerId| {
-        let taken = links.tx(Outgoing {
-            to,
-            kind: kind::REQUEST,
-            auth: message.auth,
-            session: client.0,
-            proof_size: message.proof_size,
-            body_digest: Some(message.digest),
-            frame: Some(message.frame.clone()),
-        });
-        if taken {
-            counts.sent += 1;
-        } else {
-            counts.unsent += 1;
+impl Letter<'_> {
+    /// Did the link take it? `None` without memory.
+    fn hand_to(&mut self, links: &mut Links, to: PeerId, pool: &FramePool) -> Option<bool> {
+        let Self { auth, session, proof_size, .. } = *self;
+        let kind = kind::REQUEST;
+        if let Some(payload) = self.small {
+            if links.join(&Small { to, kind, auth, session, proof_size, payload }) {
+                return Some(true);
+            }
+            if self.frame.is_none() {
+                self.frame = Some(pool.copy_from(payload)?);
+            }
         }
-    };
-    match to {
-        To::All => members.iter().for_each(|member| one(*member)),
-        To::One(member) => one(PeerId::replica(member.0)),
+        let (body_digest, frame) = (Some(*self.digest), self.frame.clone());
+        Some(links.tx(Outgoing { to, kind, auth, session, proof_size, body_digest, frame }))
     }
 }

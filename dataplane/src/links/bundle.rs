@@ -16,7 +16,7 @@
 //! | 8 | 8 | session |
 //! | 16 | | body, proof |
 
-use super::{CONTROL_KIND_MIN, Outgoing};
+use super::{CONTROL_KIND_MIN, Outgoing, Small};
 use crate::arena::FramePool;
 use crate::frame::{Frame, FrameMut};
 use crate::header::Header;
@@ -111,7 +111,7 @@ impl OpenBundle {
     /// Two messages; `None` when there is no slot for them.
     pub(super) fn of(first: &Outgoing, second: &Outgoing, pool: &FramePool) -> Option<Self> {
         let mut bundle = Self::new(pool)?;
-        (bundle.push(first) && bundle.push(second)).then_some(bundle)
+        (bundle.push(&first.as_small()) && bundle.push(&second.as_small())).then_some(bundle)
     }
 
     /// An empty one.
@@ -126,19 +126,23 @@ impl OpenBundle {
         self.count
     }
 
-    /// Appends a message; `false` if it does not fit.
-    pub(super) fn push(&mut self, out: &Outgoing) -> bool {
-        let payload = out.frame.as_ref().map_or(&[][..], Frame::bytes);
+    /// Appends a message; `false` if it does not fit, or may not be there.
+    #[inline]
+    pub(super) fn push(&mut self, message: &Small<'_>) -> bool {
+        let Small { kind, auth, session, proof_size, payload, .. } = *message;
         let end = self.size + PREFIX_SIZE + payload.len();
-        if end > BUNDLE_SIZE_MAX || self.count == BUNDLE_MESSAGES_MAX {
+        let may = kind < CONTROL_KIND_MIN
+            && payload.len() <= BUNDLED_SIZE_MAX
+            && usize::from(proof_size) <= payload.len();
+        if !may || end > BUNDLE_SIZE_MAX || self.count == BUNDLE_MESSAGES_MAX {
             return false;
         }
         let (prefix, place) = self.frame.bytes_mut()[self.size..end].split_at_mut(PREFIX_SIZE);
-        prefix[0] = out.kind;
-        prefix[1] = out.auth;
-        prefix[2..4].copy_from_slice(&out.proof_size.to_le_bytes());
+        prefix[0] = kind;
+        prefix[1] = auth;
+        prefix[2..4].copy_from_slice(&proof_size.to_le_bytes());
         prefix[4..8].copy_from_slice(&(payload.len() as u32).to_le_bytes());
-        prefix[8..].copy_from_slice(&out.session.to_le_bytes());
+        prefix[8..].copy_from_slice(&session.to_le_bytes());
         place.copy_from_slice(payload);
         self.size = end;
         self.count += 1;
@@ -219,8 +223,8 @@ mod tests {
     fn golden_vector() {
         let arena = arena();
         let mut bundle = OpenBundle::new(&arena.pool()).unwrap();
-        assert!(bundle.push(&out(1, 0x0102_0304_0506_0708, b"body proof", 5, &arena)));
-        assert!(bundle.push(&out(249, 9, b"", 0, &arena)));
+        assert!(bundle.push(&out(1, 0x0102_0304_0506_0708, b"body proof", 5, &arena).as_small()));
+        assert!(bundle.push(&out(249, 9, b"", 0, &arena).as_small()));
         let frame = bundle.close(&arena.pool());
         let hex: String = frame.bytes().iter().map(|b| format!("{b:02x}")).collect();
         let golden: String = GOLDEN
@@ -255,8 +259,8 @@ mod tests {
     fn a_bundle_is_taken_whole_or_not_at_all() {
         let arena = arena();
         let mut bundle = OpenBundle::new(&arena.pool()).unwrap();
-        assert!(bundle.push(&out(1, 2, b"one", 1, &arena)));
-        assert!(bundle.push(&out(2, 3, b"two", 0, &arena)));
+        assert!(bundle.push(&out(1, 2, b"one", 1, &arena).as_small()));
+        assert!(bundle.push(&out(2, 3, b"two", 0, &arena).as_small()));
         let bytes = bundle.close(&arena.pool()).bytes().to_vec();
         assert_eq!(parsed(&bytes, 2).map(|all| all.len()), Ok(2));
         for count in [0, 1, 3, 32] {
@@ -284,7 +288,7 @@ mod tests {
     fn a_small_bundle_holds_a_small_slot() {
         let arena = arena();
         let mut bundle = OpenBundle::new(&arena.pool()).unwrap();
-        assert!(bundle.push(&out(1, 1, &[7; 100], 0, &arena)));
+        assert!(bundle.push(&out(1, 1, &[7; 100], 0, &arena).as_small()));
         let frame = bundle.close(&arena.pool());
         assert_eq!((arena.free_slots(), frame.size()), (9, 116));
         assert_eq!(arena.pool().free_slots_for(4096), 2);
@@ -295,7 +299,7 @@ mod tests {
         .collect();
         let message = Outgoing { frame: None, ..out(1, 1, &[], 0, &arena) };
         let mut bundle = OpenBundle::new(&arena.pool()).unwrap();
-        assert!(bundle.push(&message));
+        assert!(bundle.push(&message.as_small()));
         assert_eq!(bundle.close(&arena.pool()).size(), 16);
         drop(small);
         let huge =
@@ -316,7 +320,7 @@ mod tests {
             let mut model: Vec<Message> = Vec::new();
             for (kind, session, payload, proof) in messages {
                 let proof = proof % (payload.len() as u16 + 1);
-                if !bundle.push(&out(kind, session, &payload, proof, &arena)) {
+                if !bundle.push(&out(kind, session, &payload, proof, &arena).as_small()) {
                     break;
                 }
                 model.push((kind, 1, proof, session, payload));

@@ -18,7 +18,7 @@ use crate::endpoint::{ConnEvent, ConnId, RawReceived};
 use crate::frame::Frame;
 use crate::handshake::{self, HandshakeError};
 use crate::header::{Header, SENDER_CLIENT, covered};
-use crate::limits::{BUNDLE_MESSAGES_MAX, BURST_MAX, SEQUENCE_MAX};
+use crate::limits::{BUNDLE_MESSAGES_MAX, BUNDLE_SIZE_MAX, BURST_MAX, SEQUENCE_MAX};
 use crate::reject::Reject;
 use crate::types::{Digest, Instant, PeerId};
 
@@ -40,7 +40,6 @@ impl Links {
     pub fn rx_burst(&mut self, now: Instant, into: &mut Burst<Received>) -> usize {
         self.now = self.now.max(now);
         self.accept_hellos();
-        self.held.reap();
         let room = into.room().min(BURST_MAX);
         let rest = self.opened.len().min(room);
         for received in self.opened.drain_front(rest) {
@@ -119,6 +118,7 @@ impl Links {
     fn hash(&mut self, good: u64) {
         let mut bodies: [&[u8]; CHECKED_MAX] = [&[]; CHECKED_MAX];
         let mut hashed = 0;
+        self.parts.clear();
         for (i, (candidate, raw)) in self.candidates.iter_mut().zip(&self.raw).enumerate() {
             let Ok(header) = candidate else { continue };
             if good >> i & 1 == 0 {
@@ -126,13 +126,15 @@ impl Links {
             }
             let payload = raw.body.bytes();
             if header.kind == KIND_BUNDLE {
-                let first = hashed;
+                let (first, parts) = (hashed, self.parts.len());
                 let parsed = bundle::parse(payload, inner_count(header), |inner| {
                     bodies[hashed] = inner.body();
                     hashed += 1;
+                    self.parts.push(Part::of(&inner));
                 });
                 if let Err(reason) = parsed {
                     (*candidate, hashed) = (Err(reason), first);
+                    self.parts.truncate(parts);
                 }
             } else if header.kind < CONTROL_KIND_MIN {
                 bodies[hashed] = payload.get(..header.body_size()).unwrap_or(&[]);
@@ -151,7 +153,7 @@ impl Links {
         good: u64,
         into: &mut Burst<Received>,
     ) -> usize {
-        let mut digests = self.digests.iter();
+        let (mut digests, mut parts) = (&self.digests[..], &self.parts[..]);
         let mut out = Out { room, count: 0, into, rest: &mut self.opened };
         let candidates = self.candidates.iter().zip(self.raw.drain_front(run));
         for (i, (candidate, raw)) in candidates.enumerate() {
@@ -166,7 +168,9 @@ impl Links {
                     continue;
                 }
             };
-            let digests = digests_of(header, &mut digests);
+            let digests = take_first(&mut digests, hashed_count(header));
+            let inside = if header.kind == KIND_BUNDLE { digests.len() } else { 0 };
+            let parts = take_first(&mut parts, inside);
             let Some(session) = session_up_mut(&mut self.conns, raw.conn) else {
                 unreachable!("nothing changes a session between the look at its message and here")
             };
@@ -179,7 +183,7 @@ impl Links {
             if header.kind == KIND_BUNDLE {
                 // Parts of a bundle, or, when too many are held, copies.
                 let pool = (!self.held.add(&raw.body)).then_some(&self.pool);
-                let lost = out.unpack(peer, &raw.body, digests, pool);
+                let lost = out.unpack(peer, &raw.body, parts, digests, pool);
                 self.rejects.add_many(Reject::PoolExhausted, lost);
                 self.bundles.rx += 1;
                 continue;
@@ -416,15 +420,19 @@ fn inner_count(header: &Header) -> usize {
     header.session as usize
 }
 
-/// Takes as many of the digests as are of this message and those inside.
-fn digests_of<'a>(header: &Header, all: &mut std::slice::Iter<'a, Digest>) -> &'a [Digest] {
-    let count = match header.kind {
+/// How many digests are of this message and those inside.
+fn hashed_count(header: &Header) -> usize {
+    match header.kind {
         KIND_BUNDLE => inner_count(header),
         kind => usize::from(kind < CONTROL_KIND_MIN),
-    };
-    let (these, rest) = all.as_slice().split_at(count);
-    *all = rest.iter();
-    these
+    }
+}
+
+/// Cuts the first `count` off.
+fn take_first<'a, T>(all: &mut &'a [T], count: usize) -> &'a [T] {
+    let (first, rest) = all.split_at(count);
+    *all = rest;
+    first
 }
 
 /// Does an authentic message reach the user? Its digest if so. `digests` has that of its body, where
@@ -441,6 +449,26 @@ fn fate<'a>(
         None => Err(Reject::UnknownKind),
     }
 }
+
+/// A message inside a bundle that was parsed. Offsets in a bundle fit 16 bits.
+pub(super) struct Part {
+    kind: u8,
+    auth: u8,
+    proof_size: u16,
+    start: u16,
+    size: u16,
+    session: u64,
+}
+
+impl Part {
+    fn of(inner: &Inner<'_>) -> Self {
+        let Inner { kind, auth, proof_size, session, start, payload } = *inner;
+        let (start, size) = (start as u16, payload.len() as u16);
+        Self { kind, auth, proof_size, start, size, session }
+    }
+}
+
+const _: () = assert!(BUNDLE_SIZE_MAX <= u16::MAX as usize);
 
 /// Where messages go: `room` of them to the user, the rest to the next call.
 struct Out<'a> {
@@ -460,31 +488,30 @@ impl Out<'_> {
         }
     }
 
-    /// Every message of a bundle that was parsed before: in its slot, or with `pool` in slots of their
-    /// own. Returns how many there was no slot for.
+    /// Every message of a bundle: in its slot, or with `pool` in slots of their own. Returns how many
+    /// there was no slot for.
     fn unpack(
         &mut self,
         peer: PeerId,
         bundle: &Frame,
+        parts: &[Part],
         digests: &[Digest],
         pool: Option<&FramePool>,
     ) -> u64 {
-        let mut digests_left = digests.iter();
         let mut lost = 0;
-        let parsed = bundle::parse(bundle.bytes(), digests.len(), |inner| {
-            let Inner { kind, auth, proof_size, session, start, payload } = inner;
-            let frame = match pool {
-                None => bundle.slice(start, payload.len()),
-                Some(pool) => pool.copy_from(payload),
-            };
-            let (Some(frame), Some(digest)) = (frame, digests_left.next()) else {
+        for (part, body_digest) in parts.iter().zip(digests) {
+            let Part { kind, auth, proof_size, session, start, size } = *part;
+            let mut frame = bundle.slice(usize::from(start), usize::from(size));
+            if let (Some(pool), Some(part)) = (pool, &frame) {
+                frame = pool.copy_from(part.bytes());
+            }
+            let Some(frame) = frame else {
                 lost += 1;
-                return;
+                continue;
             };
-            let body_digest = *digest;
+            let body_digest = *body_digest;
             self.push(Received { peer, kind, auth, proof_size, session, body_digest, frame });
-        });
-        debug_assert!(parsed.is_ok(), "its bytes never change");
+        }
         lost
     }
 }

@@ -7,7 +7,7 @@
 use super::bundle::OpenBundle;
 use super::receive::{sender_field, session_up, session_up_mut, tagged_trailer};
 use super::session::{Session, State};
-use super::{CONTROL_KIND_MIN, KIND_BUNDLE, KIND_HELLO, KIND_PING, Links, Outgoing};
+use super::{CONTROL_KIND_MIN, KIND_BUNDLE, KIND_HELLO, KIND_PING, Links, Outgoing, Small};
 use crate::crypto::hash::{body_digest, digest_burst};
 use crate::endpoint::{ConnId, HeaderBytes, RawOutgoing};
 use crate::frame::Frame;
@@ -34,6 +34,11 @@ pub(super) enum Unsealed {
 pub(super) struct Full(Option<Frame>);
 
 impl Outgoing {
+    pub(super) fn as_small(&self) -> Small<'_> {
+        let Self { to, kind, auth, session, proof_size, .. } = *self;
+        Small { to, kind, auth, session, proof_size, payload: self.payload() }
+    }
+
     fn payload(&self) -> &[u8] {
         self.frame.as_ref().map_or(&[], Frame::bytes)
     }
@@ -77,13 +82,25 @@ impl Links {
         taken
     }
 
+    /// Add a copy of a message to the bundle that is being written for its peer. `false`: there is none,
+    /// or no room in it; nothing was counted, and [`Links::tx`] is for the message.
+    #[inline]
+    pub fn join(&mut self, message: &Small<'_>) -> bool {
+        let index = self.directory.index_of(message.to);
+        let id = index.and_then(|index| self.peers.get(index)?.conn);
+        match id.and_then(|id| session_up_mut(&mut self.conns, id)) {
+            Some(Session { unsealed: Unsealed::Open(bundle), .. }) => bundle.push(message),
+            _ => false,
+        }
+    }
+
     /// Let a small message wait for others of this turn. `false`: there is no room.
     fn add(&mut self, id: ConnId, out: Outgoing) -> bool {
         let Some(session) = session_up_mut(&mut self.conns, id) else { return false };
         match &mut session.unsealed {
             Unsealed::Nothing => {}
             Unsealed::Open(bundle) => {
-                if bundle.push(&out) {
+                if bundle.push(&out.as_small()) {
                     return true;
                 }
             }
@@ -115,6 +132,8 @@ impl Links {
     pub fn flush(&mut self, now: Instant) {
         self.now = self.now.max(now);
         self.seal_all();
+        // Here and not where messages come: what they were for is done.
+        self.held.reap();
         if self.now >= self.next_check {
             self.check_deadlines();
         }
