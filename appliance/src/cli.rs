@@ -38,9 +38,31 @@ pub enum Command {
     /// Show which stage of a replica runs on which processor of this machine, why, and what would be
     /// better
     Placement(PlacementArgs),
+    /// Look at the log of a durable replica that is down
+    #[command(subcommand)]
+    Log(LogCommand),
     /// Let clients of other protocols use a cluster
     #[command(subcommand)]
     Gateway(GatewayCommand),
+}
+
+/// What to do with a log.
+#[derive(Subcommand, Debug)]
+pub enum LogCommand {
+    /// Check it: segments, records, what follows from what, digests of requests, signatures
+    Verify(LogArgs),
+    /// Check it and print a line for each record
+    Dump(LogArgs),
+}
+
+/// Options of `log`.
+#[derive(Args, Debug)]
+pub struct LogArgs {
+    /// The cluster directory
+    pub directory: PathBuf,
+    /// Whose log
+    #[arg(long)]
+    pub id: u16,
 }
 
 /// Which faults are tolerated.
@@ -107,6 +129,9 @@ pub struct InitArgs {
     /// How long the oldest request may wait before a leader is suspected, ms; the one timeout
     #[arg(long, default_value_t = 2000)]
     pub request_timeout_ms: u64,
+    /// Replicas keep logs: what was acknowledged survives when all of them go down
+    #[arg(long)]
+    pub durable: bool,
     /// What moves the bytes: auto (the faster one that there is), io_uring, or tcp (epoll)
     #[arg(long, default_value = "auto")]
     pub transport: TransportKind,

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use tetrarch_client::cluster::Cluster;
 
+use crate::config::{data_dir, load_replica_file};
+use crate::recovery::log_path;
 use crate::replica_command::stop_on_signals;
 use crate::status::Report;
 use crate::{info, log, warning};
@@ -49,8 +51,10 @@ pub fn run(directory: &Path, options: ClusterOptions) -> Result<()> {
     let mut replicas = Vec::new();
     for member in &cluster.members {
         let id = member.id.0;
-        // All begin together, so there is nothing that one of them could have forgotten.
-        replicas.push(Replica { id, child: Some(spawn(directory, id, true)?), ended: None });
+        // All begin together, so there is nothing that one of them could have forgotten, but what is
+        // in a log.
+        let fresh = !has_log(directory, id)?;
+        replicas.push(Replica { id, child: Some(spawn(directory, id, fresh)?), ended: None });
     }
     info!("{} replicas run; end with Ctrl-C, look with `tetrarch status`", replicas.len());
     let mut kill_at =
@@ -68,6 +72,12 @@ pub fn run(directory: &Path, options: ClusterOptions) -> Result<()> {
     }
     stop_all(replicas);
     Ok(())
+}
+
+/// Does replica `id` have a log to begin with?
+fn has_log(directory: &Path, id: u16) -> Result<bool> {
+    let (_, file) = load_replica_file(directory, id)?;
+    Ok(log_path(&data_dir(directory, &file)).exists())
 }
 
 fn spawn(directory: &Path, id: u16, fresh: bool) -> Result<Child> {

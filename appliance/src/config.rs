@@ -18,10 +18,13 @@ use tetrarch_consensus::limits::{
 use tetrarch_consensus::{Config, ReplicaId};
 use tetrarch_dataplane::crypto::keys::hex_decode;
 use tetrarch_dataplane::stage::IdlePolicy;
+use tetrarch_dataplane::storage::LogConfig;
+use tetrarch_dataplane::storage::file::Access;
 use tetrarch_dataplane::transport::choice::{TransportChoice, TransportKind};
 
 use crate::budget::Sizes;
 use crate::placement::{Placement, idle_name};
+use crate::recovery::{LOG_GROUP_SIZE_MIN, LogPlan, log_path};
 use crate::service::{self, Seed, ServiceKind};
 
 /// The error of every check.
@@ -43,7 +46,7 @@ pub struct ReplicaFile {
     /// Private keys, relative to this file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_file: Option<String>,
-    /// Where the replica remembers that it ran, relative to this file.
+    /// Where the replica remembers that it ran and keeps its log, relative to this file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<String>,
     /// Where to listen, if not at the address in `cluster.toml`.
@@ -54,9 +57,15 @@ pub struct ReplicaFile {
     /// How long the oldest request may wait before the leader is suspected, ms. The one timeout.
     #[serde(default = "default_timeout")]
     pub request_timeout_ms: u64,
+    /// What survives when replicas go down: `volatile` or `durable`.
+    #[serde(default = "default_durability")]
+    pub durability: String,
     /// What moves the bytes: `auto`, `io_uring` or `tcp`.
     #[serde(default = "default_transport")]
     pub transport: String,
+    /// The log of a durable replica.
+    #[serde(default, skip_serializing_if = "LogFile::is_default")]
+    pub log: LogFile,
     /// What only io_uring does.
     #[serde(default, skip_serializing_if = "IoUringFile::is_default")]
     pub io_uring: IoUringFile,
@@ -74,6 +83,39 @@ fn default_seed() -> String {
 
 fn default_timeout() -> u64 {
     2000
+}
+
+fn default_durability() -> String {
+    "volatile".into()
+}
+
+/// `[log]`. Ignored by a volatile replica.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogFile {
+    /// Size of one file of the log, MiB.
+    pub segment_mib: usize,
+    /// Bytes that are written and synced at once at most, MiB. Three such buffers are reserved.
+    pub group_mib: usize,
+    /// What reaches the disk: `auto`, `io_uring` (with O_DIRECT) or `plain`.
+    pub access: String,
+}
+
+impl Default for LogFile {
+    fn default() -> Self {
+        let LogConfig { segment_size, group_size_max, .. } = LogConfig::default();
+        Self {
+            segment_mib: segment_size as usize / MIB,
+            group_mib: group_size_max / MIB,
+            access: "auto".into(),
+        }
+    }
+}
+
+impl LogFile {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 fn default_transport() -> String {
@@ -194,8 +236,10 @@ pub struct Plan {
     pub listen: SocketAddr,
     /// Where it serves metrics and status.
     pub metrics: SocketAddr,
-    /// Where it remembers that it ran.
+    /// Where it remembers that it ran, and keeps its log.
     pub data_dir: PathBuf,
+    /// Its log; `None`: it is volatile.
+    pub log: Option<LogPlan>,
     /// What moves the bytes.
     pub transport: TransportChoice,
     /// Where stages run.
@@ -230,6 +274,12 @@ pub fn load_replica_file(directory: &Path, id: u16) -> Result<(PathBuf, ReplicaF
     })?;
     let parsed = parse_toml(&text, &file)?;
     Ok((file, parsed))
+}
+
+/// Where the replica of a file remembers that it ran, and keeps its log.
+pub fn data_dir(directory: &Path, file: &ReplicaFile) -> PathBuf {
+    let default = || format!("replica-{}.data", file.id);
+    directory.join(file.data_dir.clone().unwrap_or_else(default))
 }
 
 /// What a replica's file says about where it runs, checked: for somebody without its keys.
@@ -298,8 +348,8 @@ impl Plan {
         let placement = check.placement(&raw.placement)?;
         let core = check.core(&raw, &cluster)?;
         let sizes = check.sizes(&raw.limits)?;
-        let data_dir =
-            directory.join(raw.data_dir.clone().unwrap_or_else(|| format!("replica-{id}.data")));
+        let data_dir = data_dir(directory, &raw);
+        let log = check.log(&raw, &data_dir)?;
         let half_open_max = raw.limits.unauthenticated_connections_max;
         check.range("limits.unauthenticated_connections_max", half_open_max, 4, 65_536)?;
         let id = ReplicaId(id);
@@ -312,6 +362,7 @@ impl Plan {
             listen,
             metrics,
             data_dir,
+            log,
             transport,
             placement,
             sizes,
@@ -421,6 +472,35 @@ impl Check<'_> {
         }
         let remedy = format!("use {least} to {most}");
         Err(self.wrong(field, value, "out of range", remedy))
+    }
+
+    fn log(&self, raw: &ReplicaFile, data_dir: &Path) -> Result<Option<LogPlan>, ConfigError> {
+        let durable = match raw.durability.as_str() {
+            "volatile" => false,
+            "durable" => true,
+            other => {
+                let remedy = "use \"volatile\" or \"durable\"";
+                return Err(self.wrong("durability", format!("{other:?}"), "no such mode", remedy));
+            }
+        };
+        let LogFile { segment_mib, group_mib, access } = &raw.log;
+        self.range("log.group_mib", *group_mib, LOG_GROUP_SIZE_MIN / MIB, 64)?;
+        self.range("log.segment_mib", *segment_mib, 2 * group_mib + 1, 64 * 1024)?;
+        let access = match access.as_str() {
+            "auto" => Access::Auto,
+            "io_uring" => Access::Uring,
+            "plain" => Access::Plain,
+            other => {
+                let remedy = "use \"auto\", \"io_uring\" or \"plain\"";
+                return Err(self.wrong("log.access", format!("{other:?}"), "no such way", remedy));
+            }
+        };
+        let config = LogConfig {
+            segment_size: (segment_mib * MIB) as u64,
+            group_size_max: group_mib * MIB,
+            ..LogConfig::default()
+        };
+        Ok(durable.then(|| LogPlan { path: log_path(data_dir), config, access }))
     }
 
     fn transport(&self, raw: &ReplicaFile) -> Result<TransportChoice, ConfigError> {

@@ -16,7 +16,9 @@ use tetrarch_consensus::{FaultModel, ReplicaId};
 use tetrarch_dataplane::crypto::{self, keys::KeyError, keys::hex_encode};
 use tetrarch_dataplane::transport::choice::TransportKind;
 
-use crate::config::{IoUringFile, LimitsFile, PlacementFile, ReplicaFile, replica_file_name};
+use crate::config::{
+    IoUringFile, LimitsFile, LogFile, PlacementFile, ReplicaFile, replica_file_name,
+};
 use crate::service::ServiceKind;
 
 /// What `init` is asked for.
@@ -40,6 +42,8 @@ pub struct InitOptions {
     pub service: ServiceKind,
     /// The one timeout.
     pub request_timeout_ms: u64,
+    /// Do replicas keep logs?
+    pub durable: bool,
     /// What moves the bytes.
     pub transport: TransportKind,
     /// Where stages run.
@@ -195,6 +199,8 @@ fn replica_toml(options: &InitOptions, id: u16, seed: &str) -> String {
         listen: None,
         metrics: address(options, id, options.base_port + options.replicas + id),
         request_timeout_ms: options.request_timeout_ms,
+        durability: if options.durable { "durable" } else { "volatile" }.into(),
+        log: LogFile::default(),
         transport: options.transport.name().into(),
         io_uring: IoUringFile::default(),
         placement: options.placement.clone(),

@@ -7,13 +7,15 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use tetrarch_appliance::cli::{Cli, Command, GatewayCommand, InitArgs, PlacementArgs, StatusArgs};
+use tetrarch_appliance::cli::{
+    Cli, Command, GatewayCommand, InitArgs, LogCommand, PlacementArgs, StatusArgs,
+};
 use tetrarch_appliance::cluster_command::{self, ClusterOptions};
 use tetrarch_appliance::config::{PlacementFile, PlacementPlan};
 use tetrarch_appliance::init::{InitOptions, client_key_name, init};
 use tetrarch_appliance::machine::Machine;
 use tetrarch_appliance::status::Report;
-use tetrarch_appliance::{demo, gateway, placement_command, replica_command};
+use tetrarch_appliance::{demo, gateway, log_command, placement_command, replica_command};
 use tetrarch_dataplane::alloc_guard::FrozenAllocator;
 
 #[global_allocator]
@@ -44,6 +46,10 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Status(args) => return status(&args),
         Command::Placement(args) => placement(&args)?,
+        Command::Log(LogCommand::Verify(args)) => {
+            log_command::run(&args.directory, args.id, false)?
+        }
+        Command::Log(LogCommand::Dump(args)) => log_command::run(&args.directory, args.id, true)?,
         Command::Gateway(GatewayCommand::Redis(args)) => gateway::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -60,6 +66,7 @@ fn make(args: InitArgs) -> Result<()> {
         hosts: args.hosts,
         service: args.service,
         request_timeout_ms: args.request_timeout_ms,
+        durable: args.durable,
         transport: args.transport,
         placement: PlacementFile {
             layout: args.layout,

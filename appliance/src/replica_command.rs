@@ -16,7 +16,8 @@ use tetrarch_consensus::Evidence;
 use crate::budget::Budget;
 use crate::config::Plan;
 use crate::log::Limiter;
-use crate::running::{Running, Start, note_start};
+use crate::recovery::Memory;
+use crate::running::{Running, Start};
 use crate::stage::Event;
 use crate::{info, log, machine, warning};
 
@@ -53,16 +54,25 @@ pub fn stop_on_end_of_input(stop: &Arc<AtomicBool>) {
 /// Whatever keeps it from starting, in words.
 pub fn run(directory: &Path, id: u16, fresh: bool, with_parent: bool) -> Result<()> {
     log::set_speaker(format!("replica {id}"));
-    let mut plan = Plan::load(directory, id)?;
+    let plan = Plan::load(directory, id)?;
     plan.check_ports(directory)?;
     let stop = stop_on_signals()?;
     if with_parent {
         stop_on_end_of_input(&stop);
     }
-    plan.core.restarted = note_start(&plan.data_dir, fresh)?;
-    greet(&plan);
-    let restarted = plan.core.restarted;
-    let mut running = Running::start(Start::from(plan))?;
+    let memory = Memory::look(&plan.data_dir, plan.log.clone(), fresh)?;
+    greet(&plan, &memory);
+    let mut running = Running::start_with(Start::from(plan), &memory)?;
+    let restarted = running.subject().restarted;
+    if let Some(log) = &running.log {
+        log.lines.iter().for_each(|line| info!("{line}"));
+        if log.lost {
+            warning!(
+                "the log is gone, so what this replica promised is lost: it learns from the others and does \
+                 not vote until it is certain not to contradict itself"
+            );
+        }
+    }
     info!("{}", running.moved_by);
     let metrics = &running.subject().metrics;
     let (huge, all) = (metrics.frames_huge_size.get() >> 20, metrics.frames_size.get() >> 20);
@@ -72,14 +82,18 @@ pub fn run(directory: &Path, id: u16, fresh: bool, with_parent: bool) -> Result<
     let mut reporter = Reporter::new(restarted);
     while !stop.load(Ordering::Acquire) {
         reporter.report(&mut running);
-        if running.has_failed() {
+        if running.has_failed() || running.log_failure().is_some() {
             break;
         }
         std::thread::sleep(TICK);
     }
     reporter.report(&mut running);
     let status = running.subject().status();
+    let failure = running.log_failure();
     running.stop()?;
+    if let Some(failure) = failure {
+        bail!("{failure}");
+    }
     if !stop.load(Ordering::Acquire) {
         bail!("a thread ended by itself");
     }
@@ -90,7 +104,7 @@ pub fn run(directory: &Path, id: u16, fresh: bool, with_parent: bool) -> Result<
     Ok(())
 }
 
-fn greet(plan: &Plan) {
+fn greet(plan: &Plan, memory: &Memory) {
     let quorums = plan.core.view.quorums();
     info!(
         "cluster {:016x}: {} replicas, f = {}, {} model; service {}; timeout {} ms",
@@ -104,9 +118,9 @@ fn greet(plan: &Plan) {
     info!("{}", Budget::with_workers(plan.sizes, plan.placement.ingress().workers));
     info!("placement: {}", plan.placement);
     info!("listening at {}, metrics and status at http://{}", plan.listen, plan.metrics);
-    if plan.core.restarted {
+    if matches!(memory, Memory::Volatile { restarted: true }) {
         warning!(
-            "restarted: this release keeps all state in memory, so what this replica knew is lost. \
+            "restarted: durability = \"volatile\" keeps all state in memory, so what this replica knew is lost. \
              It learns from the others and does not vote until it is certain not to contradict \
              itself; if they no longer keep the decisions it misses, it will say so. If all replicas \
              of the cluster were stopped, start each with --fresh instead"

@@ -3,9 +3,7 @@
 //! Owns the threads. Always true: every fault of starting up is found before the first thread
 //! starts; stopping joins them all. Must not: be used by the simulator, which turns nodes itself.
 
-use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -23,6 +21,7 @@ use tetrarch_dataplane::handshake::Identity;
 use tetrarch_dataplane::limits::HEADER_SIZE;
 use tetrarch_dataplane::links::{LinkConfig, Links};
 use tetrarch_dataplane::stage::CoreReport;
+use tetrarch_dataplane::storage::StorageError;
 use tetrarch_dataplane::transport::choice::{self, TransportChoice};
 use tetrarch_dataplane::transport::tcp::TcpConfig;
 use tetrarch_dataplane::types::{OpenError, PeerId};
@@ -33,11 +32,9 @@ use crate::config::{Plan, REPLY_CACHE_SESSION_SIZE};
 use crate::metrics::Metrics;
 use crate::node::{Node, Parts};
 use crate::placement::Placement;
+use crate::recovery::{Memory, Recovered, recover};
 use crate::service::{Seed, ServiceKind};
 use crate::stage::Events;
-
-/// Name of the file in a data directory that says that the replica ran before.
-const MARKER: &str = "ran";
 
 const MIB: usize = 1024 * 1024;
 
@@ -99,6 +96,8 @@ pub struct Running {
     pub moved_by: String,
     /// What it has to tell operators.
     pub events: Events,
+    /// The log, if it keeps one.
+    pub log: Option<Recovered>,
 }
 
 impl Running {
@@ -107,6 +106,16 @@ impl Running {
     /// # Errors
     /// Whatever keeps it from starting, in words.
     pub fn start(start: Start) -> Result<Self> {
+        let restarted = start.core.restarted;
+        Self::start_with(start, &Memory::Volatile { restarted })
+    }
+
+    /// As [`Running::start`], of a replica that keeps or has forgotten what `memory` says.
+    ///
+    /// # Errors
+    /// Whatever keeps it from starting, in words; above all a log that cannot be used.
+    pub fn start_with(mut start: Start, memory: &Memory) -> Result<Self> {
+        start.core.restarted = matches!(memory, Memory::Volatile { restarted: true });
         let Start { id, cluster, keys, service, placement, core, .. } = start;
         let ingress = placement.ingress();
         let budget = Budget::with_workers(start.sizes, ingress.workers);
@@ -125,7 +134,7 @@ impl Running {
             Links::new(endpoint, identity, directory, cluster.id, link_config, pool.clone());
         let metrics = Arc::new(Metrics::new());
         metrics.frames_huge_size.set(arena.huge_size() as u64);
-        let subject = Subject {
+        let mut subject = Subject {
             id: id.0,
             cluster: cluster.id,
             view: core.view.clone(),
@@ -146,7 +155,15 @@ impl Running {
             reply_cache_session_size: REPLY_CACHE_SESSION_SIZE,
             metrics,
         };
-        let (node, events) = Node::with_ingress(parts, ingress, clock.now())?;
+        let (mut node, events) = Node::with_ingress(parts, ingress, clock.now())?;
+        let log = match memory {
+            Memory::Volatile { .. } => None,
+            Memory::Durable { log, ran } => {
+                let log = recover(&mut node, (cluster.id, id), log, *ran, clock.now())?;
+                subject.restarted = log.lost;
+                Some(log)
+            }
+        };
         let waker = node.waker();
         let stop = Arc::new(AtomicBool::new(false));
         let admin = match start.metrics {
@@ -157,12 +174,17 @@ impl Running {
             }
         };
         let threads = spawn(id, &placement, node, clock, &stop)?;
-        Ok(Self { threads, admin, stop, waker, subject, moved_by, events })
+        Ok(Self { threads, admin, stop, waker, subject, moved_by, events, log })
     }
 
     /// Status and numbers, live.
     pub fn subject(&self) -> &Subject {
         &self.subject
+    }
+
+    /// Why nothing more will be durable, if that is so.
+    pub fn log_failure(&self) -> Option<Arc<StorageError>> {
+        self.log.as_ref().and_then(|log| log.probe.failure())
     }
 
     /// Did a thread end by itself? It never should.
@@ -275,23 +297,6 @@ fn link_config(budget: &Budget, half_open_max: usize) -> LinkConfig {
         half_open_max,
         ..LinkConfig::default()
     }
-}
-
-/// Did this replica run before? Remembers that it does now. `fresh`: forget that it did.
-///
-/// # Errors
-/// The data directory cannot be written.
-pub fn note_start(data_dir: &Path, fresh: bool) -> Result<bool> {
-    let marker = data_dir.join(MARKER);
-    let ran = marker.exists() && !fresh;
-    let write = || {
-        fs::create_dir_all(data_dir)?;
-        fs::write(&marker, "This replica ran. Its state was in memory only.\n")
-    };
-    write().with_context(|| {
-        format!("{}: cannot write; make the data directory writable", marker.display())
-    })?;
-    Ok(ran)
 }
 
 #[cfg(test)]

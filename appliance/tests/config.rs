@@ -59,6 +59,7 @@ fn options() -> InitOptions {
         hosts: Vec::new(),
         service: ServiceKind::Kv,
         request_timeout_ms: 2000,
+        durable: false,
         transport: TransportKind::Auto,
         placement: PlacementFile::default(),
         frames_mib: None,
@@ -172,6 +173,18 @@ fn fields_that_do_not_exist_and_values_that_cannot_be() {
         ("metrics = \"127.0.0.1:17004\"", "metrics = \"nowhere\"", &["metrics", "host:port"]),
         ("metrics = \"127.0.0.1:17004\"", "metrics = \"127.0.0.1:17000\"", &["same address"]),
         ("transport = \"auto\"", "transport = \"udp\"", &["transport = \"udp\"", "io_uring"]),
+        (
+            "durability = \"volatile\"",
+            "durability = \"eternal\"",
+            &["durability = \"eternal\"", "\"durable\""],
+        ),
+        ("transport = \"auto\"", "log = { group_mib = 1 }", &["log.group_mib = 1", "use 2 to 64"]),
+        ("transport = \"auto\"", "log = { segment_mib = 8 }", &["log.segment_mib = 8", "use 9 to"]),
+        (
+            "transport = \"auto\"",
+            "log = { access = \"mmap\" }",
+            &["log.access = \"mmap\"", "plain"],
+        ),
         (
             "transport = \"auto\"",
             "io_uring = { zero_copy_from = 9 }",

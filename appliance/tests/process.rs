@@ -5,13 +5,17 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tetrarch_client::{Client, ClientConfig};
+use tetrarch_client::{Client, ClientConfig, Session};
 use tetrarch_dataplane::transport::choice::{self, TransportKind};
 use tetrarch_dataplane::transport::tcp::TcpConfig;
+use tetrarch_services::kv::op::OperationWriter;
+use tetrarch_services::kv::reply::Reply;
+use tetrarch_services::kv::text as kv_text;
 use tetrarch_services::null::write_operation;
+use tetrarch_services::wire::Reader;
 
 const TETRARCH: &str = env!("CARGO_BIN_EXE_tetrarch");
 
@@ -21,30 +25,37 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// A cluster directory and its processes. Both are gone when the test ends, also when it fails.
 struct Processes {
     directory: PathBuf,
+    /// The first of eight: four for members and clients, four for metrics.
+    port: u16,
     replicas: Vec<Option<Child>>,
 }
 
 impl Processes {
     fn init(name: &str) -> Self {
+        Self::init_with(name, "null", &[])
+    }
+
+    fn init_with(name: &str, service: &str, more: &[&str]) -> Self {
         let directory =
             std::env::temp_dir().join(format!("tetrarch-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&directory);
-        let port = free_ports(8).to_string();
+        let first = free_ports(8);
+        let port = first.to_string();
         let made = run(
             &[
                 "init",
                 text(&directory),
                 "--service",
-                "null",
+                service,
                 "--base-port",
                 &port,
                 "--frames-mib",
                 "16",
             ],
-            &["--request-timeout-ms", "1000", "--clients", "2"],
+            &[&["--request-timeout-ms", "1000", "--clients", "2"], more].concat(),
         );
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        Self { directory, replicas: Vec::new() }
+        Self { directory, port: first, replicas: Vec::new() }
     }
 
     fn spawn(&self, id: usize) -> Child {
@@ -53,6 +64,12 @@ impl Processes {
         command.args(["replica", text(&self.directory), "--id", &id.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command.spawn().expect("the binary was built")
+    }
+
+    /// The system takes sockets from a process that was killed a little after it is gone.
+    fn wait_for_port(&self, id: usize) {
+        let port = self.port + id as u16;
+        wait("a port is free again", || TcpListener::bind(("127.0.0.1", port)).is_ok());
     }
 
     fn log_path(&self, id: usize) -> PathBuf {
@@ -194,6 +211,113 @@ fn four_processes_order_requests_and_survive_a_sigkill() {
         assert_eq!(signal(child, "-TERM"), Some(0), "{}", cluster.log(id));
         assert!(cluster.log(id).contains("stopped: decided"), "{}", cluster.log(id));
     }
+}
+
+/// A command of the key-value store.
+fn command(words: &[&str]) -> Vec<u8> {
+    let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+    let mut writer = OperationWriter::new();
+    writer.push(&kv_text::parse(&words).expect("a command"));
+    writer.bytes().to_vec()
+}
+
+fn get(session: &Session, key: &str) -> Option<String> {
+    let answer = session.invoke(&command(&["GET", key])).expect("ordered");
+    match Reply::read(&mut Reader::new(&answer)).expect("a reply") {
+        Reply::Bulk(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+        _ => None,
+    }
+}
+
+/// A client that keeps its own record of what was acknowledged, while replicas are killed: all at once,
+/// or more than the protocol tolerates.
+#[test]
+fn a_durable_cluster_keeps_what_it_acknowledged_when_all_are_killed() {
+    let mut cluster = Processes::init_with("durable", "kv", &["--durable"]);
+    let start = |cluster: &mut Processes, ids: &[usize]| {
+        for &id in ids {
+            cluster.wait_for_port(id);
+            cluster.replicas[id] = Some(cluster.spawn(id));
+        }
+    };
+    cluster.replicas = (0..4).map(|_| None).collect();
+    start(&mut cluster, &[0, 1, 2, 3]);
+    let mut config = ClientConfig::load(&cluster.directory, 0).expect("made by init");
+    config.request_timeout = Duration::from_millis(1000);
+    (config.connect_timeout, config.operation_timeout) = (LIMIT, LIMIT);
+    let client = Client::connect(config).expect("four replicas run");
+    let session = client.session().expect("the first one");
+    let acknowledged = AtomicU64::new(0);
+    let stop = AtomicBool::new(false);
+    let written = std::thread::scope(|scope| {
+        // One request at a time: what is acknowledged is a prefix.
+        let writer = scope.spawn(|| {
+            let mut number = 0;
+            while !stop.load(Ordering::Acquire) {
+                let (key, value) = (format!("key-{number}"), format!("value-{number}"));
+                session.invoke(&command(&["SET", &key, &value])).expect("written in the end");
+                number += 1;
+                acknowledged.store(number, Ordering::Release);
+            }
+            number
+        });
+        for ids in [&[0, 1, 2, 3][..], &[3, 2, 1, 0], &[0, 2], &[0, 1, 2, 3]] {
+            let before = acknowledged.load(Ordering::Acquire);
+            wait("writes are acknowledged", || acknowledged.load(Ordering::Acquire) > before + 40);
+            for &id in ids {
+                cluster.replicas[id].as_mut().expect("it runs").kill().expect("our child");
+            }
+            for &id in ids {
+                cluster.replicas[id].take().expect("it ran").wait().expect("our child");
+            }
+            start(&mut cluster, ids);
+        }
+        let before = acknowledged.load(Ordering::Acquire);
+        wait("writes are acknowledged at last", || acknowledged.load(Ordering::Acquire) > before);
+        stop.store(true, Ordering::Release);
+        writer.join().expect("no panic")
+    });
+    for number in 0..written {
+        let value = get(&session, &format!("key-{number}"));
+        assert_eq!(value, Some(format!("value-{number}")), "of {written}");
+    }
+    for id in 0..4 {
+        let log = cluster.log(id);
+        assert!(log.contains("records in") && !log.contains("misbehaviour"), "{log}");
+    }
+    // One whose log is lost says so, and learns.
+    cluster.replicas[3].as_mut().expect("it runs").kill().expect("our child");
+    cluster.replicas[3].take().expect("it ran").wait().expect("our child");
+    let log = |what: &str| run(&["log", what, text(&cluster.directory)], &["--id", "3"]);
+    let (verified, dumped) = (log("verify"), log("dump"));
+    let printed = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
+    assert!(printed(&verified).contains("whole: records 1 to"), "{}", printed(&verified));
+    let lines = printed(&dumped);
+    for record in
+        ["memory whole", "write cid=", "accept cid=", "decided cid=", "installed regency="]
+    {
+        assert!(lines.contains(record), "no {record} in\n{lines}");
+    }
+    let directory = cluster.directory.join("replica-3.data").join("log");
+    let segment = directory.join(format!("{:016}.segment", 1));
+    let mut bytes = fs::read(&segment).expect("the first segment");
+    bytes[2 * 4096 + 40] ^= 1;
+    fs::write(&segment, bytes).expect("ours");
+    let damaged = log("verify");
+    let error = String::from_utf8_lossy(&damaged.stderr).into_owned();
+    assert!(!damaged.status.success() && error.contains("damaged at byte"), "{error}");
+    let refused = run(&["replica", text(&cluster.directory)], &["--id", "3"]);
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && error.contains("damaged at byte"), "{error}");
+    fs::remove_dir_all(directory).expect("its log");
+    start(&mut cluster, &[3]);
+    cluster.wait_for_links(3, 3);
+    for _ in 0..20 {
+        assert!(get(&session, "key-0").is_some());
+    }
+    assert!(cluster.log(3).contains("its records are gone"), "{}", cluster.log(3));
+    wait("the learner catches up", || cluster.log(3).contains("caught up"));
 }
 
 /// Two replicas and the client over io_uring, two replicas over epoll: the bytes are the same. Where

@@ -94,7 +94,7 @@ impl Ordering {
 
     /// From now on keeps records in `records`, behind those that were replayed. `lost`: there are none,
     /// and there were some.
-    pub fn keep_records(&mut self, mut records: Records, lost: bool) -> Watermark {
+    pub fn keep_records(&mut self, records: Records, lost: bool) -> Watermark {
         spec!("DUR.5");
         if lost {
             self.core.lose_memory();
@@ -103,9 +103,9 @@ impl Ordering {
         self.appended = watermark.get();
         self.core.go_on_after(self.appended, &mut self.actions);
         self.waiting.extend(self.actions.drain());
-        records.flush();
         self.records = Some(records);
         self.hand_on();
+        self.flush();
         self.publish();
         watermark
     }

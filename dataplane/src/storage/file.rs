@@ -82,6 +82,13 @@ impl Shared {
         self.failed.store(true, Ordering::Release);
     }
 
+    fn failure(&self) -> Option<Arc<StorageError>> {
+        if !self.failed.load(Ordering::Acquire) {
+            return None;
+        }
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn wake(&self) {
         if let Some(waker) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
             waker.wake();
@@ -182,6 +189,11 @@ impl FileLog {
         })
     }
 
+    /// Looks at the log from another thread.
+    pub fn probe(&self) -> Probe {
+        Probe(Arc::clone(&self.shared))
+    }
+
     fn take_back(&mut self) {
         while let Some(bytes) = self.written.pop() {
             self.empty.push(bytes);
@@ -198,6 +210,17 @@ impl FileLog {
         let pushed = self.jobs.push(Job::Write(group));
         assert!(pushed.is_ok(), "there is a place for each buffer");
         self.writer.unpark();
+    }
+}
+
+/// Says what is wrong with a log that somebody else writes.
+#[derive(Clone)]
+pub struct Probe(Arc<Shared>);
+
+impl Probe {
+    /// As [`Storage::failure`].
+    pub fn failure(&self) -> Option<Arc<StorageError>> {
+        self.0.failure()
     }
 }
 
@@ -247,10 +270,7 @@ impl Storage for FileLog {
     }
 
     fn failure(&self) -> Option<Arc<StorageError>> {
-        if !self.shared.failed.load(Ordering::Acquire) {
-            return None;
-        }
-        self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.failure()
     }
 
     fn truncate(&mut self, below: Lsn) {

@@ -133,6 +133,7 @@ fn files() -> Vec<Seed> {
         service: tetrarch_appliance::service::ServiceKind::Kv,
         request_timeout_ms: 2000,
         placement: tetrarch_appliance::config::PlacementFile::default(),
+        durable: false,
         transport: tetrarch_dataplane::transport::choice::TransportKind::Auto,
         frames_mib: None,
     };
