@@ -3,11 +3,15 @@
 mod support;
 
 use std::alloc::System;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use support::World;
 use tetrarch_appliance::stage::dispatch::IngressPlan;
 use tetrarch_consensus::batch::Replier;
 use tetrarch_dataplane::alloc_guard::FrozenAllocator;
+use tetrarch_dataplane::endpoint::Waker;
+use tetrarch_dataplane::storage::{Lsn, Storage, StorageCounts, StorageError};
 
 #[global_allocator]
 static ALLOCATOR: FrozenAllocator<System> = FrozenAllocator::new(System);
@@ -24,15 +28,59 @@ fn round(world: &mut World, counter: u32, size: u32) -> u64 {
     world.tick_counted()
 }
 
-#[test]
-fn steady_state_allocates_nothing_in_any_stage() {
-    for (inline, workers) in [(true, 0), (false, 2)] {
-        steady_state(IngressPlan { inline, workers });
+/// A disk that is done when it is asked: what is left are the stages.
+struct Instantly {
+    next: Lsn,
+    durable: Arc<AtomicU64>,
+    counts: StorageCounts,
+}
+
+impl Storage for Instantly {
+    fn room(&self) -> usize {
+        1 << 22
+    }
+    fn append(&mut self, lsn: Lsn, parts: &[&[u8]]) {
+        assert!(lsn == self.next && parts.iter().any(|part| !part.is_empty()));
+        self.next = lsn.next();
+        self.counts.bytes += parts.iter().map(|part| part.len() as u64).sum::<u64>();
+    }
+    fn flush(&mut self) {
+        self.durable.store(self.next.0 - 1, Ordering::Release);
+    }
+    fn durable(&mut self) -> Lsn {
+        Lsn(self.durable.load(Ordering::Acquire))
+    }
+    fn watermark(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.durable)
+    }
+    fn failure(&self) -> Option<Arc<StorageError>> {
+        None
+    }
+    fn truncate(&mut self, _below: Lsn) {}
+    fn wake(&mut self, _waker: Waker) {}
+    fn counts(&self) -> StorageCounts {
+        self.counts
     }
 }
 
-fn steady_state(ingress: IngressPlan) {
+#[test]
+fn steady_state_allocates_nothing_in_any_stage() {
+    for (inline, workers) in [(true, 0), (false, 2)] {
+        steady_state(IngressPlan { inline, workers }, false);
+    }
+}
+
+#[test]
+fn keeping_records_allocates_nothing() {
+    steady_state(IngressPlan { inline: true, workers: 0 }, true);
+}
+
+fn steady_state(ingress: IngressPlan, durable: bool) {
     let mut world = World::with_ingress(4, 1, ingress);
+    for node in world.nodes.iter_mut().flatten().filter(|_| durable) {
+        let (durable, counts) = (Arc::default(), StorageCounts::default());
+        node.keep_records(Box::new(Instantly { next: Lsn(1), durable, counts }), false);
+    }
     world.connect();
     world.clients[0].keep = false;
     world.clients[0].replier = Replier::member(1);
@@ -47,4 +95,7 @@ fn steady_state(ingress: IngressPlan) {
     assert_eq!(allocations, 0, "allocations of four nodes in {executed} requests");
     let replies = u64::from(SESSIONS) * 2000 * 4;
     assert_eq!(world.clients[0].count, replies, "and answered");
+    let appended = world.metrics[0].log_appended.get();
+    assert_eq!(appended > 0, durable, "{appended} records");
+    assert_eq!(appended, world.metrics[0].log_durable.get());
 }

@@ -152,19 +152,9 @@ impl Network {
     fn transmit(&mut self) -> Progress {
         let mut progress = Progress::Idle;
         let durable = self.held.durable();
-        while !self.loopback.is_full() && self.held.has_room() {
-            let outbound = match self.held.release(durable) {
-                Some(outbound) => outbound,
-                None => {
-                    let Some(outbound) = self.rings.sends.pop() else {
-                        break;
-                    };
-                    progress = Progress::Worked;
-                    let Some(outbound) = self.held.pass(outbound, durable) else {
-                        continue;
-                    };
-                    outbound
-                }
+        while !self.loopback.is_full() {
+            let Some(outbound) = self.held.next(&mut self.rings.sends, durable) else {
+                break;
             };
             progress = Progress::Worked;
             if let Some(message) = self.egress.send(&mut self.links, outbound) {

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tetrarch_consensus::record::RECORD_HEAD_SIZE_MAX;
-use tetrarch_consensus::{Lsn, Record};
+use tetrarch_consensus::{Lsn, Record, spec};
 use tetrarch_dataplane::endpoint::Waker;
+use tetrarch_dataplane::ring::Consumer;
 use tetrarch_dataplane::storage::{self, Storage, StorageError};
 
 use super::{Outbound, SENDS_MAX};
@@ -114,24 +115,22 @@ impl Held {
         self.watermark.get()
     }
 
-    /// Is there room for one more?
-    pub fn has_room(&self) -> bool {
-        self.queue.len() < SENDS_MAX
-    }
-
-    /// Gives `outbound` back if it may leave, now that `durable` is; else keeps it.
-    pub fn pass(&mut self, outbound: Outbound, durable: Lsn) -> Option<Outbound> {
-        if outbound.after <= durable {
-            return Some(outbound);
+    /// The next message that may leave, now that `durable` is: one that waited, else one of `sends`,
+    /// from which those that have to wait are taken as long as there is room.
+    pub fn next(&mut self, sends: &mut Consumer<Outbound>, durable: Lsn) -> Option<Outbound> {
+        spec!("DUR.2");
+        let released = self.queue.pop_front_if(|outbound| outbound.after <= durable);
+        if released.is_some() {
+            return released;
         }
-        debug_assert!(self.has_room(), "the room was checked");
-        self.queue.push_back(outbound);
+        while self.queue.len() < SENDS_MAX {
+            let outbound = sends.pop()?;
+            if outbound.after <= durable {
+                return Some(outbound);
+            }
+            self.queue.push_back(outbound);
+        }
         None
-    }
-
-    /// The next one that may leave now.
-    pub fn release(&mut self, durable: Lsn) -> Option<Outbound> {
-        self.queue.pop_front_if(|outbound| outbound.after <= durable)
     }
 }
 
@@ -140,6 +139,7 @@ mod tests {
     use super::*;
     use tetrarch_consensus::message::Stop;
     use tetrarch_consensus::{Batch, Message, Recipients, Regency, ViewId};
+    use tetrarch_dataplane::ring::ring;
 
     fn outbound(after: u64) -> Outbound {
         let arena = tetrarch_dataplane::arena::Arena::heap(&tetrarch_dataplane::arena::ArenaSpec {
@@ -156,20 +156,30 @@ mod tests {
     fn what_waits_leaves_in_order_and_what_does_not_wait_overtakes_it() {
         let mark = Arc::new(AtomicU64::new(3));
         let mut held = Held::new(Watermark(Arc::clone(&mark)));
-        let durable = held.durable();
-        assert!(held.pass(outbound(3), durable).is_some());
-        assert!(held.pass(outbound(4), durable).is_none());
-        assert!(held.pass(outbound(0), durable).is_some());
-        assert!(held.pass(outbound(6), durable).is_none());
-        assert!(held.release(durable).is_none());
-        mark.store(5, Ordering::Release);
-        let durable = held.durable();
-        assert_eq!(held.release(durable).map(|outbound| outbound.after), Some(Lsn(4)));
-        assert!(held.release(durable).is_none());
-        assert_eq!(held.release(Lsn(6)).map(|outbound| outbound.after), Some(Lsn(6)));
-        for after in 7..7 + SENDS_MAX as u64 {
-            assert!(held.has_room() && held.pass(outbound(after), Lsn(6)).is_none());
+        let (mut sends_in, mut sends) = ring(SENDS_MAX + 2);
+        let mut next = |held: &mut Held| {
+            let durable = held.durable();
+            held.next(&mut sends, durable).map(|outbound| outbound.after.0)
+        };
+        for after in [3, 4, 0, 6] {
+            assert!(sends_in.push(outbound(after)).is_ok());
         }
-        assert!(!held.has_room());
+        assert_eq!([next(&mut held), next(&mut held), next(&mut held)], [Some(3), Some(0), None]);
+        mark.store(5, Ordering::Release);
+        assert_eq!([next(&mut held), next(&mut held)], [Some(4), None]);
+        mark.store(6, Ordering::Release);
+        assert_eq!(next(&mut held), Some(6));
+        // As many as can wait, and two that stay in the ring: all leave in the end.
+        let last = 7 + SENDS_MAX as u64 + 1;
+        for after in 7..=last {
+            assert!(sends_in.push(outbound(after)).is_ok());
+        }
+        assert_eq!(next(&mut held), None);
+        assert_eq!(sends_in.len(), 2, "what finds no room waits in its ring");
+        mark.store(last, Ordering::Release);
+        for after in 7..=last {
+            assert_eq!(next(&mut held), Some(after));
+        }
+        assert_eq!(next(&mut held), None);
     }
 }
