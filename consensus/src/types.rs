@@ -116,7 +116,17 @@ impl Sequence {
 
     /// Is this the request that must come directly after `last`: the next of the same incarnation,
     /// or the first of a later one? (Rule SMR.4)
+    #[inline]
     pub fn follows(self, last: Sequence) -> bool {
+        // The next of the same incarnation, as nearly always; a counter that overflows is 0.
+        if self.0 == last.0.wrapping_add(1) && self.counter() != 0 {
+            return true;
+        }
+        self.follows_otherwise(last)
+    }
+
+    #[cold]
+    fn follows_otherwise(self, last: Sequence) -> bool {
         if self.incarnation() == last.incarnation() {
             last.counter().checked_add(1) == Some(self.counter())
         } else {

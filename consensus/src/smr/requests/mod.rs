@@ -100,8 +100,9 @@ pub struct Requests<P> {
     ready: List,
     /// Those whose next request is signed, in the order in which it became so.
     signed: List,
-    /// Those whose next request is not signed and had no strike yet.
-    unsigned: List,
+    /// The first of those that are ready whose next request is not signed and had no strike yet, or
+    /// `NONE`. It only moves towards the end: a session never becomes such a one where it is.
+    oldest_unsigned: u32,
     clock: Clock,
     /// With open instances above the lowest: sessions with a request that may be proposed next, behind
     /// what is in the open instances. Else empty: then those are the ones that are `ready`.
@@ -137,7 +138,7 @@ impl<P: Payload> Requests<P> {
             table: Table::new(config.clients_max, config.sessions_per_client_max),
             ready: List::new(),
             signed: List::new(),
-            unsigned: List::new(),
+            oldest_unsigned: NONE,
             clock: Clock::new(),
             fresh: List::new(),
             pipelined: config.depth > 1,
@@ -187,7 +188,7 @@ impl<P: Payload> Requests<P> {
     fn append(&mut self, at: u32, now: Instant, request: Request<P>) {
         let turn = if is_signed(&request) { Turn::Signed } else { Turn::Unsigned };
         if self.table.append(at, now, request) {
-            self.take_turn(at, turn);
+            self.enter(at, turn);
             if self.oldest_session() == at {
                 self.settle(now, false);
             }
@@ -303,10 +304,15 @@ impl<P: Payload> Requests<P> {
 
     /// Where the request with exactly this identity is pending. Cheap when those of one session are
     /// looked for in order. (With `compare` false, a mutant, its digest may be another one.)
+    #[inline]
     pub(crate) fn find(&mut self, identity: &Identity, compare: bool) -> Option<u32> {
         spec!("BODY.2");
         let at = self.table.find(identity.client)?;
-        let slot = self.table.find_next(at, identity.client, identity.sequence)?;
+        let first = self.table.session(at).first;
+        let slot = match self.table.slots.get(first as usize) {
+            Some(slot) if slot.request().sequence == identity.sequence => first,
+            _ => self.table.find_next(at, identity.client, identity.sequence)?,
+        };
         let same = self.table.slot(slot).request().digest == identity.digest;
         (same || !compare).then_some(slot)
     }
@@ -397,7 +403,7 @@ impl<P: Payload> Requests<P> {
     #[cold]
     fn open_new(&mut self, client: ClientId) -> Option<u32> {
         let at = self.table.open(client)?;
-        for list in [&mut self.ready, &mut self.signed, &mut self.unsigned, &mut self.fresh] {
+        for list in [&mut self.ready, &mut self.signed, &mut self.fresh] {
             list.grow(at);
         }
         Some(at)
@@ -410,8 +416,9 @@ impl<P: Payload> Requests<P> {
     }
 
     /// Session `at` goes to the end of every list.
+    #[inline]
     fn lose_turn(&mut self, at: u32) {
-        self.take_turn(at, Turn::None);
+        self.leave(at);
         if self.table.session(at).first != NONE {
             self.refresh(at);
         } else if self.pipelined {
@@ -427,30 +434,67 @@ impl<P: Payload> Requests<P> {
     }
 
     /// Session `at` waits for this turn from now on. Where it is already, it keeps its place.
-    #[inline]
     fn take_turn(&mut self, at: u32, turn: Turn) {
-        let before = core::mem::replace(&mut self.table.sessions[at as usize].turn, turn);
+        let before = self.table.session(at).turn;
         if before == turn {
             return;
         }
-        match before {
-            Turn::Signed => self.signed.remove(at),
-            Turn::Unsigned => self.unsigned.remove(at),
-            Turn::None | Turn::Struck => {}
+        match (before, turn) {
+            // From the middle of the list nothing becomes unsigned.
+            (_, Turn::None | Turn::Unsigned) => self.leave(at),
+            (Turn::Unsigned, _) => self.pass_on(at),
+            (Turn::Signed, _) => self.signed.remove(at),
+            (Turn::None | Turn::Struck, _) => {}
         }
+        if turn != Turn::None {
+            self.enter(at, turn);
+        }
+    }
+
+    /// Session `at`, which is still ready, is no oldest unsigned one any more.
+    #[inline]
+    fn pass_on(&mut self, at: u32) {
+        if self.oldest_unsigned != at {
+            return;
+        }
+        // Each session is passed over once while it is ready.
+        let mut next = self.ready.next(at);
+        while next != NONE && self.table.session(next).turn != Turn::Unsigned {
+            next = self.ready.next(next);
+        }
+        self.oldest_unsigned = next;
+    }
+
+    /// Session `at` begins to wait for this turn, or goes on in the list of another one.
+    #[inline]
+    fn enter(&mut self, at: u32, turn: Turn) {
+        self.table.sessions[at as usize].turn = turn;
+        self.ready.push_back(at);
         match turn {
+            Turn::Unsigned if self.oldest_unsigned == NONE => self.oldest_unsigned = at,
             Turn::Signed => self.signed.push_back(at),
-            Turn::Unsigned => self.unsigned.push_back(at),
-            Turn::None | Turn::Struck => {}
+            Turn::None | Turn::Unsigned | Turn::Struck => {}
         }
-        self.ready.set(at, turn != Turn::None);
+    }
+
+    /// Session `at` waits for nothing any more.
+    #[inline]
+    fn leave(&mut self, at: u32) {
+        let turn = &mut self.table.sessions[at as usize].turn;
+        match core::mem::replace(turn, Turn::None) {
+            Turn::Unsigned => self.pass_on(at),
+            Turn::Signed => self.signed.remove(at),
+            Turn::Struck => {}
+            Turn::None => return,
+        }
+        self.ready.remove(at);
     }
 
     /// The session with the oldest work, or `NONE`: a signed request comes before all that are not.
     #[inline]
     fn oldest_session(&self) -> u32 {
         match self.signed.head() {
-            NONE => self.unsigned.head(),
+            NONE => self.oldest_unsigned,
             signed => signed,
         }
     }

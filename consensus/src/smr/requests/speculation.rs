@@ -50,6 +50,7 @@ impl<P: Payload> Requests<P> {
     }
 
     /// The last request of session `at` that was executed or is in an open instance.
+    #[inline]
     pub(super) fn reached(&self, at: u32) -> Sequence {
         let session = self.table.session(at);
         if session.speculation == self.speculation {
@@ -75,6 +76,7 @@ impl<P: Payload> Requests<P> {
     }
 
     /// Session `at` changed: enters it into the list of what may be proposed, or takes it out.
+    #[inline]
     pub(super) fn refresh_fresh(&mut self, at: u32) {
         if self.pipelined {
             let proposable = self.table.after(at, self.reached(at)).is_some();
@@ -84,7 +86,11 @@ impl<P: Payload> Requests<P> {
 
     /// Session `at` was executed up to a new request: it goes to the end of the list, unless it did so
     /// when that request was written.
+    #[inline]
     pub(super) fn lose_fresh_turn(&mut self, at: u32) {
+        if !self.pipelined {
+            return;
+        }
         let session = self.table.session(at);
         if session.speculation != self.speculation || session.ahead < session.executed {
             self.fresh.remove(at);

@@ -346,7 +346,8 @@ impl<P: Payload> Table<P> {
         slot.forwarded = false;
         slot.struck = false;
         let replaced = slot.request.replace(request);
-        self.refund(&replaced.expect("slots in a session's chain hold a request"));
+        let replaced = replaced.expect("slots in a session's chain hold a request");
+        self.refund(replaced.client.identity(), encoded_size(&replaced));
     }
 
     /// The request of session `at` with number `sequence` was executed: forgets it, and those before
@@ -397,21 +398,22 @@ impl<P: Payload> Table<P> {
     #[inline]
     fn release(&mut self, at: u32) {
         let slot = &mut self.slots[at as usize];
-        slot.next = self.free;
-        self.free = at;
-        let request = slot.request.take();
-        self.refund(&request.expect("slots in a session's chain hold a request"));
+        let (identity, size) = (slot.request().client.identity(), encoded_size(slot.request()));
+        slot.request = None;
+        slot.next = core::mem::replace(&mut self.free, at);
+        self.refund(identity, size);
     }
 
+    #[inline]
     fn charge(&mut self, request: &Request<P>) {
         let size = encoded_size(request);
         self.clients[request.client.identity() as usize].load.add(size);
         self.load.add(size);
     }
 
-    fn refund(&mut self, request: &Request<P>) {
-        let size = encoded_size(request);
-        self.clients[request.client.identity() as usize].load.take(size);
+    #[inline]
+    fn refund(&mut self, identity: u32, size: usize) {
+        self.clients[identity as usize].load.take(size);
         self.load.take(size);
     }
 }

@@ -97,13 +97,16 @@ impl<P: Payload> Requests<P> {
             let head = self.table.head(at);
             assert_eq!(self.ready.contains(at), head.is_some());
             assert_eq!(self.signed.contains(at), head.is_some_and(|slot| slot.is_signed()));
-            let unsigned = head.is_some_and(|slot| !slot.is_signed() && !slot.struck);
             assert_eq!(session.turn, self.table.turn(at));
-            assert_eq!(self.unsigned.contains(at), unsigned);
         }
+        let mut unsigned = self.ready.head();
+        while unsigned != NONE && self.table.session(unsigned).turn != Turn::Unsigned {
+            unsigned = self.ready.next(unsigned);
+        }
+        assert_eq!(self.oldest_unsigned, unsigned);
         assert_eq!((self.pending_count(), self.pending_bytes()), (count, bytes));
         assert!(self.table.slots.len() <= 3 * 3 * ADMISSION_WINDOW, "slots are used again");
-        let work = self.signed.head() != NONE || self.unsigned.head() != NONE;
+        let work = self.signed.head() != NONE || self.oldest_unsigned != NONE;
         assert_eq!(self.oldest().is_some(), work);
     }
 }
