@@ -156,11 +156,7 @@ impl<P: Payload> Batch<P> {
     /// As [`Batch::requests`], for who needs neither bodies nor proofs.
     #[inline]
     pub fn outlines(&self) -> impl ExactSizeIterator<Item = Outline<'_>> {
-        let rest = &self.payload.bytes()[BATCH_HEADER_SIZE..];
-        let (identities, rest) = rest.split_at(self.count * IDENTITY_SIZE);
-        let layouts = &rest[..self.count * LAYOUT_SIZE];
-        let parts = identities.as_chunks().0.iter().zip(layouts.as_chunks().0);
-        parts.map(|(identity, layout)| Outline::read(identity, layout))
+        views::outlines(self.payload.bytes(), self.count)
     }
 
     /// Where the first body begins.

@@ -25,6 +25,18 @@ impl Selection {
         selection
     }
 
+    /// Those that are in `self`, in `other` or in both.
+    pub fn union(&self, other: &Selection) -> Self {
+        let mut words = self.0.iter().zip(&other.0).map(|(a, b)| a | b);
+        Self(core::array::from_fn(|_| words.next().unwrap_or(0)))
+    }
+
+    /// Those that are in `self` and in `other`.
+    pub fn intersection(&self, other: &Selection) -> Self {
+        let mut words = self.0.iter().zip(&other.0).map(|(a, b)| a & b);
+        Self(core::array::from_fn(|_| words.next().unwrap_or(0)))
+    }
+
     /// Adds the request at `index`.
     pub fn insert(&mut self, index: usize) {
         self.0[index / 64] |= 1 << (index % 64);

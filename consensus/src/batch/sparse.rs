@@ -8,8 +8,9 @@
 //! byte, which is [`OMITTED`], and neither body nor proof of it follows. At least one is left out, so
 //! that each value has one encoding for each choice of what is left out.
 
+use super::views::outlines;
 use super::{
-    BATCH_HEADER_SIZE, Batch, IDENTITY_SIZE, LAYOUT_SIZE, Layout, RequestView, Selection,
+    BATCH_HEADER_SIZE, Batch, IDENTITY_SIZE, LAYOUT_SIZE, Layout, Outline, RequestView, Selection,
     Structure, check_structure, read_identity,
 };
 use crate::message::{Malformed, Request};
@@ -18,6 +19,9 @@ use crate::types::{ClientId, Digest, Sequence};
 
 /// Last byte of a layout entry: body and proof of this request are left out.
 pub const OMITTED: u8 = 1;
+
+/// The layout entry of a request that is left out.
+const OMITTED_LAYOUT: [u8; LAYOUT_SIZE] = [0, 0, 0, 0, 0, 0, 0, OMITTED];
 
 /// What a batch says of a request besides its body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,30 +83,30 @@ impl<P: Payload> SparseBatch<P> {
         omitted: &Selection,
         pool: &mut dyn PayloadPool<P>,
     ) -> Option<Self> {
-        let views = || batch.requests().enumerate();
-        let held = |(index, view): (usize, RequestView<'_>)| match omitted.contains(index) {
-            true => 0,
-            false => view.body.len() + view.proof.len(),
-        };
-        let bodies_start = batch.bodies_start();
-        let size = bodies_start + views().map(held).sum::<usize>();
-        let whole = batch.payload().bytes();
-        let layouts = BATCH_HEADER_SIZE + batch.len() * IDENTITY_SIZE;
         let any = (0..batch.len()).any(|index| omitted.contains(index));
         assert!(any, "a sparse batch leaves something out");
-        let payload = pool.build(size, &mut |bytes| {
+        let bodies_start = batch.bodies_start();
+        let whole = batch.payload().bytes();
+        // All of them, as a rule: then nobody has to look where each one lies.
+        let held = || {
+            let some = *omitted != Selection::first(batch.len());
+            let views = some.then(|| batch.requests().enumerate()).into_iter().flatten();
+            views.filter(|(index, _)| !omitted.contains(*index)).map(|(_, view)| view)
+        };
+        let size = held().map(|view| view.body.len() + view.proof.len()).sum::<usize>();
+        let payload = pool.build(bodies_start + size, &mut |bytes| {
             bytes[..bodies_start].copy_from_slice(&whole[..bodies_start]);
-            let mut at = bodies_start;
-            for (index, view) in views() {
+            let layouts = &mut bytes[BATCH_HEADER_SIZE + batch.len() * IDENTITY_SIZE..bodies_start];
+            for (index, layout) in layouts.as_chunks_mut().0.iter_mut().enumerate() {
                 if omitted.contains(index) {
-                    let entry = layouts + index * LAYOUT_SIZE;
-                    bytes[entry..entry + LAYOUT_SIZE]
-                        .copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, OMITTED]);
-                } else {
-                    for part in [view.body, view.proof] {
-                        bytes[at..at + part.len()].copy_from_slice(part);
-                        at += part.len();
-                    }
+                    *layout = OMITTED_LAYOUT;
+                }
+            }
+            let mut at = bodies_start;
+            for view in held() {
+                for part in [view.body, view.proof] {
+                    bytes[at..at + part.len()].copy_from_slice(part);
+                    at += part.len();
                 }
             }
         })?;
@@ -130,6 +134,12 @@ impl<P: Payload> SparseBatch<P> {
         &self.payload
     }
 
+    /// What is said of each request before its body, in order.
+    #[inline]
+    pub fn outlines(&self) -> impl ExactSizeIterator<Item = Outline<'_>> {
+        outlines(self.payload.bytes(), self.count)
+    }
+
     /// Is the request at `index` left out?
     pub fn omits(&self, index: usize) -> bool {
         let entry = BATCH_HEADER_SIZE + self.count * IDENTITY_SIZE + index * LAYOUT_SIZE;
@@ -138,7 +148,8 @@ impl<P: Payload> SparseBatch<P> {
 
     /// The places of the requests that are left out, ascending.
     pub fn omitted(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.count).filter(|index| self.omits(*index))
+        let omits = |(index, outline): (usize, Outline<'_>)| outline.omitted.then_some(index);
+        self.outlines().enumerate().filter_map(omits)
     }
 
     /// What is said of the request at `index`.
@@ -155,7 +166,8 @@ impl<P: Payload> SparseBatch<P> {
         let bytes = self.payload.bytes();
         let layouts = BATCH_HEADER_SIZE + self.count * IDENTITY_SIZE;
         let mut at = layouts + self.count * LAYOUT_SIZE;
-        let held = (0..self.count).filter(|index| !self.omits(*index));
+        let holds = |(index, outline): (usize, Outline<'_>)| (!outline.omitted).then_some(index);
+        let held = self.outlines().enumerate().filter_map(holds);
         // Parsed batches only: none of these can fail.
         held.map_while(move |index| {
             let layout = Layout::read(bytes, layouts + index * LAYOUT_SIZE).ok()?;
@@ -167,50 +179,49 @@ impl<P: Payload> SparseBatch<P> {
 
     /// The whole batch, in memory of `pool`; `None` when that is empty. `part` gives the requests that
     /// are left out, in order; the caller has compared their identities. `found` says which of them
-    /// this replica could authenticate.
+    /// this replica could authenticate, `found_size` how many bytes they are, with proofs.
+    ///
+    /// # Panics
+    /// When they are not so many bytes.
     pub fn complete<'a>(
         &self,
         pool: &mut dyn PayloadPool<P>,
-        found: &Selection,
+        (found, found_size): (&Selection, usize),
         part: impl Fn(usize) -> &'a Request<P>,
     ) -> Option<Batch<P>>
     where
         P: 'a,
     {
-        let added = self.omitted().map(|index| part(index).payload.bytes().len()).sum::<usize>();
         let sparse = self.payload.bytes();
         let layouts = BATCH_HEADER_SIZE + self.count * IDENTITY_SIZE;
         let bodies_start = layouts + self.count * LAYOUT_SIZE;
-        let payload = pool.build(sparse.len() + added, &mut |bytes| {
-            bytes[..bodies_start].copy_from_slice(&sparse[..bodies_start]);
-            let (mut from, mut to) = (bodies_start, bodies_start);
-            for index in 0..self.count {
-                let entry = layouts + index * LAYOUT_SIZE;
-                let blob = if self.omits(index) {
-                    let request = part(index);
-                    let blob = request.payload.bytes();
-                    let proof_size = blob.len() - request.body_size as usize;
-                    Layout {
-                        body_size: request.body_size as usize,
-                        proof_size,
-                        auth: request.auth,
-                    }
-                    .write(&mut bytes[entry..entry + LAYOUT_SIZE]);
+        let mut omitted = Selection::NONE;
+        let payload = pool.build(sparse.len() + found_size, &mut |bytes| {
+            let (front, mut rest) = bytes.split_at_mut(bodies_start);
+            front.copy_from_slice(&sparse[..bodies_start]);
+            let mut held = &sparse[bodies_start..];
+            let entries = front[layouts..].as_chunks_mut::<LAYOUT_SIZE>().0;
+            for (index, entry) in entries.iter_mut().enumerate() {
+                let blob = if *entry == OMITTED_LAYOUT {
+                    omitted.insert(index);
+                    let Request { body_size, auth, payload, .. } = part(index);
+                    let (body_size, blob) = (*body_size as usize, payload.bytes());
+                    Layout { body_size, proof_size: blob.len() - body_size, auth: *auth }
+                        .write(entry);
                     blob
                 } else {
-                    let layout = Layout::read(sparse, entry).expect("parsed");
-                    let size = layout.body_size + layout.proof_size;
-                    from += size;
-                    &sparse[from - size..from]
+                    let layout = Layout::read(entry, 0).expect("parsed");
+                    let (blob, others) = held.split_at(layout.body_size + layout.proof_size);
+                    held = others;
+                    blob
                 };
-                bytes[to..to + blob.len()].copy_from_slice(blob);
-                to += blob.len();
+                let (to, others) = rest.split_at_mut(blob.len());
+                to.copy_from_slice(blob);
+                rest = others;
             }
+            assert!(rest.is_empty() && held.is_empty(), "as many bytes as the caller counted");
         })?;
-        let mut authentic = self.authentic;
-        for index in self.omitted().filter(|index| found.contains(*index)) {
-            authentic.insert(index);
-        }
+        let authentic = self.authentic.union(&found.intersection(&omitted));
         let (timestamp_ns, digest, count) = (self.timestamp_ns, self.digest, self.count);
         Some(Batch { timestamp_ns, digest, authentic, count, payload })
     }

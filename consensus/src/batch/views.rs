@@ -3,7 +3,8 @@
 //! Owns the forms in which others see a request that lies in a batch: all of it, or only what its
 //! identity and layout say. Always true: nothing is copied. Must not: check anything; the batch was.
 
-use super::{IDENTITY_SIZE, LAYOUT_SIZE, REQUEST_HEADER_SIZE, Replier};
+use super::sparse::{Identity, OMITTED};
+use super::{BATCH_HEADER_SIZE, IDENTITY_SIZE, LAYOUT_SIZE, REQUEST_HEADER_SIZE, Replier};
 use crate::types::{ClientId, Digest, Sequence};
 
 /// One request inside a batch or a frame, borrowed. What the application and the validators see.
@@ -49,24 +50,45 @@ pub struct Outline<'a> {
     pub sequence: Sequence,
     /// Digest of the body.
     pub digest: &'a [u8; 32],
-    /// Bytes of the body.
+    /// Bytes of the body, 0 when it is left out.
     pub body_size: usize,
     /// Kind of proof (`message::proof`).
     pub auth: u8,
+    /// Are body and proof left out? Never in a whole batch.
+    pub omitted: bool,
+}
+
+/// The outlines of the `count` requests of a batch, whole or sparse, whose parsed encoding begins with
+/// `bytes`.
+#[inline]
+pub(super) fn outlines(bytes: &[u8], count: usize) -> impl ExactSizeIterator<Item = Outline<'_>> {
+    let rest = &bytes[BATCH_HEADER_SIZE..];
+    let (identities, rest) = rest.split_at(count * IDENTITY_SIZE);
+    let layouts = &rest[..count * LAYOUT_SIZE];
+    let parts = identities.as_chunks().0.iter().zip(layouts.as_chunks().0);
+    parts.map(|(identity, layout)| Outline::read(identity, layout))
 }
 
 impl<'a> Outline<'a> {
+    /// The request that it names.
     #[inline]
-    pub(super) fn read(identity: &'a [u8; IDENTITY_SIZE], layout: &[u8; LAYOUT_SIZE]) -> Self {
+    pub fn identity(&self) -> Identity {
+        let Self { client, sequence, digest, .. } = *self;
+        Identity { client, sequence, digest: Digest(*digest) }
+    }
+
+    #[inline]
+    fn read(identity: &'a [u8; IDENTITY_SIZE], layout: &[u8; LAYOUT_SIZE]) -> Self {
         let (numbers, digest) = identity.split_at(16);
         let number = |at| u64::from_le_bytes(*numbers[at..].first_chunk().expect("8 of 16 bytes"));
-        let [a, b, c, d, _, _, auth, _] = *layout;
+        let [a, b, c, d, _, _, auth, last] = *layout;
         Self {
             client: ClientId(number(0)),
             sequence: Sequence(number(8)),
             digest: digest.first_chunk().expect("32 bytes after 16 of 48"),
             body_size: u32::from_le_bytes([a, b, c, d]) as usize,
             auth,
+            omitted: last == OMITTED,
         }
     }
 }

@@ -79,14 +79,18 @@ impl Lacking {
         inline_body_max: usize,
     ) -> Option<Selection> {
         spec!("BODY.1", "BODY.6");
+        // Every request has a body.
+        if inline_body_max == 0 && self.is_empty {
+            return (!batch.is_empty()).then(|| Selection::first(batch.len()));
+        }
         let mut omitted = Selection::NONE;
         let mut together = ReplicaSet::EMPTY;
-        for (index, view) in batch.requests().enumerate() {
-            if view.body.len() <= inline_body_max {
+        for (index, outline) in batch.outlines().enumerate() {
+            if outline.body_size <= inline_body_max {
                 continue;
             }
             if !self.is_empty {
-                let lackers = self.clients.get(view.client.identity() as usize);
+                let lackers = self.clients.get(outline.client.identity() as usize);
                 let union = together.union(lackers.copied().unwrap_or(ReplicaSet::EMPTY));
                 if union.count() >= self.quorums.one_correct() {
                     continue;

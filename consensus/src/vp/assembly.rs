@@ -42,6 +42,9 @@ pub(crate) struct Assembly<P> {
     authentic: Selection,
     /// What the bodies in `sent` count in the size of the batch.
     sent_size: usize,
+    /// Bytes of all bodies before `next`; and of what is left out of them, with proofs.
+    bodies: usize,
+    left_out: usize,
     /// When to ask for what is missing, and how often that was done.
     pub(crate) ask_at: Instant,
     pub(crate) asked: u32,
@@ -57,6 +60,8 @@ impl<P> Assembly<P> {
             sent: Vec::new(),
             authentic: Selection::NONE,
             sent_size: 0,
+            bodies: 0,
+            left_out: 0,
             ask_at: Instant(0),
             asked: 0,
         }
@@ -125,18 +130,29 @@ impl<P: Payload> Assembly<P> {
             return false;
         };
         self.missing = None;
-        for place in (self.next..batch.len()).filter(|place| batch.omits(*place)) {
-            self.slots[place] = SENT;
-            if self.sent.get(place).is_some_and(Option::is_some) {
+        if self.next == 0 {
+            (self.bodies, self.left_out) = (0, 0);
+        }
+        let places = batch.outlines().zip(&mut self.slots).enumerate().skip(self.next);
+        for (place, (outline, place_slot)) in places {
+            if !outline.omitted {
+                self.bodies += outline.body_size;
                 continue;
             }
-            let identity = batch.identity(place);
-            let Some(slot) = requests.find(&identity, compare) else {
+            *place_slot = SENT;
+            let sent = self.sent.get(place).and_then(Option::as_ref);
+            let request = if let Some(sent) = sent {
+                sent
+            } else if let Some(slot) = requests.find(&outline.identity(), compare) {
+                *place_slot = slot;
+                requests.found(slot)
+            } else {
                 self.next = place;
-                self.missing = Some(identity);
+                self.missing = Some(outline.identity());
                 return false;
             };
-            self.slots[place] = slot;
+            self.bodies += request.body_size as usize;
+            self.left_out += request.payload.size();
         }
         self.next = batch.len();
         true
@@ -150,17 +166,22 @@ impl<P: Payload> Assembly<P> {
             SENT => self.sent[place].as_ref().expect("it was there a moment ago"),
             slot => requests.found(slot),
         };
-        let held = batch.requests().map(|(_, view)| view.body.len());
-        let found = batch.omitted().map(|place| part(place).body_size as usize);
-        let sizes = held.chain(found).map(|size| requests.size_in_batch(size));
-        if BATCH_HEADER_SIZE + sizes.sum::<usize>() > requests.batch_size_max() {
+        let others = BATCH_HEADER_SIZE + batch.len() * requests.size_in_batch(0);
+        if others + self.bodies > requests.batch_size_max() {
             return Completion::TooLarge;
         }
-        let mut authentic = self.authentic;
-        for place in batch.omitted().filter(|place| self.slots[*place] != SENT) {
-            authentic.insert(place);
-        }
-        batch.complete(pool, &authentic, part).map_or(Completion::NoMemory, Completion::Whole)
+        // What is pending was authenticated here.
+        let authentic = if self.sent.is_empty() {
+            Selection::first(batch.len())
+        } else {
+            let pending = batch.omitted().filter(|place| self.slots[*place] != SENT);
+            pending.fold(self.authentic, |mut authentic, place| {
+                authentic.insert(place);
+                authentic
+            })
+        };
+        let whole = batch.complete(pool, (&authentic, self.left_out), part);
+        whole.map_or(Completion::NoMemory, Completion::Whole)
     }
 
     /// Is this the body of a request that was left out and not found at the last look?

@@ -105,9 +105,10 @@ impl Dossier {
         };
         let parts: Vec<_> =
             (0..sparse.len()).map(|at| sparse.omits(at).then(|| heard(at)).flatten()).collect();
-        let all = sparse.omitted().all(|place| parts[place].is_some());
+        let sizes = sparse.omitted().map(|place| Some(parts[place]?.payload.bytes().len()));
+        let size = sizes.sum::<Option<usize>>()?;
         let part = |place: usize| parts[place].unwrap_or(&self.requests[0]);
-        all.then(|| sparse.complete(&mut HeapPool, &Selection::NONE, part)).flatten()
+        sparse.complete(&mut HeapPool, (&Selection::NONE, size), part)
     }
 
     /// The request with this digest.

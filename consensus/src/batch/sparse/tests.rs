@@ -53,7 +53,9 @@ fn body_2_with_the_bodies_it_is_the_whole_batch_again() {
         let mut found = Selection::NONE;
         found.insert(places[0]);
         let received = parse(sparse.payload().bytes()).expect("well formed");
-        let whole = received.complete(&mut HeapPool, &found, |at| &parts[at]).expect("heap");
+        let size = places.iter().map(|place| parts[*place].payload.size()).sum();
+        let whole = received.complete(&mut HeapPool, (&found, size), |at| &parts[at]);
+        let whole = whole.expect("heap");
         assert_eq!(whole.payload().bytes(), batch().payload().bytes());
         let parsed = Batch::parse(whole.payload().clone()).expect("well formed");
         assert_eq!((parsed.digest, parsed.len()), (whole.digest, whole.len()));
