@@ -40,6 +40,16 @@ impl<T> Producer<T> {
         chunk.fill_from_iter(std::iter::from_fn(|| from.pop_front()))
     }
 
+    /// Append items until there are no more or the ring is full; what does not fit is dropped. All are
+    /// published together. Returns how many were appended.
+    pub fn extend(&mut self, items: impl ExactSizeIterator<Item = T>) -> usize {
+        let count = items.len().min(self.inner.slots());
+        let Ok(chunk) = self.inner.write_chunk_uninit(count) else {
+            return 0;
+        };
+        chunk.fill_from_iter(items)
+    }
+
     /// Items that still fit. Only the other end can make it more.
     pub fn room(&self) -> usize {
         self.inner.slots()
@@ -243,7 +253,7 @@ mod tests {
         #[test]
         fn behaves_like_a_bounded_fifo(
             capacity in 1usize..12,
-            steps in proptest::collection::vec((0u8..4, 1usize..9), 0..200),
+            steps in proptest::collection::vec((0u8..5, 1usize..9), 0..200),
         ) {
             let (mut tx, mut rx) = ring::<u32>(capacity);
             let mut model: VecDeque<u32> = VecDeque::new();
@@ -271,6 +281,12 @@ mod tests {
                         model.extend(first..first + moved as u32);
                         prop_assert!(burst.iter().copied().eq(first + moved as u32..next));
                         next = first + moved as u32;
+                    }
+                    3 => {
+                        let moved = tx.extend((0..size).map(|at| next + at as u32));
+                        prop_assert_eq!(moved, size.min(capacity - model.len()));
+                        model.extend(next..next + moved as u32);
+                        next += size as u32;
                     }
                     _ => {
                         let mut burst = Burst::with_capacity(size);

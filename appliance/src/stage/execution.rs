@@ -12,12 +12,14 @@ use tetrarch_consensus::{
     Batch, ClientId, Context, Lsn, Replies, RequestView, Selection, Sequence, StateMachine, ViewId,
     spec,
 };
-use tetrarch_dataplane::frame::{FrameMut, FramePool};
+use tetrarch_dataplane::frame::FramePool;
 use tetrarch_dataplane::limits::BURST_MAX;
 use tetrarch_dataplane::reject::{Reject, RejectCounts};
+use tetrarch_dataplane::ring::Producer;
 use tetrarch_dataplane::stage::{Progress, Stage};
 use tetrarch_dataplane::types::Instant;
 
+use super::reply_page::ReplyPage;
 use super::{Answer, ExecutionRings, Wakers, Work, wake};
 use crate::metrics::Metrics;
 use crate::payload::FramePayload;
@@ -40,6 +42,8 @@ pub struct Execution {
     replays: bool,
     /// What the core said last: not while this replica may have forgotten what it helped to decide.
     answers_reads: bool,
+    /// Where the replies of a batch are written.
+    page: ReplyPage,
     /// Where a result is written when no frame is free: the reply is kept, and the client asks again.
     scratch: Vec<u8>,
     rejects: RejectCounts,
@@ -69,6 +73,7 @@ impl Execution {
             after: Lsn(0),
             replays: false,
             answers_reads: false,
+            page: ReplyPage::new(),
             scratch: vec![0; REPLY_HEADER_SIZE + RESULT_SIZE_MAX],
             rejects: RejectCounts::new(),
             metrics,
@@ -87,11 +92,6 @@ impl Execution {
         self.replays = true;
         self.execute(context, batch, run);
         self.replays = false;
-    }
-
-    /// Hands on a reply, whose room was checked.
-    fn tell(&mut self, answer: Answer) -> Result<(), Answer> {
-        if self.replays { Ok(()) } else { self.rings.replies.push(answer) }
     }
 
     /// The application, for checkers and tests.
@@ -129,32 +129,28 @@ impl Execution {
         let mut executed = 0;
         let sample = self.metrics.trace.wanted();
         let mut found = false;
+        self.page.start(self.after, !self.replays);
+        let Self { service, cache, rings, pool, page, scratch, .. } = self;
+        let replies = &mut rings.replies;
+        let mut writer = Writer::new(pool, page, replies, scratch, (self.view, false));
         for (at, request) in batch.requests().enumerate() {
             if !run.contains(at) {
                 continue;
             }
             executed += 1;
             found |= sample.is_some_and(|sample| sample.is(request.client, request.sequence));
-            let mut writer = Writer::new(&self.pool, &mut self.scratch, &request, false, self.view);
-            self.service.execute(context, &request, &mut writer);
-            let (body, place) = writer.finish();
-            let oldest = request.oldest_unanswered();
-            match place {
-                Some(frame) => {
-                    let bytes = &frame.bytes()[..body];
-                    self.cache.insert(request.client, request.sequence, oldest, bytes);
-                    let whole = is_whole(&request, body, self.own);
-                    let (client, body) = (request.client, frame.freeze(body as u32));
-                    let pushed = self.tell(Answer { client, body, whole, after: self.after });
-                    debug_assert!(pushed.is_ok(), "the room was checked");
-                }
-                None => {
-                    self.rejects.add(Reject::PoolExhausted);
-                    let bytes = &self.scratch[..body];
-                    self.cache.insert(request.client, request.sequence, oldest, bytes);
-                }
+            writer.begin(&request, batch.len() - at);
+            service.execute(context, &request, &mut writer);
+            let body = writer.finish();
+            let size = body.len();
+            cache.insert(request.client, request.sequence, request.oldest_unanswered(), body);
+            if writer.in_page {
+                writer.page.keep(request.client, is_whole(&request, size, self.own));
+            } else if !self.replays {
+                self.rejects.add(Reject::PoolExhausted);
             }
         }
+        self.page.send(&mut self.rings.replies);
         self.service.end_batch(context);
         // Only now are all replies in their ring.
         if let Some(sample) = sample.filter(|_| found) {
@@ -211,8 +207,9 @@ impl Execution {
     fn queries(&mut self) -> Progress {
         spec!("CLI.3", "LAG.5");
         let mut progress = Progress::Idle;
+        self.page.start(self.after, true);
         for _ in 0..BURST_MAX {
-            if self.rings.replies.room() == 0 {
+            if self.rings.replies.room() <= self.page.len() {
                 break;
             }
             let Some(request) = self.rings.queries.pop() else {
@@ -226,20 +223,20 @@ impl Execution {
             }
             let request = request.into_inner();
             let view = request.view();
-            let mut writer = Writer::new(&self.pool, &mut self.scratch, &view, true, self.view);
-            self.service.query(&view, &mut writer);
-            // Without a frame there is no answer: the client falls back to an ordered request.
-            let (size, place) = writer.finish();
-            let Some(frame) = place else {
+            let Self { service, rings, pool, page, scratch, .. } = self;
+            let replies = &mut rings.replies;
+            let mut writer = Writer::new(pool, page, replies, scratch, (self.view, true));
+            writer.begin(&view, 1 + rings.queries.len());
+            service.query(&view, &mut writer);
+            let size = writer.finish().len();
+            if writer.in_page {
+                writer.page.keep(request.client, is_whole(&view, size, self.own));
+            } else {
+                // There is no answer: the client falls back to an ordered request.
                 self.rejects.add(Reject::PoolExhausted);
-                continue;
-            };
-            let whole = is_whole(&view, size, self.own);
-            let body = frame.freeze(size as u32);
-            let answer = Answer { client: request.client, body, whole, after: self.after };
-            let pushed = self.rings.replies.push(answer);
-            debug_assert!(pushed.is_ok(), "the room was checked");
+            }
         }
+        self.page.send(&mut self.rings.replies);
         progress
     }
 }
@@ -281,51 +278,75 @@ fn is_whole(request: &RequestView<'_>, size: usize, own: usize) -> bool {
     size <= REPLY_HEADER_SIZE + FULL_RESULT_SIZE_MAX || request.replier().includes(own)
 }
 
-/// Where the application writes the answer to one request: a frame, or the scratch when there is no
-/// frame, or when the answer is larger than a reply may be (then the client is told so).
+/// Where the application writes its answers: the page, or the scratch when there is no memory for a
+/// page, or when an answer is larger than a reply may be (then the client is told so).
 struct Writer<'a> {
     pool: &'a FramePool,
+    page: &'a mut ReplyPage,
+    replies: &'a mut Producer<Answer>,
     scratch: &'a mut Vec<u8>,
+    /// Of the answer in the making.
     header: ReplyHeader,
-    frame: Option<FrameMut>,
     replied: bool,
+    in_page: bool,
+    /// Answers that may come yet, this one included.
+    left: usize,
 }
 
 impl<'a> Writer<'a> {
     fn new(
         pool: &'a FramePool,
+        page: &'a mut ReplyPage,
+        replies: &'a mut Producer<Answer>,
         scratch: &'a mut Vec<u8>,
-        request: &RequestView<'_>,
-        read_only: bool,
-        view: ViewId,
+        (view, read_only): (ViewId, bool),
     ) -> Self {
         let header = ReplyHeader {
-            client: request.client,
-            sequence: request.sequence,
+            client: ClientId(0),
+            sequence: Sequence::NONE,
             view,
             read_only,
             digest: false,
             status: Status::Ok,
             result_size: 0,
         };
-        Self { pool, scratch, header, frame: None, replied: false }
+        Self { pool, page, replies, scratch, header, replied: false, in_page: false, left: 0 }
     }
 
-    /// Writes the header. Gives the size of the body and the frame it is in; without one it is in
-    /// the scratch.
-    fn finish(self) -> (usize, Option<FrameMut>) {
+    /// The next answer is to `request`.
+    #[inline]
+    fn begin(&mut self, request: &RequestView<'_>, left: usize) {
+        self.header.client = request.client;
+        self.header.sequence = request.sequence;
+        self.header.status = Status::Ok;
+        self.replied = false;
+        self.left = left;
+    }
+
+    /// Room for an answer of `size` bytes in the page, or in another one when this is full.
+    #[inline]
+    fn reserve(&mut self, size: usize) {
+        self.in_page = self.page.fits(size) || self.next_page(size);
+        if self.in_page {
+            self.page.reserve(size);
+        }
+    }
+
+    #[cold]
+    fn next_page(&mut self, size: usize) -> bool {
+        self.page.send(self.replies);
+        self.page.begin(self.pool, size, self.left)
+    }
+
+    /// Writes the header: the whole body. `in_page` says whether it is in the page, else it is in the
+    /// scratch.
+    #[inline]
+    fn finish(&mut self) -> &[u8] {
         assert!(self.replied, "a service answers every request exactly once");
         let size = REPLY_HEADER_SIZE + self.header.result_size as usize;
-        match self.frame {
-            Some(mut frame) => {
-                self.header.write(frame.bytes_mut());
-                (size, Some(frame))
-            }
-            None => {
-                self.header.write(self.scratch);
-                (size, None)
-            }
-        }
+        let body = if self.in_page { self.page.bytes_mut() } else { &mut self.scratch[..size] };
+        self.header.write(body);
+        body
     }
 }
 
@@ -338,15 +359,17 @@ impl Replies for Writer<'_> {
             // Every replica does the same: the answer is none, and the memory is bounded by the
             // service's own answer.
             self.header.status = Status::TooLarge;
-            self.frame = self.pool.alloc(REPLY_HEADER_SIZE);
+            self.header.result_size = 0;
+            self.reserve(REPLY_HEADER_SIZE);
             self.scratch.resize(REPLY_HEADER_SIZE + size, 0);
             return &mut self.scratch[REPLY_HEADER_SIZE..];
         }
         self.header.result_size = size as u32;
-        self.frame = self.pool.alloc(REPLY_HEADER_SIZE + size);
-        match &mut self.frame {
-            Some(frame) => &mut frame.bytes_mut()[REPLY_HEADER_SIZE..REPLY_HEADER_SIZE + size],
-            None => &mut self.scratch[REPLY_HEADER_SIZE..REPLY_HEADER_SIZE + size],
-        }
+        self.reserve(REPLY_HEADER_SIZE + size);
+        let body = match self.in_page {
+            true => self.page.bytes_mut(),
+            false => &mut self.scratch[..REPLY_HEADER_SIZE + size],
+        };
+        &mut body[REPLY_HEADER_SIZE..]
     }
 }

@@ -28,6 +28,7 @@ pub mod ingress;
 pub mod network;
 pub mod ordering;
 pub mod records;
+mod reply_page;
 pub mod room;
 pub mod worker;
 

@@ -17,7 +17,7 @@
 //! | 28 | 4 | reserved, zero |
 //! | 32 | | result; with bit 1, the digest of the reply that says the same with the result |
 
-use super::codec::fields::{Reader, Writer};
+use super::codec::fields::Reader;
 use crate::limits::RESULT_SIZE_MAX;
 use crate::message::Malformed;
 use crate::payload::Payload;
@@ -122,18 +122,20 @@ impl ReplyHeader {
     }
 
     /// Writes the header into the first [`REPLY_HEADER_SIZE`] bytes of `body`.
+    #[inline]
     pub fn write(&self, body: &mut [u8]) {
         debug_assert!(self.result_size as usize <= RESULT_SIZE_MAX, "our own reply in its limits");
-        let mut writer = Writer::new(body);
-        writer.u64(self.client.0);
-        writer.u64(self.sequence.0);
-        writer.u32(self.view.0);
         let digest = if self.digest { REPLY_DIGEST } else { 0 };
-        writer.u16(digest | if self.read_only { REPLY_READ_ONLY } else { 0 });
-        writer.u8(self.status.code());
-        writer.zeros(1);
-        writer.u32(self.result_size);
-        writer.zeros(4);
+        let flags = digest | if self.read_only { REPLY_READ_ONLY } else { 0 };
+        let body: &mut [u8; REPLY_HEADER_SIZE] =
+            body.first_chunk_mut().expect("the caller has room for a header");
+        body[..8].copy_from_slice(&self.client.0.to_le_bytes());
+        body[8..16].copy_from_slice(&self.sequence.0.to_le_bytes());
+        body[16..20].copy_from_slice(&self.view.0.to_le_bytes());
+        body[20..22].copy_from_slice(&flags.to_le_bytes());
+        body[22..24].copy_from_slice(&[self.status.code(), 0]);
+        body[24..28].copy_from_slice(&self.result_size.to_le_bytes());
+        body[28..].fill(0);
     }
 }
 
