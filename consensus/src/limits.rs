@@ -48,9 +48,9 @@ pub const fn write_set_max(depth: usize) -> usize {
     if share > 8 { share } else { 8 }
 }
 
-/// Bytes of the largest request bodies that travel inside proposals, by default. A smaller one costs the
-/// leader's links little, and a proposal that holds it waits for nothing.
-pub const INLINE_BODY_MAX: usize = 256;
+/// Bytes of the largest request bodies that travel inside proposals, by default: none does. To hash and
+/// check a body again costs more than to find the request that its client has sent.
+pub const INLINE_BODY_MAX: usize = 0;
 
 /// Encoded bytes of the bodies that one member is sent in one patience, about: as many as a batch holds.
 pub const BODIES_SIZE_MAX: usize = BATCH_SIZE_MAX;
