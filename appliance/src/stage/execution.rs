@@ -130,11 +130,12 @@ impl Execution {
         let sample = self.metrics.trace.wanted();
         let mut found = false;
         self.page.start(self.after, !self.replays);
+        let all = run.contains_first(batch.len());
         let Self { service, cache, rings, pool, page, scratch, .. } = self;
         let replies = &mut rings.replies;
         let mut writer = Writer::new(pool, page, replies, scratch, (self.view, false));
         for (at, request) in batch.requests().enumerate() {
-            if !run.contains(at) {
+            if !all && !run.contains(at) {
                 continue;
             }
             executed += 1;

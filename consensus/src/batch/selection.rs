@@ -25,6 +25,12 @@ impl Selection {
         selection
     }
 
+    /// Are the first `count` requests all selected?
+    pub fn contains_first(&self, count: usize) -> bool {
+        let first = Self::first(count);
+        self.intersection(&first) == first
+    }
+
     /// Those that are in `self`, in `other` or in both.
     pub fn union(&self, other: &Selection) -> Self {
         let mut words = self.0.iter().zip(&other.0).map(|(a, b)| a | b);
@@ -71,5 +77,38 @@ impl Selection {
             *word = u64::from_le_bytes(*bytes);
         }
         selection
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_set_of_places(
+            a in proptest::collection::btree_set(0..BATCH_REQUESTS_MAX, 0..80),
+            b in proptest::collection::btree_set(0..BATCH_REQUESTS_MAX, 0..80),
+            count in 0..=BATCH_REQUESTS_MAX,
+        ) {
+            let selection = |places: &alloc::collections::BTreeSet<usize>| {
+                let mut selection = Selection::NONE;
+                places.iter().for_each(|place| selection.insert(*place));
+                selection
+            };
+            let (one, other) = (selection(&a), selection(&b));
+            for place in 0..BATCH_REQUESTS_MAX {
+                let (in_a, in_b) = (a.contains(&place), b.contains(&place));
+                prop_assert_eq!(one.contains(place), in_a);
+                prop_assert_eq!(one.union(&other).contains(place), in_a || in_b);
+                prop_assert_eq!(one.intersection(&other).contains(place), in_a && in_b);
+                prop_assert_eq!(Selection::first(count).contains(place), place < count);
+            }
+            let first = Selection::first(count);
+            prop_assert!(one.union(&first).contains_first(count));
+            prop_assert_eq!(one.contains_first(count), (0..count).all(|place| a.contains(&place)));
+            prop_assert!(!one.contains(BATCH_REQUESTS_MAX));
+        }
     }
 }

@@ -93,7 +93,7 @@ impl<P: Payload> Replica<P> {
     }
 
     /// Takes a request in, and says whether a proposal was waiting for it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn admit(
         &mut self,
         request: Request<P>,

@@ -128,6 +128,7 @@ impl<P: Payload> Requests<P> {
             return Err(Impossible::Timestamp);
         }
         self.check += 1;
+        let all_authentic = batch.authentic.contains_first(batch.len());
         let mut doubtful = None;
         let mut size = BATCH_HEADER_SIZE + batch.len() * self.size_in_batch(0);
         for (index, request) in batch.outlines().enumerate() {
@@ -144,7 +145,7 @@ impl<P: Payload> Requests<P> {
             }
             session.checked = request.sequence;
             size += request.body_size;
-            if doubtful.is_none() && !batch.authentic.contains(index) {
+            if !all_authentic && doubtful.is_none() && !batch.authentic.contains(index) {
                 let slot = self.table.position(at, request.sequence);
                 let pending = slot.map(|slot| &self.table.slot(slot).request().digest.0);
                 doubtful = (pending != Some(request.digest)).then_some(client);

@@ -157,6 +157,7 @@ impl<P: Payload> Requests<P> {
 
     /// Takes in an authentic request. A signed one replaces the same request with a MAC vector. `room`
     /// is asked how much there is for a request that is one too many.
+    #[inline(always)]
     pub fn admit(
         &mut self,
         now: Instant,
@@ -175,6 +176,7 @@ impl<P: Payload> Requests<P> {
     }
 
     /// Is a request that comes in order taken in? Else `admit_any` says why not.
+    #[inline]
     fn is_welcome(&self, request: &Request<P>, complaints: &Complaints) -> bool {
         let identity = request.client.identity();
         !request.read_only
@@ -185,6 +187,7 @@ impl<P: Payload> Requests<P> {
 
     /// Takes in a request that comes in order. Behind others of its session it changes nobody's turn,
     /// and the clock is handed over only if it is the work from now on.
+    #[inline(always)]
     fn append(&mut self, at: u32, now: Instant, request: Request<P>) {
         let turn = if is_signed(&request) { Turn::Signed } else { Turn::Unsigned };
         if self.table.append(at, now, request) {

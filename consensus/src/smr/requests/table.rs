@@ -232,7 +232,7 @@ impl<P: Payload> Table<P> {
     }
 
     /// Enters `request`, which is [`Table::in_order`] in session `at`. True when it is the only one.
-    #[inline]
+    #[inline(always)]
     pub(super) fn append(&mut self, at: u32, now: Instant, request: Request<P>) -> bool {
         let slot = self.fill(now, request, NONE);
         let session = &mut self.sessions[at as usize];
@@ -324,7 +324,7 @@ impl<P: Payload> Table<P> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn fill(&mut self, now: Instant, request: Request<P>, next: u32) -> u32 {
         self.charge(&request);
         let slot =

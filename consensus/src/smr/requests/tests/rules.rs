@@ -136,6 +136,20 @@ fn smr_6_sessions_take_turns_and_who_was_left_out_is_first_next_time() {
 
 // rule: SMR.6
 #[test]
+fn smr_6_a_session_with_nothing_to_propose_is_passed_over_wherever_it_waits() {
+    let mut bench = Bench::new(&Config { depth: 2, ..config() });
+    bench.admit(0, mac(A, 1));
+    bench.decide(1, &[mac(A, 1)]);
+    // It should never be there.
+    let session = bench.requests.table.find(A).expect("it was decided");
+    bench.requests.fresh.push_back(session);
+    assert_eq!(bench.select(), []);
+    bench.admit(2, mac(B, 1));
+    assert_eq!(bench.select(), [name(B, 1)]);
+}
+
+// rule: SMR.6
+#[test]
 fn smr_6_a_large_request_is_not_overtaken_for_ever() {
     let mut bench = bench();
     bench.admit(0, mac(A, 1));
