@@ -40,6 +40,7 @@ impl Links {
     pub fn rx_burst(&mut self, now: Instant, into: &mut Burst<Received>) -> usize {
         self.now = self.now.max(now);
         self.accept_hellos();
+        self.held.reap();
         let room = into.room().min(BURST_MAX);
         let rest = self.opened.len().min(room);
         for received in self.opened.drain_front(rest) {

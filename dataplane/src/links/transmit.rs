@@ -132,7 +132,7 @@ impl Links {
     pub fn flush(&mut self, now: Instant) {
         self.now = self.now.max(now);
         self.seal_all();
-        // Here and not where messages come: what they were for is done.
+        // Not only where messages come: now what they were for is done.
         self.held.reap();
         if self.now >= self.next_check {
             self.check_deadlines();
@@ -145,7 +145,9 @@ impl Links {
         if self.unsealed.is_empty() {
             return;
         }
-        self.hash_lone();
+        if self.unsealed.len() > 1 {
+            self.hash_lone();
+        }
         let mut kept = 0;
         for at in 0..self.unsealed.len() {
             let id = self.unsealed[at];
