@@ -312,7 +312,8 @@ impl ClientDriver {
     }
 
     /// Message slots that are free now: all of them when nothing is in flight and no result is held.
-    pub fn free_slots(&self) -> usize {
+    pub fn free_slots(&mut self) -> usize {
+        self.links.give_back();
         self.arenas.iter().map(Arena::free_slots).sum()
     }
 

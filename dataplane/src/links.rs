@@ -437,6 +437,12 @@ impl Links {
         self.bundles
     }
 
+    /// Gives back the slots of all bundles of which nobody holds a part any more. Every turn does that
+    /// for some of them.
+    pub fn give_back(&mut self) {
+        self.held.reap_all();
+    }
+
     /// The next finding an operator should read, at most one per peer and cause in a minute.
     pub fn diagnosis(&mut self) -> Option<Diagnosis> {
         self.diagnoses.take()

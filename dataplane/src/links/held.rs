@@ -37,6 +37,11 @@ impl HeldBundles {
         }
     }
 
+    /// Gives up all that nobody else holds.
+    pub(super) fn reap_all(&mut self) {
+        self.frames.retain(|frame| !frame.is_only());
+    }
+
     /// Notes a bundle whose parts are about to be handed out; `false`: there are too many already, and
     /// each message needs a slot of its own.
     pub(super) fn add(&mut self, bundle: &Frame) -> bool {
@@ -76,7 +81,7 @@ mod tests {
         (0..10).for_each(|_| held.reap());
         assert_eq!(arena.free_slots(), 20, "one of the eleventh is left");
         parts.clear();
-        (0..10).for_each(|_| held.reap());
+        held.reap_all();
         assert_eq!(arena.free_slots(), 40);
         let another = arena.pool().copy_from(b"more").unwrap();
         assert!(held.add(&another));

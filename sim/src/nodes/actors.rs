@@ -373,7 +373,7 @@ impl Person {
         config.sessions_max = 2;
         let dial: Vec<_> = dial.iter().map(|(to, port)| (PeerId::replica(*to), *port)).collect();
         let mut transport = MemoryTransport::new(switch, port, &dial);
-        let driver = ClientDriver::over(&config, &mut transport, Matching::Equal)
+        let mut driver = ClientDriver::over(&config, &mut transport, Matching::Equal)
             .expect("a client of a generated cluster");
         let free_at_start = driver.free_slots();
         Self {
@@ -498,7 +498,7 @@ impl Person {
     }
 
     /// Frames that are held though nothing is in flight.
-    pub fn leak(&self) -> Option<String> {
+    pub fn leak(&mut self) -> Option<String> {
         let lost = self.free_at_start.saturating_sub(self.driver.free_slots());
         (lost > 0).then(|| format!("client {} holds {lost} frames for nothing", self.index))
     }

@@ -472,7 +472,7 @@ impl Cluster {
         for seat in &mut self.seats {
             seat.stop();
         }
-        for person in &self.people {
+        for person in &mut self.people {
             person.count(&mut self.coverage);
             if let Some(text) = person.leak() {
                 self.checker.fail(Property::Resources, text);
