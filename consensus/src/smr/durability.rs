@@ -26,6 +26,8 @@ pub(super) struct Durability {
     last: Option<Lsn>,
     /// The last one that is durable.
     pub(super) durable: Lsn,
+    /// The last one of a regency that was installed or synchronised.
+    regency: Lsn,
     /// The regency in which this replica came back: it may have proposed there, and does not know
     /// what.
     restored: Option<Regency>,
@@ -210,6 +212,9 @@ impl<P: Payload> Replica<P> {
             let lsn = Lsn(last.0 + 1);
             self.durability.last = Some(lsn);
             let record = record(self);
+            if matches!(record, Record::Installed { .. } | Record::Synchronised { .. }) {
+                self.durability.regency = lsn;
+            }
             actions.push(Action::Persist { lsn, record });
         }
     }
@@ -225,9 +230,9 @@ impl<P: Payload> Replica<P> {
     pub(super) fn after(&self, message: &Message<P>) -> Lsn {
         spec!("DUR.2");
         match message {
-            Message::Propose(_)
-            | Message::ProposeSparse(_)
-            | Message::Refuse(_)
+            // Whoever comes back knows then in which regency it may have proposed.
+            Message::Propose(_) | Message::ProposeSparse(_) => self.durability.regency,
+            Message::Refuse(_)
             | Message::Forwarded(_)
             | Message::Fetch(_)
             | Message::FetchBatch(_)
