@@ -77,13 +77,30 @@ impl ReplyCache {
     /// Keeps `body`, the reply to `sequence`, and gives up those to requests before `oldest`, which is
     /// at most `sequence`. Sequences of a session come in execution order.
     pub fn insert(&mut self, client: ClientId, sequence: Sequence, oldest: Sequence, body: &[u8]) {
-        let mut at = match self.find(client) {
+        let at = match self.find(client) {
             Some(at) => at,
             None => self.open(client),
         };
         self.stamp += 1;
-        self.sessions[at].stamp = self.stamp;
-        self.sessions[at].give_up(oldest);
+        let session = &mut self.sessions[at];
+        session.stamp = self.stamp;
+        session.give_up(oldest);
+        if session.fits(body.len()) {
+            session.push(sequence, body);
+        } else {
+            self.insert_and_grow(client, at, sequence, body);
+        }
+    }
+
+    /// Keeps a reply of the session at this place that does not fit its ring as it is.
+    #[cold]
+    fn insert_and_grow(
+        &mut self,
+        client: ClientId,
+        mut at: usize,
+        sequence: Sequence,
+        body: &[u8],
+    ) {
         let wanted = self.sessions[at].ring_wanted(body.len(), self.share());
         let grow = wanted - self.sessions[at].ring.len();
         if grow > 0 {
@@ -123,6 +140,7 @@ impl ReplyCache {
         self.evicted
     }
 
+    #[inline]
     fn find(&self, client: ClientId) -> Option<usize> {
         let places = self.places.get(client.identity() as usize)?;
         let at = *places.get(client.session() as usize)?;
@@ -207,12 +225,19 @@ impl Session {
         (&self.ring[start..start + first], &self.ring[..size - first])
     }
 
+    /// Is the ring large enough for a window of replies such as this one, of `size` bytes?
+    #[inline]
+    fn fits(&self, size: usize) -> bool {
+        let now = self.ring.len();
+        self.used + size <= now || self.count == SESSION_WINDOW && size <= now
+    }
+
     /// The ring size that holds a window of replies such as this one, within the share; at least
     /// this one reply, and never smaller than now.
     fn ring_wanted(&self, size: usize, share: usize) -> usize {
         let needed = self.used + size;
         let now = self.ring.len();
-        if needed <= now || self.count == SESSION_WINDOW && size <= now {
+        if self.fits(size) {
             return now;
         }
         let wanted = needed.checked_next_power_of_two().unwrap_or(needed).min(share);
@@ -237,13 +262,17 @@ impl Session {
 
     /// Drops the replies to requests before `oldest`. A ring without replies starts anew: a session
     /// with one request in flight keeps using the same bytes, which stay in the processor's cache.
+    #[inline]
     fn give_up(&mut self, oldest: Sequence) {
         spec!("SMR.10");
-        while self.count > 0 && self.entries[self.oldest].sequence < oldest {
-            self.drop_oldest();
+        // The last one, so all of them: as for a session with one request in flight.
+        let newest = (self.oldest + self.count).wrapping_sub(1) % SESSION_WINDOW;
+        if self.count == 0 || self.entries[newest].sequence < oldest {
+            (self.oldest, self.end, self.count, self.used) = (0, 0, 0, 0);
+            return;
         }
-        if self.count == 0 {
-            (self.oldest, self.end) = (0, 0);
+        while self.entries[self.oldest].sequence < oldest {
+            self.drop_oldest();
         }
     }
 
@@ -254,6 +283,7 @@ impl Session {
     }
 
     /// Appends a reply, dropping the oldest ones it needs the place of.
+    #[inline]
     fn push(&mut self, sequence: Sequence, body: &[u8]) {
         let size = self.ring.len();
         assert!(body.len() <= size, "the ring was grown for this reply");

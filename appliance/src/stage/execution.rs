@@ -341,7 +341,7 @@ impl<'a> Writer<'a> {
 
     /// Writes the header: the whole body. `in_page` says whether it is in the page, else it is in the
     /// scratch.
-    #[inline]
+    #[inline(always)]
     fn finish(&mut self) -> &[u8] {
         assert!(self.replied, "a service answers every request exactly once");
         let size = REPLY_HEADER_SIZE + self.header.result_size as usize;

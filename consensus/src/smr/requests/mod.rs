@@ -307,7 +307,7 @@ impl<P: Payload> Requests<P> {
 
     /// Where the request with exactly this identity is pending. Cheap when those of one session are
     /// looked for in order. (With `compare` false, a mutant, its digest may be another one.)
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find(&mut self, identity: &Identity, compare: bool) -> Option<u32> {
         spec!("BODY.2");
         let at = self.table.find(identity.client)?;
@@ -419,7 +419,7 @@ impl<P: Payload> Requests<P> {
     }
 
     /// Session `at` goes to the end of every list.
-    #[inline]
+    #[inline(always)]
     fn lose_turn(&mut self, at: u32) {
         self.leave(at);
         if self.table.session(at).first != NONE {
@@ -481,7 +481,7 @@ impl<P: Payload> Requests<P> {
     }
 
     /// Session `at` waits for nothing any more.
-    #[inline]
+    #[inline(always)]
     fn leave(&mut self, at: u32) {
         let turn = &mut self.table.sessions[at as usize].turn;
         match core::mem::replace(turn, Turn::None) {

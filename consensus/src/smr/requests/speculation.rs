@@ -76,12 +76,16 @@ impl<P: Payload> Requests<P> {
     }
 
     /// Session `at` changed: enters it into the list of what may be proposed, or takes it out.
-    #[inline]
+    #[inline(always)]
     pub(super) fn refresh_fresh(&mut self, at: u32) {
         if self.pipelined {
-            let proposable = self.table.after(at, self.reached(at)).is_some();
-            self.fresh.set(at, proposable);
+            self.refresh_pipelined(at);
         }
+    }
+
+    fn refresh_pipelined(&mut self, at: u32) {
+        let proposable = self.table.after(at, self.reached(at)).is_some();
+        self.fresh.set(at, proposable);
     }
 
     /// Session `at` was executed up to a new request: it goes to the end of the list, unless it did so
