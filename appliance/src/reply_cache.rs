@@ -283,7 +283,7 @@ impl Session {
     }
 
     /// Appends a reply, dropping the oldest ones it needs the place of.
-    #[inline]
+    #[inline(always)]
     fn push(&mut self, sequence: Sequence, body: &[u8]) {
         let size = self.ring.len();
         assert!(body.len() <= size, "the ring was grown for this reply");

@@ -142,15 +142,20 @@ impl Ordering {
     fn step_requests(&mut self, now: Instant) -> bool {
         debug_assert!(self.waiting.is_empty(), "the core waits while actions do");
         let trace = &self.metrics.trace;
-        let mut sample = trace.is_due(now);
-        let requests = self.rings.requests.burst(REQUESTS_PER_STEP_MAX).inspect(|request| {
-            if sample {
-                let Request { client, sequence, .. } = request.get();
-                trace.begin(now, *client, *sequence);
-                sample = false;
-            }
-        });
-        self.core.step_requests(CoreInstant(now.0), requests, &mut self.actions);
+        let at = CoreInstant(now.0);
+        let requests = self.rings.requests.burst(REQUESTS_PER_STEP_MAX);
+        if trace.is_due(now) {
+            let mut sample = true;
+            let requests = requests.inspect(|request| {
+                if core::mem::take(&mut sample) {
+                    let Request { client, sequence, .. } = request.get();
+                    trace.begin(now, *client, *sequence);
+                }
+            });
+            self.core.step_requests(at, requests, &mut self.actions);
+        } else {
+            self.core.step_requests(at, requests, &mut self.actions);
+        }
         self.stepped()
     }
 
