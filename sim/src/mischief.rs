@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use tetrarch_consensus::limits::ADMISSION_WINDOW;
 use tetrarch_consensus::message::{Request, proof};
 use tetrarch_consensus::payload::SharedBytes;
 use tetrarch_consensus::{ClientId, Digest, Instant, Sequence};
@@ -86,6 +87,20 @@ impl Rascal {
             }
             Mischief::Gaps => self.gaps(shots),
             Mischief::Invalid => self.invalid(shots),
+            Mischief::Flood => self.flood(shots),
+        }
+    }
+
+    fn flood(&mut self, shots: &mut Vec<Shot>) {
+        for _ in 0..self.rng.range(10, 60) {
+            let ahead = match self.rng.below(4) {
+                0 => 0,
+                _ => self.rng.range(1, ADMISSION_WINDOW as u64 + 8) as u32,
+            };
+            let client = ClientId::new(self.identity, self.rng.below(2) as u32);
+            let sequence = Sequence::new(1, self.counter + ahead);
+            let sign = self.rng.chance(100);
+            self.send(client, sequence, (u64::MAX, u64::MAX, sign), shots);
         }
     }
 

@@ -59,13 +59,15 @@ pub enum Strategy {
     WrongBodies,
     /// Asks for bodies of everything, all the time.
     FetchFlood,
+    /// Proposes nothing of one client, and (at level 2) says Busy to it for ever.
+    Starve,
     /// Takes a leadership over with a collection of nothing but its own lies, and proposes anew.
     Usurp,
 }
 
 impl Strategy {
     /// All of them.
-    pub const ALL: [Strategy; 22] = [
+    pub const ALL: [Strategy; 23] = [
         Self::Twins,
         Self::Equivocate,
         Self::SilentLeader,
@@ -87,6 +89,7 @@ impl Strategy {
         Self::UnknownBodies,
         Self::WrongBodies,
         Self::FetchFlood,
+        Self::Starve,
         Self::Usurp,
     ];
 }
@@ -108,6 +111,8 @@ pub enum Mischief {
     Gaps,
     /// Operations that the service does not know.
     Invalid,
+    /// As much as it can think of, far ahead of what can be ordered, whoever says Busy.
+    Flood,
 }
 
 /// A faulty member.
@@ -258,6 +263,7 @@ impl Options {
         options.keep_records(wishes.disks);
         options.people(&mut rng);
         options.faulty_members(&mut rng, &wishes.strategies);
+        options.crowd(wishes);
         options
     }
 
@@ -386,6 +392,30 @@ impl Options {
         }
     }
 
+    /// Where little may be pending, correct clients want much more at once, now and then. One that is
+    /// not correct wants all there is, and a faulty member starves another. From numbers of its own,
+    /// like the depth.
+    fn crowd(&mut self, wishes: &Wishes) {
+        let mut rng = Rng::new(self.seed ^ 0x6372_6f77_6400);
+        if self.model == FaultModel::Byzantine && rng.chance(100) {
+            self.mischief.push(Mischief::Flood);
+        }
+        if let Some(villain) = self.villains.first_mut()
+            && wishes.strategies.is_empty()
+            && rng.chance(100)
+        {
+            villain.strategies.push(Strategy::Starve);
+            villain.strategies.sort_unstable();
+        }
+        if self.pending_max < PENDING_MAX && rng.chance(500) {
+            for plan in &mut self.clients {
+                plan.window = rng.pick(&[16, 48]);
+                plan.think = Duration::ZERO;
+                plan.operations *= 3;
+            }
+        }
+    }
+
     fn faulty_members(&mut self, rng: &mut Rng, only: &[Strategy]) {
         let mut members: Vec<usize> = (0..self.n()).collect();
         rng.shuffle(&mut members);
@@ -416,6 +446,9 @@ fn draw_strategies(rng: &mut Rng, only: &[Strategy]) -> Vec<Strategy> {
     let choices = if only.is_empty() { &Strategy::ALL[..] } else { only };
     let count = if only.is_empty() { rng.pick(&[1, 1, 2, 3, 5]) } else { only.len() };
     let mut choices = choices.to_vec();
+    if only.is_empty() {
+        choices.retain(|choice| *choice != Strategy::Starve);
+    }
     rng.shuffle(&mut choices);
     choices.truncate(count);
     choices.sort_unstable();

@@ -100,6 +100,9 @@ pub struct Rewrite {
     proposals: BTreeMap<Position, (Digest, Batch<SharedBytes>)>,
 }
 
+/// The client that [`Starve`] and its like have nothing to do with.
+pub const STARVED: u32 = 0;
+
 impl Rewrite {
     /// Times in the past and in the future.
     pub fn timestamp() -> Self {
@@ -145,6 +148,34 @@ impl Behaviour for Rewrite {
         }
         out.push((to, message));
     }
+}
+
+/// Leaves the requests of the first client out of whatever it proposes.
+#[derive(Debug)]
+pub struct Starve(Rewrite);
+
+impl Default for Starve {
+    fn default() -> Self {
+        Self(Rewrite { rewrite: without_one_client, proposals: BTreeMap::new() })
+    }
+}
+
+impl Behaviour for Starve {
+    fn speak(&mut self, scene: &mut Scene<'_>, to: usize, message: Msg, out: &mut Outbox) {
+        // A batch of nothing would be evidence; saying nothing is none.
+        let of_others = |propose: &Propose<SharedBytes>| {
+            propose.batch.requests().any(|request| request.client.identity() != STARVED)
+        };
+        if !matches!(&message, Message::Propose(propose) if !of_others(propose)) {
+            self.0.speak(scene, to, message, out);
+        }
+    }
+}
+
+fn without_one_client(_: &mut Scene<'_>, batch: &Batch<SharedBytes>) -> Option<Batch<SharedBytes>> {
+    let mut requests = requests_of(batch);
+    requests.retain(|request| request.client.identity() != STARVED);
+    rebuild(batch.timestamp_ns, &requests)
 }
 
 fn another_time(scene: &mut Scene<'_>, batch: &Batch<SharedBytes>) -> Option<Batch<SharedBytes>> {

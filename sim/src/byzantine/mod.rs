@@ -271,6 +271,7 @@ pub fn behaviour(strategy: Strategy) -> Option<Box<dyn Behaviour>> {
         Strategy::UnknownBodies => Box::new(leaders::Rewrite::unknown()),
         Strategy::WrongBodies => Box::new(bodies::WrongBodies),
         Strategy::FetchFlood => Box::new(bodies::FetchFlood),
+        Strategy::Starve => Box::new(leaders::Starve::default()),
         Strategy::Usurp => Box::new(synchronizers::Usurp::default()),
     })
 }
@@ -287,6 +288,8 @@ pub struct Adversary {
     pub audience: u64,
     /// Has it two cores?
     pub twins: bool,
+    /// Does it say Busy to one client for ever?
+    pub starves: bool,
 }
 
 impl Adversary {
@@ -294,8 +297,9 @@ impl Adversary {
     pub fn new(strategies: &[Strategy], activity: u32, mut rng: Rng) -> Self {
         let behaviours: Vec<_> = strategies.iter().filter_map(|&s| behaviour(s)).collect();
         let twins = strategies.contains(&Strategy::Twins);
+        let starves = strategies.contains(&Strategy::Starve);
         let audience = rng.next();
-        Self { behaviours, activity, active: u64::MAX, rng, audience, twins }
+        Self { behaviours, activity, active: u64::MAX, rng, audience, twins, starves }
     }
 
     /// Becomes honest.

@@ -22,13 +22,27 @@ pub struct Gossip {
     me: usize,
     view: ViewId,
     service: Service,
+    /// Every request of this client is answered Busy, and not otherwise.
+    starved: Option<u32>,
     honest: bool,
 }
 
 impl Gossip {
-    /// The member at place `me` of `view`.
-    pub fn new(me: usize, view: ViewId) -> Self {
-        Self { me, view, service: Service::default(), honest: false }
+    /// The member at place `me` of `view`, which starves one client or none.
+    pub fn new(me: usize, view: ViewId, starved: Option<u32>) -> Self {
+        Self { me, view, service: Service::default(), starved, honest: false }
+    }
+
+    /// What it says to a request before anybody can have executed it, if anything: that it has no
+    /// room, to one client always and to the others now and then.
+    pub fn greet(&self, request: &RequestView<'_>, rng: &mut Rng) -> Option<Vec<u8>> {
+        let starved = self.starves(request);
+        let busy = !self.honest && (starved || rng.chance(150));
+        busy.then(|| self.header(request, false, Status::Busy, 0))
+    }
+
+    fn starves(&self, request: &RequestView<'_>) -> bool {
+        !self.honest && self.starved == Some(request.client.identity())
     }
 
     /// From now on tells the truth.
@@ -66,6 +80,9 @@ impl Gossip {
         truth: Answer,
         rng: &mut Rng,
     ) -> Option<Vec<u8>> {
+        if self.starves(request) {
+            return Some(self.header(request, read_only, Status::Busy, 0));
+        }
         let lie = Answer { value: mix(truth.value), ..truth };
         let whole = request.replier().includes(self.me);
         let (answer, whole) = match rng.below(8) {
@@ -89,6 +106,18 @@ impl Gossip {
 
     fn reply(&self, request: &RequestView<'_>, read_only: bool, answer: Answer) -> Vec<u8> {
         let result = encode(answer);
+        let mut body = self.header(request, read_only, Status::Ok, result.len());
+        body.extend_from_slice(&result);
+        body
+    }
+
+    fn header(
+        &self,
+        request: &RequestView<'_>,
+        read_only: bool,
+        status: Status,
+        result_size: usize,
+    ) -> Vec<u8> {
         let mut body = vec![0; REPLY_HEADER_SIZE];
         let header = ReplyHeader {
             client: request.client,
@@ -96,11 +125,10 @@ impl Gossip {
             view: self.view,
             read_only,
             digest: false,
-            status: Status::Ok,
-            result_size: result.len() as u32,
+            status,
+            result_size: result_size as u32,
         };
         header.write(&mut body);
-        body.extend_from_slice(&result);
         body
     }
 }

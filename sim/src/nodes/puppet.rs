@@ -24,6 +24,7 @@ use tetrarch_dataplane::links::{LinkEvent, Links, Outgoing, Received};
 use tetrarch_dataplane::types::{Instant, PeerId};
 
 use super::gossip::Gossip;
+use crate::byzantine::leaders::STARVED;
 use crate::byzantine::{Adversary, Dossier, Msg, Outbox, Scene};
 use crate::keys::Keyring;
 use crate::rng::Rng;
@@ -78,9 +79,10 @@ impl Puppet {
         let depth = config.depth;
         let rng = adversary.rng.fork(7);
         let me = view.index_of(id).expect("a puppet is a member");
+        let starved = adversary.starves.then_some(STARVED);
         Self {
             me,
-            gossip: Gossip::new(me, view.id()),
+            gossip: Gossip::new(me, view.id(), starved),
             id,
             view,
             timeout,
@@ -166,6 +168,9 @@ impl Puppet {
                 self.answer(request.client, &reply);
             }
         } else if self.proofs.holds(&request.view()) {
+            if let Some(reply) = self.gossip.greet(&request.view(), &mut self.rng) {
+                self.answer(request.client, &reply);
+            }
             self.dossier.hear_request(&request);
             self.inputs.push_back(Input::Request(Verified::vouch(request)));
         }
