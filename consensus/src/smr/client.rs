@@ -22,6 +22,7 @@ mod slots;
 mod tests;
 
 pub use matching::{Comparator, Extractor, Matching};
+pub use overload::BusyCounts;
 pub use slots::Ticket;
 
 use matching::Agreed;
@@ -272,6 +273,7 @@ pub struct ClientCore<P> {
     held_large: usize,
     /// Requests sent again.
     resent: u64,
+    busy: BusyCounts,
     now: Instant,
 }
 
@@ -304,6 +306,7 @@ impl<P: Payload> ClientCore<P> {
             outdated: view,
             held_large: 0,
             resent: 0,
+            busy: BusyCounts::default(),
             now: Instant(0),
         }
     }
@@ -519,7 +522,7 @@ impl<P: Payload> ClientCore<P> {
             let state = &mut self.sessions[session as usize];
             state.progress = self.now;
             state.attempts = 0;
-            state.overload.grow();
+            self.go_on(session, actions);
             self.order_fallback(session, actions);
         }
     }

@@ -84,6 +84,30 @@ impl Window {
         self.slots.front().copied().flatten()
     }
 
+    /// Number of the oldest request in flight.
+    pub(super) fn oldest(&self) -> Option<Sequence> {
+        (!self.slots.is_empty()).then(|| self.number_at(0))
+    }
+
+    /// The last number that was given.
+    pub(super) fn newest(&self) -> Sequence {
+        Sequence::new(self.incarnation, self.next - 1)
+    }
+
+    /// Number of the request at `at`, counted as for [`Window::at`].
+    pub(super) fn number_at(&self, at: usize) -> Sequence {
+        Sequence::new(self.incarnation, self.next - (self.slots.len() - at) as u32)
+    }
+
+    /// Where request `sequence` is, as [`Window::at`] counts; what has ended is at 0.
+    pub(super) fn place_of(&self, sequence: Sequence) -> usize {
+        match self.position(sequence) {
+            Some(at) => at,
+            None if sequence > self.newest() => self.slots.len(),
+            None => 0,
+        }
+    }
+
     /// Requests in flight, oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = SlotIndex> + '_ {
         self.slots.iter().flatten().copied()

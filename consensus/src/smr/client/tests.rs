@@ -372,7 +372,8 @@ fn busy_is_no_answer_and_forgotten_results_are_said_to_be() {
     (0..3).for_each(|member| harness.reply(member, &request, Status::TooOld, b""));
     assert_eq!(harness.completed, [(ticket, Err(Status::TooOld))]);
     // Executed: unlike a refused one, it leaves no gap for those behind it.
-    let (ticket, next) = (harness.ordered(b"b"), harness.ordered(b"c"));
+    // (In another session: this one holds back.)
+    let [ticket, next] = [b"b", b"c"].map(|it| harness.invoke(1, Mode::Ordered, it).expect("room"));
     let sent = harness.take_sent();
     (0..3).for_each(|member| harness.reply(member, &sent[0].header, Status::TooLarge, b""));
     harness.all_reply(&sent[1].header, b"x");

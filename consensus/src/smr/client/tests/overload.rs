@@ -30,11 +30,37 @@ fn busy_of_fewer_than_one_correct_members_is_silence() {
         busy(&mut harness, &[2, 2, 2], request);
     }
     harness.pass(PAUSE - Duration::from_millis(1));
-    assert!(harness.take_sent().is_empty());
+    let alone = harness.take_sent();
+    assert!(alone.iter().all(|sent| sent.to == To::One(ReplicaId(12)) && !sent.sign), "{alone:?}");
+    assert!(counters(&alone).iter().all(|counter| *counter == 1), "the oldest, now and then");
+    assert!((1..8).contains(&alone.len()), "{}", alone.len());
     harness.pass(Duration::from_millis(1));
     let again = harness.take_sent();
     assert!(!again.is_empty() && again.iter().all(|sent| sent.sign), "as without an answer");
     assert!(harness.completed.is_empty());
+    assert_eq!(harness.core.busy_counts().believed, 0);
+    assert_eq!(harness.invoke(0, Mode::Ordered, b"b"), Err(Busy::Window), "no less than before");
+}
+
+#[test]
+fn a_lone_member_without_room_is_sent_what_is_next_and_nobody_else_is() {
+    // rule: CLI.9
+    let (mut harness, sent) = full();
+    busy(&mut harness, &[2], &sent[1]);
+    for (request, next) in sent[..WINDOW - 1].iter().zip(2..) {
+        harness.all_reply(request, b"x");
+        let again = harness.take_sent();
+        assert_eq!(counters(&again), [next]);
+        assert_eq!(again[0].to, To::One(ReplicaId(12)));
+    }
+    harness.all_reply(&sent[WINDOW - 1], b"x");
+    // It said no more.
+    harness.pass(TIMEOUT / 4);
+    assert!(harness.take_sent().is_empty());
+    harness.ordered(b"b");
+    let request = harness.take_sent()[0].header;
+    harness.all_reply(&request, b"x");
+    assert!(harness.take_sent().is_empty());
 }
 
 #[test]
@@ -48,19 +74,52 @@ fn a_session_told_busy_tries_its_oldest_requests_again_and_skips_none() {
     assert_eq!(counters(&again)[..4], [1, 2, 3, 4], "half of what was in flight");
     assert!(again.iter().all(|sent| !sent.sign && sent.to == To::All), "as sent first");
     assert_eq!(harness.core.resent_count(), 0);
-    // The rest follows when these have ended, in order and without gaps.
-    for request in &sent[..4] {
+    // The rest follows, one for each that ends, in order and without gaps.
+    for (request, next) in sent[..4].iter().zip(5..) {
         harness.all_reply(request, b"x");
+        assert_eq!(counters(&harness.take_sent()), [next]);
     }
-    harness.take_sent();
-    harness.pass(TIMEOUT / 4);
-    assert_eq!(counters(&harness.take_sent())[..4], [5, 6, 7, 8]);
     for request in &sent[4..] {
         harness.all_reply(request, b"x");
     }
+    assert!(harness.take_sent().is_empty());
     assert_eq!(harness.completed.len(), WINDOW);
     harness.ordered(b"b");
     assert_eq!(counters(&harness.take_sent()), [WINDOW as u32 + 1]);
+}
+
+#[test]
+fn what_ends_lets_the_next_one_go_before_the_pause_is_over() {
+    // rule: CLI.9
+    let (mut harness, sent) = full();
+    busy(&mut harness, &[1, 3], &sent[1]);
+    harness.all_reply(&sent[0], b"x");
+    assert_eq!(counters(&harness.take_sent()), [2, 3, 4, 5], "half of what was in flight");
+    // Told again within the round: no less than half, but again from the oldest on.
+    busy(&mut harness, &[0, 2], &sent[3]);
+    assert!(harness.take_sent().is_empty());
+    harness.all_reply(&sent[1], b"x");
+    assert_eq!(counters(&harness.take_sent()), [3, 4, 5, 6]);
+    assert_eq!(harness.core.busy_counts(), BusyCounts { heard: 4, believed: 1 });
+    for request in &sent[2..] {
+        harness.all_reply(request, b"x");
+    }
+    assert_eq!(harness.completed.len(), WINDOW);
+}
+
+#[test]
+fn what_is_turned_away_in_silence_is_sent_again_after_a_pause() {
+    // rule: CLI.9
+    let (mut harness, sent) = full();
+    busy(&mut harness, &[1, 3], &sent[1]);
+    for request in &sent[..WINDOW - 1] {
+        harness.all_reply(request, b"x");
+    }
+    assert_eq!(counters(&harness.take_sent()).last(), Some(&(WINDOW as u32)));
+    // It was sent again, and nobody had room: nobody says Busy so soon after the last time.
+    harness.pass(TIMEOUT / 8);
+    assert_eq!(counters(&harness.take_sent())[..1], [WINDOW as u32]);
+    assert_eq!(harness.core.resent_count(), 0, "well before it would be taken for lost");
 }
 
 #[test]
@@ -85,7 +144,7 @@ fn the_caller_is_told_while_there_is_no_room_and_room_comes_back() {
             .for_each(|sent| harness.all_reply(&sent.header, b"x"));
         most
     };
-    let growing: Vec<_> = (0..8).map(|_| in_flight(&mut harness)).collect();
+    let growing: Vec<_> = (0..40).map(|_| in_flight(&mut harness)).collect();
     assert!(growing[0] < WINDOW && growing.is_sorted(), "{growing:?}");
     assert_eq!(growing.last(), Some(&WINDOW));
     assert_eq!(harness.invoke(0, Mode::Ordered, b"b").map(drop), Ok(()));
