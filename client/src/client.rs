@@ -4,6 +4,7 @@
 //! with exactly one result or error; the queue to the thread is bounded by sessions times windows.
 //! Must not: do protocol work on the caller's thread.
 
+mod parked;
 mod pump;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -71,6 +71,10 @@ pub struct DriverCounts {
     pub signed: u64,
     /// Requests sent again because no answer came.
     pub resent: u64,
+    /// Times that a replica said that it has no room for a request.
+    pub busy: u64,
+    /// Times that enough of them had said so for a session to hold back.
+    pub held_back: u64,
     /// Messages handed to a link.
     pub sent: u64,
     /// Messages that a link did not take, because it was down or full.
@@ -324,7 +328,9 @@ impl ClientDriver {
 
     /// What was seen so far.
     pub fn counts(&self) -> DriverCounts {
-        DriverCounts { resent: self.core.resent_count(), ..self.counts }
+        let busy = self.core.busy_counts();
+        let resent = self.core.resent_count();
+        DriverCounts { resent, busy: busy.heard, held_back: busy.believed, ..self.counts }
     }
 
     /// Messages and bytes of its links so far.

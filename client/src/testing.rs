@@ -85,6 +85,8 @@ pub(crate) enum Manner {
     Garbled,
     /// Refuses what begins with `!`, answers the rest.
     Strict,
+    /// Has no room for ordered requests of session 0, answers the rest.
+    Crowded,
 }
 
 /// One made-up replica.
@@ -173,13 +175,16 @@ impl FakeReplica {
         if self.manner == Manner::Silent {
             return;
         }
-        if !request.read_only {
+        let busy = self.manner == Manner::Crowded && !request.read_only;
+        let busy = busy && request.client.session() == 0;
+        if !request.read_only && !busy {
             let last = self.last.entry(request.client).or_default();
             *last = (*last).max(request.sequence);
         }
         let refused = self.manner == Manner::Strict && operation.starts_with(b"!");
         let (status, result) = match self.manner {
             _ if refused => (Status::Refused, Vec::new()),
+            _ if busy => (Status::Busy, Vec::new()),
             Manner::Lying => (Status::Ok, vec![0xee; 5]),
             _ => (Status::Ok, operation.to_vec()),
         };

@@ -142,6 +142,28 @@ fn garbage_is_counted_and_counts_for_nothing() {
 }
 
 #[test]
+fn a_session_that_is_told_busy_holds_back_and_comes_again() {
+    // rule: CLI.9
+    let mut world = World::new(4);
+    world.turns(200);
+    world.replicas.iter_mut().for_each(|replica| replica.manner = Manner::Crowded);
+    let tickets: Vec<_> = (0..10).map(|at| world.submit(0, Mode::Ordered, &[at])).collect();
+    let other = world.submit(1, Mode::Ordered, b"other");
+    world.turns(10);
+    assert_eq!(world.results(), [(other, b"other".to_vec())], "others are not concerned");
+    let counts = world.driver.counts();
+    assert_eq!((counts.busy, counts.held_back), (40, 1));
+    let more = world.driver.submit(world.now, 0, Mode::Ordered, b"more");
+    assert_eq!(more, Err(Busy::Overload));
+    world.replicas.iter_mut().for_each(|replica| replica.manner = Manner::Honest);
+    world.turns(400);
+    let expected: Vec<_> = tickets.into_iter().zip((0..10).map(|at| vec![at])).collect();
+    assert_eq!(world.results(), expected, "none is skipped");
+    assert_eq!(world.driver.counts().resent, 0, "nothing was taken for lost");
+    assert!(world.driver.submit(world.now, 0, Mode::Ordered, b"more").is_ok());
+}
+
+#[test]
 fn what_is_submitted_before_there_are_links_is_sent_when_there_are() {
     let mut world = World::new(4);
     let ticket = world.submit(0, Mode::Ordered, b"early");
@@ -360,6 +382,27 @@ fn a_caller_learns_what_was_missing_and_the_window_stays_taken() {
     assert!(again.is_ok());
     drop(client);
     assert!(matches!(second.wait(), Err(ClientError::Closed | ClientError::Timeout { .. })));
+}
+
+#[test]
+fn a_session_that_holds_back_keeps_no_other_waiting() {
+    // rule: CLI.9
+    let (_replicas, config) = TcpReplicas::start(&[Manner::Crowded; 4]);
+    let config = ClientConfig { operation_timeout: Duration::from_secs(2), ..config };
+    let client = Client::connect(config).unwrap();
+    let [held_back, other] = [0, 1].map(|_| client.session().unwrap());
+    let submit = || held_back.submit(b"a", Mode::Ordered).unwrap();
+    let in_flight: Vec<_> = (0..40).map(|_| submit()).collect();
+    // Over each link Busy comes before this answer.
+    assert_eq!(other.invoke(b"b").unwrap(), b"b");
+    let parked: Vec<_> = (0..20).map(|_| submit()).collect();
+    assert_eq!(other.invoke(b"c").unwrap(), b"c");
+    let mut ends = in_flight.into_iter().map(Pending::wait);
+    assert!(matches!(ends.next(), Some(Err(ClientError::Timeout { .. }))), "the first was sent");
+    assert!(ends.all(|end| end.is_err()));
+    for pending in parked {
+        assert_eq!(pending.wait(), Err(ClientError::Busy(Busy::Overload)));
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ use tetrarch_consensus::smr::client::{Busy, Outcome, Ticket};
 use tetrarch_dataplane::clock::{Clock, SystemClock};
 use tetrarch_dataplane::types::Instant;
 
+use super::parked::Parked;
 use super::{Command, PARK_MAX, Shared, Sink};
 use crate::config::ClientConfig;
 use crate::driver::{ClientDriver, Completion};
@@ -30,8 +31,10 @@ pub(super) struct Pump {
     replicas: usize,
     /// Taken from the shared queue; swapped with it, so that both keep their memory.
     commands: Vec<Command>,
-    /// Commands that the driver has no room for yet, oldest first.
+    /// Commands that were not tried yet, or that there was no memory for; oldest first.
     waiting: VecDeque<Command>,
+    /// Commands whose sessions have no room for them.
+    parked: Parked,
     /// By [`Ticket::index`]: what to do with the result.
     in_flight: Vec<Option<(Ticket, Command)>>,
     /// Operations by the time at which their callers give up, oldest first.
@@ -56,6 +59,7 @@ impl Pump {
             replicas: config.cluster.members.len(),
             commands: Vec::new(),
             waiting: VecDeque::new(),
+            parked: Parked::default(),
             in_flight: Vec::new(),
             deadlines: VecDeque::new(),
             completions: Vec::new(),
@@ -97,39 +101,61 @@ impl Pump {
         !closed
     }
 
-    /// Starts what waits, in order, up to the first that has no room: what waits is bounded by the
-    /// windows, and room for one is soon room for all.
+    /// Starts what there is room for, in the order of each session.
     fn start_waiting(&mut self, now: Instant) {
-        while let Some(command) = self.waiting.pop_front() {
-            let (session, mode) = (command.place.number, command.mode);
-            match self.driver.submit(now, session, mode, &command.operation) {
-                Ok(ticket) => {
-                    if self.in_flight.len() <= ticket.index() {
-                        self.in_flight.resize_with(ticket.index() + 1, || None);
-                    }
-                    self.deadlines.push_back((command.due, ticket));
-                    self.in_flight[ticket.index()] = Some((ticket, command));
+        while let Some(session) = self.parked.pop_ready() {
+            while let Some(command) = self.parked.pop(session) {
+                let Err((command, busy)) = self.start(now, command) else { continue };
+                self.parked.put_back(command, busy);
+                if busy == Busy::Memory {
+                    // Nothing in this session need end before there is memory.
+                    return self.parked.note_room(session);
                 }
-                Err(busy @ (Busy::Window | Busy::Memory | Busy::Overload))
-                    if command.due <= now =>
-                {
+                break;
+            }
+        }
+        while let Some(command) = self.waiting.pop_front() {
+            if self.parked.holds(command.place.number) {
+                self.parked.push(command, None);
+                continue;
+            }
+            match self.start(now, command) {
+                Ok(()) => {}
+                Err((command, busy)) if command.due <= now => {
                     // It was never sent, and its caller has waited long enough.
                     command.end(Err(ClientError::Busy(busy)));
                 }
-                Err(Busy::Window | Busy::Memory | Busy::Overload) => {
-                    self.waiting.push_front(command);
-                    return;
-                }
-                Err(busy) => {
-                    let size = command.operation.len();
-                    command.end(Err(ClientError::from_busy(busy, size)));
-                }
+                Err((command, Busy::Memory)) => return self.waiting.push_front(command),
+                Err((command, busy)) => self.parked.push(command, Some(busy)),
             }
         }
     }
 
+    /// Starts `command`, or ends it if it can never be. Gives it back when there is no room now.
+    fn start(&mut self, now: Instant, command: Command) -> Result<(), (Command, Busy)> {
+        let (session, mode) = (command.place.number, command.mode);
+        match self.driver.submit(now, session, mode, &command.operation) {
+            Ok(ticket) => {
+                if self.in_flight.len() <= ticket.index() {
+                    self.in_flight.resize_with(ticket.index() + 1, || None);
+                }
+                self.deadlines.push_back((command.due, ticket));
+                self.in_flight[ticket.index()] = Some((ticket, command));
+            }
+            Err(busy @ (Busy::Window | Busy::Memory | Busy::Overload)) => {
+                return Err((command, busy));
+            }
+            Err(busy) => {
+                let size = command.operation.len();
+                command.end(Err(ClientError::from_busy(busy, size)));
+            }
+        }
+        Ok(())
+    }
+
     fn hand_over_completions(&mut self) {
-        for Completion { ticket, outcome, .. } in self.completions.drain(..) {
+        for Completion { ticket, session, outcome } in self.completions.drain(..) {
+            self.parked.note_room(session);
             let place = self.in_flight.get_mut(ticket.index());
             // Its caller may have given up.
             let Some((_, command)) = place.and_then(Option::take) else { continue };
@@ -144,6 +170,9 @@ impl Pump {
     /// Tells callers who have waited long enough. Their place in the window stays taken until the
     /// operation ends.
     fn give_up(&mut self, now: Instant) {
+        while let Some((command, busy)) = self.parked.pop_overdue(now) {
+            command.end(Err(ClientError::Busy(busy)));
+        }
         while let Some(&(due, ticket)) = self.deadlines.front() {
             let known = self.in_flight.get_mut(ticket.index());
             let mine = known.and_then(Option::as_mut).filter(|(other, _)| *other == ticket);
@@ -191,7 +220,8 @@ impl Pump {
         std::mem::swap(&mut queue.commands, &mut self.commands);
         drop(queue);
         let in_flight = self.in_flight.drain(..).flatten().map(|(_, command)| command);
-        for command in self.commands.drain(..).chain(self.waiting.drain(..)).chain(in_flight) {
+        let parked = self.parked.drain().chain(self.waiting.drain(..));
+        for command in self.commands.drain(..).chain(parked).chain(in_flight) {
             command.end(Err(ClientError::Closed));
         }
     }
