@@ -22,6 +22,9 @@ pub enum Refusal {
     /// The session, or the client as a whole, has as many in flight as it may. Try again after
     /// the next completion.
     Busy,
+    /// Nor was there room for any operation of the session as long as operations are waited for: the
+    /// replicas are overloaded.
+    Overloaded,
     /// Not now and not by waiting a moment: no quorum of replicas is connected.
     Unavailable,
     /// It can never be sent: larger than an operation may be.

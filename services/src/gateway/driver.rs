@@ -40,6 +40,9 @@ pub struct DriverCluster<C> {
     config: DriverConfig,
     waiting: HashMap<Ticket, Waiting>,
     completions: Vec<client::Completion>,
+    /// Sessions that had no room for an operation, since when. Redis clients that send on get an
+    /// error after a while instead of waiting without end.
+    busy_since: HashMap<u32, u64>,
     /// When old operations are looked for again.
     next_check_ns: u64,
     /// The last poll found something to do: there may be more.
@@ -56,6 +59,7 @@ impl<C: Clock> DriverCluster<C> {
             config,
             waiting: HashMap::new(),
             completions: Vec::new(),
+            busy_since: HashMap::new(),
             next_check_ns: 0,
             worked: true,
             timeouts: 0,
@@ -73,8 +77,7 @@ impl<C: Clock> DriverCluster<C> {
         if now_ns < self.next_check_ns {
             return;
         }
-        let timeout_ns =
-            u64::try_from(self.config.operation_timeout.as_nanos()).unwrap_or(u64::MAX);
+        let timeout_ns = timeout_ns(&self.config);
         self.next_check_ns = now_ns.saturating_add(timeout_ns / 16);
         let connected = self.driver.connected() >= self.driver.needed();
         let failure = if connected { Failure::Timeout } else { Failure::Unavailable };
@@ -110,6 +113,7 @@ impl<C: Clock> Cluster for DriverCluster<C> {
         self.worked = true;
         match self.driver.submit(now, session, mode, operation) {
             Ok(ticket) => {
+                self.busy_since.remove(&session);
                 self.waiting.insert(ticket, Waiting { tag, since_ns: now.0 });
                 Ok(())
             }
@@ -118,7 +122,11 @@ impl<C: Clock> Cluster for DriverCluster<C> {
                 if self.driver.connected() < self.driver.needed() {
                     return Err(Refusal::Unavailable);
                 }
-                Err(Refusal::Busy)
+                let since_ns = *self.busy_since.entry(session).or_insert(now.0);
+                match now.0.saturating_sub(since_ns) < timeout_ns(&self.config) {
+                    true => Err(Refusal::Busy),
+                    false => Err(Refusal::Overloaded),
+                }
             }
             Err(client::Busy::OperationSize) => Err(Refusal::TooLarge),
             Err(client::Busy::Session) => Err(Refusal::Unavailable),
@@ -161,6 +169,8 @@ impl<C: Clock> Cluster for DriverCluster<C> {
             ("tetrarch_operations_completed", counts.completed),
             ("tetrarch_operations_sent_again", counts.resent),
             ("tetrarch_operations_timed_out", self.timeouts),
+            ("tetrarch_busy_answers", counts.busy),
+            ("tetrarch_sessions_held_back", counts.held_back),
             ("tetrarch_operations_in_flight", self.waiting.len() as u64),
         ];
         Facts {
@@ -171,4 +181,8 @@ impl<C: Clock> Cluster for DriverCluster<C> {
             more: more.map(|(name, value)| (name.to_owned(), value.to_string())).to_vec(),
         }
     }
+}
+
+fn timeout_ns(config: &DriverConfig) -> u64 {
+    u64::try_from(config.operation_timeout.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -62,6 +62,9 @@ impl Refused {
             Refused::Refusal(Refusal::Busy | Refusal::Unavailable) => {
                 writer.error("CLUSTERDOWN too few replicas are connected; nothing was executed");
             }
+            Refused::Refusal(Refusal::Overloaded) => {
+                writer.error("TRYAGAIN the cluster is overloaded; nothing was executed");
+            }
             Refused::Malformed => writer.error("ERR the cluster's reply is malformed"),
         }
     }

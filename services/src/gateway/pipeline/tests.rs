@@ -97,6 +97,23 @@ fn a_busy_cluster_is_asked_again() {
 }
 
 #[test]
+fn an_overloaded_cluster_is_told_to_clients_and_asked_again() {
+    let (mut pipeline, mut cluster) = (Pipeline::default(), Slow::new(8));
+    cluster.refusal = Some(Refusal::Overloaded);
+    command(&mut pipeline, &["INCR", "a"], false);
+    command(&mut pipeline, &["INCR", "a"], false);
+    assert!(!submit(&mut pipeline, &mut cluster));
+    assert_eq!(drain(&mut pipeline).matches("-TRYAGAIN the cluster is overloaded").count(), 2);
+    cluster.refusal = None;
+    command(&mut pipeline, &["INCR", "a"], false);
+    submit(&mut pipeline, &mut cluster);
+    let done = cluster.answer().expect("submitted");
+    pipeline.complete(done.tag as u32, done.outcome);
+    assert_eq!(drain(&mut pipeline), ":1\r\n", "nothing had been executed");
+    check_empty(&pipeline);
+}
+
+#[test]
 fn failures_answer_every_command_once() {
     let (mut pipeline, mut cluster) = (Pipeline::default(), Slow::new(8));
     for _ in 0..3 {
