@@ -59,6 +59,10 @@ pub struct Status {
     pub requests_executed: u64,
     /// Requests admitted and not decided.
     pub pending: u64,
+    /// Requests that there was no room for.
+    pub requests_shed: u64,
+    /// Times that a client was told so.
+    pub requests_busy: u64,
     /// It cannot catch up: the others have truncated what it misses.
     pub behind: bool,
     /// It ran before and lost its memory.
@@ -125,6 +129,8 @@ impl Subject {
             executed: metrics.executed.get(),
             requests_executed: metrics.requests_executed.get(),
             pending: metrics.pending.get(),
+            requests_shed: metrics.requests_shed.get(),
+            requests_busy: metrics.requests_busy.get(),
             behind: metrics.behind.get() != 0,
             restarted: self.restarted,
             mute: metrics.mute.get() != 0,

@@ -13,7 +13,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tetrarch_client::cluster::{Cluster, ClusterError, PrivateKeys, parse_toml};
 use tetrarch_consensus::limits::{
-    BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, INLINE_BODY_MAX, OPERATION_SIZE_MAX, SESSION_WINDOW,
+    BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, INLINE_BODY_MAX, OPERATION_SIZE_MAX, PENDING_MAX,
+    PENDING_SIZE_MAX, SESSION_WINDOW,
 };
 use tetrarch_consensus::{Config, ReplicaId};
 use tetrarch_dataplane::crypto::keys::hex_decode;
@@ -188,6 +189,11 @@ pub struct LimitsFile {
     /// Bytes of the largest request bodies that a leader sends inside proposals; larger ones are left
     /// out, because the clients sent them to all. 0: all are left out.
     pub inline_body_max: usize,
+    /// Requests that may be pending. Beyond that only the next one of each session is admitted, and
+    /// clients are told Busy; a replica that does not lead has room for as many again.
+    pub pending_max: usize,
+    /// Likewise MiB of requests; never more than a sixteenth of `frames_mib`.
+    pub pending_mib: usize,
     /// Sessions of one client.
     pub sessions_per_client_max: u32,
     /// Memory for messages in flight, MiB.
@@ -209,6 +215,8 @@ impl Default for LimitsFile {
             batch_requests_max: BATCH_REQUESTS_MAX,
             batch_size_max: BATCH_SIZE_MAX,
             inline_body_max: INLINE_BODY_MAX,
+            pending_max: PENDING_MAX,
+            pending_mib: PENDING_SIZE_MAX / MIB,
             sessions_per_client_max: 4096,
             frames_mib: sizes.frames_size / MIB,
             decision_log_mib: sizes.decision_log_size / MIB,
@@ -533,6 +541,8 @@ impl Check<'_> {
         let least = OPERATION_SIZE_MAX + 4096;
         self.range("limits.batch_size_max", limits.batch_size_max, least, BATCH_SIZE_MAX)?;
         self.range("limits.inline_body_max", limits.inline_body_max, 0, BATCH_SIZE_MAX)?;
+        self.range("limits.pending_max", limits.pending_max, 1, 1 << 24)?;
+        self.range("limits.pending_mib", limits.pending_mib, 1, 65_536)?;
         let sessions = limits.sessions_per_client_max as usize;
         self.range("limits.sessions_per_client_max", sessions, 1, 1 << 20)?;
         let skew = usize::try_from(limits.clock_skew_max_ms).unwrap_or(usize::MAX);
@@ -543,6 +553,8 @@ impl Check<'_> {
         config.batch_requests_max = requests;
         config.batch_size_max = limits.batch_size_max;
         config.inline_body_max = limits.inline_body_max;
+        config.pending_max = limits.pending_max;
+        config.pending_size_max = limits.pending_mib * MIB;
         config.sessions_per_client_max = limits.sessions_per_client_max;
         config.clients_max = cluster.clients.len() as u32;
         config.decision_log_size = limits.decision_log_mib * MIB;

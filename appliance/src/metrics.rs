@@ -168,7 +168,9 @@ numbers! {
     requests_executed: "counter",
     /// Replies sent again from the cache.
     replies_resent: "counter",
-    /// Requests that there was no room for, and whose clients may be told so.
+    /// Requests that there was no room for.
+    requests_shed: "counter",
+    /// Times that a client was to be told that there is no room.
     requests_busy: "counter",
     /// Answers not given: no frame was free, or this replica may not answer reads yet.
     replies_withheld: "counter",

@@ -197,6 +197,12 @@ fn notes(status: &Status) -> String {
     if status.stopped {
         note(format!("replica {id}: waits for the synchronisation of regency {}", status.regency));
     }
+    if status.requests_busy > 0 {
+        let (shed, busy) = (status.requests_shed, status.requests_busy);
+        note(format!(
+            "replica {id}: had no room for {shed} requests, told clients Busy {busy} times"
+        ));
+    }
     if status.evidence > 0 {
         note(format!("replica {id}: saw {} proofs of misbehaviour, see its log", status.evidence));
     }
@@ -225,6 +231,8 @@ mod tests {
             executed: 9,
             requests_executed: 100,
             pending: 3,
+            requests_shed: 12,
+            requests_busy: 7,
             behind: true,
             restarted: true,
             mute: true,
@@ -249,7 +257,9 @@ mod tests {
             replicas: vec![entry(0, Some(status)), entry(1, None)],
         };
         let table = report.table();
-        for part in ["1>2", "1 up 4ms", "unreachable: connection refused", "cannot catch up"] {
+        let busy = "had no room for 12 requests, told clients Busy 7 times";
+        for part in [busy, "1>2", "1 up 4ms", "unreachable: connection refused", "cannot catch up"]
+        {
             assert!(table.contains(part), "{part} is missing in:\n{table}");
         }
         let json = serde_json::to_value(&report).expect("plain data");

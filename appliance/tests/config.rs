@@ -205,6 +205,8 @@ fn fields_that_do_not_exist_and_values_that_cannot_be() {
         ("batch_requests_max = 1024", "batch_requests_max = 0", &["limits.batch_requests_max = 0"]),
         ("batch_size_max = ", "batch_size_max = 1", &["limits.batch_size_max = 1"]),
         ("inline_body_max = ", "inline_body_max = 9999999", &["limits.inline_body_max = 9999999"]),
+        ("pending_max = ", "pending_max = 0 #", &["limits.pending_max = 0", "use 1 to"]),
+        ("pending_mib = ", "pending_mib = 0 #", &["limits.pending_mib = 0", "use 1 to"]),
         ("service_seed = \"", "service_seed = \"x", &["service_seed", "hex"]),
     ] {
         let path = directory.0.join(file);

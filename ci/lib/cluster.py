@@ -74,6 +74,13 @@ class Cluster:
                 print(f"--- {log.name} (last lines)")
                 print("\n".join(log.read_text(errors="replace").splitlines()[-15:]))
 
+    def limit(self, name, value):
+        """Sets one of `[limits]` in every replica's file; before they start."""
+        for path in self.path.glob("replica-*.toml"):
+            text, count = re.subn(rf"(?m)^{name} = .*$", f"{name} = {value}", path.read_text())
+            assert count == 1, f"{path}: no limit {name}"
+            path.write_text(text)
+
     def start(self, index):
         log = open(self.dir / f"replica-{index}.log", "ab")
         command = [TETRARCH, "replica", self.path, "--id", str(index)]

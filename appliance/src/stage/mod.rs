@@ -85,8 +85,11 @@ pub const QUERIES_MAX: usize = 16 * BURST_MAX;
 pub const UNCHECKED_MAX: usize = 8 * BURST_MAX;
 /// Messages between ordering and egress: all that one step can want.
 pub const SENDS_MAX: usize = ACTIONS_MAX;
-/// Batches and resend orders between ordering and execution.
-pub const WORK_MAX: usize = 2 * EXECUTION_LAG_MAX as usize + BURST_MAX;
+/// Answers without room that wait for execution at most: as many as a burst of requests wants that
+/// comes when there is none. A client that is not told asks again only when it takes its request for lost.
+pub const BUSY_MAX: usize = 16 * BURST_MAX;
+/// Batches, resend orders and Busy answers between ordering and execution.
+pub const WORK_MAX: usize = 2 * EXECUTION_LAG_MAX as usize + BURST_MAX + BUSY_MAX;
 /// Executed instances between execution and ordering: no fewer than can be in execution.
 pub const EXECUTED_MAX: usize = WORK_MAX;
 /// Replies between execution and egress: two full batches and a burst of queries.

@@ -19,7 +19,7 @@ use tetrarch_dataplane::stage::{Progress, Stage};
 use tetrarch_dataplane::types::Instant;
 
 use super::records::{Records, Watermark};
-use super::{Event, OrderingRings, Outbound, WORK_MAX, Wakers, Work, wake};
+use super::{BUSY_MAX, Event, OrderingRings, Outbound, WORK_MAX, Wakers, Work, wake};
 use crate::metrics::Metrics;
 use crate::payload::FramePayload;
 
@@ -205,7 +205,7 @@ impl Ordering {
             // Gives way to decisions: the client asks again after a pause, told or not.
             Action::AnswerBusy { client, sequence } => {
                 self.metrics.requests_busy.add(1);
-                if self.rings.work.room() > WORK_MAX / 2 {
+                if self.rings.work.room() > WORK_MAX - BUSY_MAX {
                     self.work(Work::Busy { client, sequence });
                 }
             }
@@ -312,6 +312,7 @@ impl Ordering {
         metrics.stopped.set(u64::from(core.is_stopped()));
         metrics.mute.set(u64::from(core.is_mute()));
         metrics.pending.set(core.pending() as u64);
+        metrics.requests_shed.set(core.shed());
         metrics.behind.set(u64::from(self.behind == Some(core.decided())));
         metrics.set_ignored(core.ignored());
         if let Some(records) = &self.records {

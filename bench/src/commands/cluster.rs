@@ -96,8 +96,12 @@ fn cell_line(cell: &Cell) -> String {
         let percent = open.percent.map(|percent| format!(" ({percent:.0} %)")).unwrap_or_default();
         format!(", {} /s offered{percent}, {} refused", grouped(open.rate), open.refused)
     });
+    let busy = match result.busy {
+        0 => String::new(),
+        busy => format!(", {busy} Busy answers"),
+    };
     format!(
-        "{} {}/{}, {} sessions{}: {} /s, {}",
+        "{} {}/{}, {} sessions{}: {} /s, {}{busy}",
         cell.cluster,
         result.request_size,
         result.reply_size,

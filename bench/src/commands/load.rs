@@ -117,6 +117,10 @@ fn print_load(machine: &Machine, result: &LoadResult) {
     println!("  throughput   {} requests/s", grouped(result.throughput));
     println!("  latency      {}", latency_line(&result.latency));
     println!("  errors       {}, {} sent again", result.errors, result.retransmitted);
+    if result.busy > 0 {
+        let (busy, held_back) = (result.busy, result.held_back);
+        println!("  busy         {busy} answers, sessions held back {held_back} times");
+    }
     if let Some(open) = &result.open_loop {
         print_open(open);
     }
@@ -124,6 +128,8 @@ fn print_load(machine: &Machine, result: &LoadResult) {
         result.replica_cpu.iter().map(|cpu| format!("{:.2}", cpu.total())).collect();
     let client = result.client_cpu.total();
     println!("  processors   client {client:.2}, replicas [{}]", replicas.join(" "));
+    let own = result.client_memory;
+    println!("  resident     client {:.0} > {:.0} MiB", own.before_mib, own.after_mib);
     if !result.replica_memory.is_empty() {
         let memory = result.replica_memory.iter();
         let memory: Vec<_> =

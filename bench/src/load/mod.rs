@@ -20,7 +20,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tetrarch_client::{
-    Authentication, Busy, ClientConfig, ClientDriver, Completion, Mode, Outcome, Ticket,
+    Authentication, Busy, ClientConfig, ClientDriver, Completion, DriverCounts, Mode, Outcome,
+    Ticket,
 };
 use tetrarch_dataplane::clock::{Clock, SystemClock};
 use tetrarch_dataplane::transport::choice::TransportKind;
@@ -173,6 +174,15 @@ struct Counts {
     arrivals: ArrivalCounts,
 }
 
+/// What became of a request that should start.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    Yes,
+    /// Its session has as much in flight as it may at present; others may have room.
+    HeldBack,
+    NoMemory,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     WarmUp,
@@ -191,6 +201,8 @@ struct Load<'a> {
     in_flight: usize,
     /// Sessions with room for another request, as often as they have room.
     idle: VecDeque<u32>,
+    /// Those of them that hold back because the replicas are busy, until one of their requests ends.
+    held_back: Vec<u32>,
     /// Open loop only.
     backlog: Option<Backlog>,
     completions: Vec<Completion>,
@@ -213,6 +225,7 @@ impl<'a> Load<'a> {
             started: vec![None; idle.len()],
             in_flight: 0,
             idle,
+            held_back: vec![0; options.sessions as usize],
             backlog: None,
             completions: Vec::new(),
             latencies: Latencies::default(),
@@ -321,7 +334,7 @@ impl<'a> Load<'a> {
     fn submit_due(&mut self, now: Instant) -> Result<()> {
         if self.backlog.is_none() {
             while let Some(session) = self.idle.pop_front() {
-                if !self.submit(now, now, session)? {
+                if self.submit(now, now, session)? == Taken::NoMemory {
                     break;
                 }
             }
@@ -337,8 +350,10 @@ impl<'a> Load<'a> {
     fn submit_waiting(&mut self, now: Instant) -> Result<()> {
         while let Some(due) = self.backlog.as_ref().and_then(Backlog::front) {
             let Some(session) = self.idle.pop_front() else { break };
-            if !self.submit(now, due, session)? {
-                break;
+            match self.submit(now, due, session)? {
+                Taken::Yes => {}
+                Taken::HeldBack => continue,
+                Taken::NoMemory => break,
             }
             if let Some(backlog) = &mut self.backlog {
                 backlog.sent();
@@ -350,16 +365,20 @@ impl<'a> Load<'a> {
         Ok(())
     }
 
-    /// `false`: the client has no room at present; the session stays idle.
-    fn submit(&mut self, now: Instant, due: Instant, session: u32) -> Result<bool> {
+    /// Starts a request of an idle session, which is taken out of the list or put back.
+    fn submit(&mut self, now: Instant, due: Instant, session: u32) -> Result<Taken> {
         match self.driver.submit(now, session, self.options.mode, &self.operation) {
             Ok(ticket) => {
                 self.note_started(ticket, due);
-                Ok(true)
+                Ok(Taken::Yes)
             }
-            Err(Busy::Window | Busy::Memory | Busy::Overload) => {
+            Err(Busy::Window | Busy::Overload) => {
+                self.held_back[session as usize] += 1;
+                Ok(Taken::HeldBack)
+            }
+            Err(Busy::Memory) => {
                 self.idle.push_back(session);
-                Ok(false)
+                Ok(Taken::NoMemory)
             }
             Err(error) => Err(error).context("the request was not taken"),
         }
@@ -378,7 +397,13 @@ impl<'a> Load<'a> {
         let now = self.clock.now();
         let mut completions = std::mem::take(&mut self.completions);
         for completion in completions.drain(..) {
+            // One that held back has another try: there may be room for one more than before.
             self.idle.push_back(completion.session);
+            let held_back = &mut self.held_back[completion.session as usize];
+            if *held_back > 0 {
+                *held_back -= 1;
+                self.idle.push_back(completion.session);
+            }
             let started = self.started.get_mut(completion.ticket.index());
             let Some(started) = started.and_then(Option::take) else { continue };
             self.in_flight -= 1;
@@ -464,6 +489,7 @@ impl<'a> Load<'a> {
             replica_memory: memory
                 .map(|(before_mib, after_mib)| Resident { before_mib: *before_mib, after_mib })
                 .collect(),
+            client_memory: Resident { before_mib: start.own_memory, after_mib: Memory::own() },
             series: self.series.take().map(Series::into_seconds).unwrap_or_default(),
             ..LoadResult::default()
         }
@@ -485,7 +511,10 @@ impl<'a> Load<'a> {
     fn complete(&self, result: &mut LoadResult, start: &Start) {
         let (counts, ended) = (self.counts, self.arrivals());
         result.errors = counts.errors;
-        result.retransmitted = self.driver.counts().resent - start.resent;
+        let now = self.driver.counts();
+        result.retransmitted = now.resent - start.counts.resent;
+        result.busy = now.busy - start.counts.busy;
+        result.held_back = now.held_back - start.counts.held_back;
         result.client_traffic = self.traffic();
         result.latency = self.latencies.summary();
         result.latency_curve = self.latencies.curve();
@@ -507,7 +536,8 @@ impl<'a> Load<'a> {
 struct Start {
     cpu: CpuMeter,
     memory: Vec<f64>,
-    resent: u64,
+    own_memory: f64,
+    counts: DriverCounts,
 }
 
 impl Start {
@@ -516,7 +546,8 @@ impl Start {
         Self {
             cpu: CpuMeter::start(pids),
             memory: Memory::of(pids).now(),
-            resent: load.driver.counts().resent,
+            own_memory: Memory::own(),
+            counts: load.driver.counts(),
         }
     }
 }

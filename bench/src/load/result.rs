@@ -30,6 +30,10 @@ pub struct LoadResult {
     pub errors: u64,
     /// Requests sent again.
     pub retransmitted: u64,
+    /// Times that a replica said that it had no room for a request.
+    pub busy: u64,
+    /// Times that enough replicas said so for a session to halve what it has in flight.
+    pub held_back: u64,
     /// Requests answered per second.
     pub throughput: f64,
     /// From the intended start to the result.
@@ -45,6 +49,8 @@ pub struct LoadResult {
     pub machine_cpu: f64,
     /// Memory of each replica named by `pids`.
     pub replica_memory: Vec<Resident>,
+    /// Memory of this process.
+    pub client_memory: Resident,
     /// Where the time of a request goes, by samples of the leader; with nothing else running there.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<StageTime>,

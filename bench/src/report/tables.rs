@@ -51,6 +51,7 @@ pub fn loads(loads: &[&Line]) -> String {
         "p99.99",
         "max",
         "refused",
+        "busy",
         "errors",
     ]);
     for line in loads {
@@ -70,6 +71,7 @@ pub fn loads(loads: &[&Line]) -> String {
                 time("latency.p9999_us"),
                 time("latency.max_us"),
                 count("open_loop.refused"),
+                count("busy"),
                 count("errors"),
             ],
             &[0, 2],

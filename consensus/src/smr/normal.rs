@@ -81,6 +81,7 @@ impl<P: Payload> Replica<P> {
             Admission::Spare
             | Admission::Refused(RefusedRequest::Overload | RefusedRequest::TooManyBytes) => {
                 spec!("SMR.14");
+                self.shed += u64::from(admission != Admission::Spare);
                 let pause = self.config.request_timeout / 64;
                 if self.requests.may_tell_busy(self.now, client, pause) {
                     actions.push(Action::AnswerBusy { client, sequence });

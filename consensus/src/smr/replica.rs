@@ -79,6 +79,8 @@ pub struct Replica<P> {
     pub(super) later: OutOfContext<P>,
 
     pub(super) requests: Requests<P>,
+    /// Requests of clients that there was no room for.
+    pub(super) shed: u64,
     pub(super) complaints: Complaints,
     /// The highest instance whose proposal once waited for bodies.
     pub(super) incomplete_to: ConsensusId,
@@ -130,6 +132,7 @@ impl<P: Payload> Replica<P> {
             window: Window::new(view.id(), depth, per_digest),
             later: OutOfContext::new(n),
             requests: Requests::new(&config),
+            shed: 0,
             complaints: Complaints::new(&config),
             incomplete_to: ConsensusId(0),
             lacking: Lacking::new(&config, now),
@@ -196,6 +199,11 @@ impl<P: Payload> Replica<P> {
     /// Requests admitted and not yet decided.
     pub fn pending(&self) -> usize {
         self.requests.pending_count()
+    }
+
+    /// Requests of clients that there was no room for, so far (rule SMR.14).
+    pub fn shed(&self) -> u64 {
+        self.shed
     }
 
     /// Has a regency been installed whose SYNC has not come?
