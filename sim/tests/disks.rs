@@ -24,16 +24,6 @@ fn whoever_goes_down_comes_back_with_everything_it_told() {
     }
 }
 
-/// A leader proposes at the start of its regency, goes down, and has forgotten that the regency began: when
-/// PROPOSE did not wait for that record, it led the same regency again and proposed something else.
-// rule: DUR.2
-#[test]
-fn a_leader_that_forgets_its_regency_has_not_proposed_in_it() {
-    let wishes = Wishes { disks: Disks::Honest, ..Wishes::default() };
-    let outcome = run(&Options::draw(12_689, &wishes), Log::None);
-    assert_eq!(outcome.violation, None);
-}
-
 /// If a vote or a reply could leave before it is on the disk, the checkers would see it.
 #[test]
 fn without_waiting_for_the_disk_something_acknowledged_is_lost() {

@@ -57,6 +57,9 @@ pub struct Cluster {
     pub states: Vec<SignedState>,
     /// What replicas wanted done since the last look, as text.
     pub log: Vec<String>,
+    /// Records that were made, and what left after which of them.
+    pub records: Vec<(u16, Lsn, Record<Bytes>)>,
+    pub sent: Vec<(u16, Lsn, Message<Bytes>)>,
 }
 
 pub fn timeout() -> Duration {
@@ -83,6 +86,8 @@ impl Cluster {
             names: print::Names::default(),
             states: Vec::new(),
             log: Vec::new(),
+            records: Vec::new(),
+            sent: Vec::new(),
         };
         for id in members {
             cluster.start(*id, false);
@@ -130,12 +135,18 @@ impl Cluster {
         let mut actions = Actions::with_capacity(limits::ACTIONS_MAX);
         replica.step(self.now, input, &mut actions);
         assert!(actions.as_slice().len() <= limits::ACTIONS_MAX, "rule CORE.2");
-        let mut executed = None;
+        let (mut executed, mut recorded) = (None, None);
         for action in actions.drain().collect::<Vec<_>>() {
-            if let Action::Execute { context, .. } = &action {
-                executed = Some(context.cid);
+            match &action {
+                Action::Execute { context, .. } => executed = Some(context.cid),
+                Action::Persist { lsn, .. } => recorded = Some(*lsn),
+                _ => {}
             }
             self.act(id, action);
+        }
+        // A disk without delay.
+        if let Some(lsn) = recorded {
+            self.step(id, Input::Durable(lsn));
         }
         // Only when everything was taken in: the application comes after the core.
         if let Some(cid) = executed.filter(|_| !self.stalled.contains(&id)) {
@@ -147,7 +158,9 @@ impl Cluster {
         let line = self.names.action(&action);
         self.log.push(format!("{id}: {line}"));
         match action {
-            Action::Send { to, message, .. } => {
+            Action::Persist { lsn, record } => self.records.push((id, lsn, record)),
+            Action::Send { to, message, after } => {
+                self.sent.push((id, after, message.clone()));
                 let message = sign(message);
                 if let Message::StopData(signed) = &message {
                     self.states.push((**signed).clone());
