@@ -4,7 +4,7 @@
 //! other, as many as the header says, of sizes and kinds that may be bundled, and nothing else. Must
 //! not: be asked for a bundle whose tag was not checked.
 //!
-//! The header has [`KIND_BUNDLE`], the number of messages in its session field, and zeros for proof
+//! The header has [`KIND_BUNDLE`](super::KIND_BUNDLE), the number of messages in its session field, and zeros for proof
 //! and digest: the link tag covers every byte of the bundle itself. Each message in it is
 //!
 //! | offset | size | field |

@@ -5,7 +5,7 @@
 //! appended ever is; a log that cannot be trusted is an error, never a shorter log; after a write or
 //! sync that failed nothing is reported durable any more. Must not: know what a record means.
 //!
-//! A log is a directory of [`segment`](format) files. Whatever is appended while one write and sync is
+//! A log is a directory of [`segment`](mod@format) files. Whatever is appended while one write and sync is
 //! under way goes with the next (group commit), so the disk's time for a sync is shared by what came
 //! meanwhile. What is promised to survive, and against which faults, is in
 //! `docs/adr/0024-log-of-votes-and-decisions.md`.
