@@ -27,7 +27,7 @@ use tetrarch_dataplane::clock::{Clock, SystemClock};
 use tetrarch_dataplane::crypto::hash::body_digest;
 use tetrarch_dataplane::endpoint::Transport;
 use tetrarch_dataplane::handshake::Identity;
-use tetrarch_dataplane::limits::BURST_MAX;
+use tetrarch_dataplane::limits::{BUNDLE_SIZE_MAX, BURST_MAX};
 use tetrarch_dataplane::links::{LinkConfig, Links, Outgoing, Received};
 use tetrarch_dataplane::stage::IdlePolicy;
 use tetrarch_dataplane::transport::choice::TransportChoice;
@@ -207,7 +207,9 @@ impl Load {
         let dial = vec![(PeerId::replica(0), replica)];
         let config = TcpConfig { dial, tx_messages_max: 8192, ..TcpConfig::default() };
         let mut transport = TcpTransport::new(config)?;
-        let classes = vec![SlotClass { slot_size: 512, count: 16_384 }];
+        // Replies share headers: what carries them is larger than they are.
+        let bundles = SlotClass { slot_size: BUNDLE_SIZE_MAX as u32, count: 1024 };
+        let classes = vec![SlotClass { slot_size: 512, count: 16_384 }, bundles];
         let pool = transport.arena(&ArenaSpec { classes })?.pool();
         let endpoint = transport.open(0, pool.clone())?;
         let secret = test.client_keys[0].static_secret.clone();
@@ -324,7 +326,8 @@ mod tests {
     fn every_layout_carries_out_all_requests() {
         let options = LayoutsOptions {
             widths: vec![1, 2],
-            sessions: 8,
+            // More than share one header.
+            sessions: 64,
             requests: 5,
             rounds: 1,
             unloaded: 3,
