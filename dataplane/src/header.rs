@@ -233,6 +233,15 @@ fn put(out: &mut HeaderBytes, at: usize, value: &[u8]) {
     out[at..at + value.len()].copy_from_slice(value);
 }
 
+/// Compares bytes with a golden vector: hex digits, blanks, and lines of comment.
+#[cfg(test)]
+pub(crate) fn assert_golden(bytes: &[u8], golden: &str) {
+    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    let lines = golden.lines().filter(|line| !line.starts_with('#'));
+    let golden: String = lines.flat_map(str::split_whitespace).collect();
+    assert_eq!(hex, golden);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,13 +268,7 @@ mod tests {
     #[test]
     fn golden_vector() {
         let bytes = sample().to_bytes();
-        let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-        let golden: String = GOLDEN
-            .lines()
-            .filter(|line| !line.starts_with('#'))
-            .flat_map(|line| line.split_whitespace())
-            .collect();
-        assert_eq!(hex, golden);
+        assert_golden(&bytes, GOLDEN);
         assert_eq!(Header::parse(&bytes), Ok(sample()));
     }
 

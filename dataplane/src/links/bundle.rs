@@ -167,6 +167,7 @@ impl OpenBundle {
 mod tests {
     use super::*;
     use crate::arena::{Arena, ArenaSpec, SlotClass};
+    use crate::header::assert_golden;
     use crate::limits::{HEADER_SIZE, TAG_SIZE};
     use crate::links::KIND_BUNDLE;
     use crate::types::PeerId;
@@ -226,13 +227,7 @@ mod tests {
         assert!(bundle.push(&out(1, 0x0102_0304_0506_0708, b"body proof", 5, &arena).as_small()));
         assert!(bundle.push(&out(249, 9, b"", 0, &arena).as_small()));
         let frame = bundle.close(&arena.pool());
-        let hex: String = frame.bytes().iter().map(|b| format!("{b:02x}")).collect();
-        let golden: String = GOLDEN
-            .lines()
-            .filter(|line| !line.starts_with('#'))
-            .flat_map(|line| line.split_whitespace())
-            .collect();
-        assert_eq!(hex, golden);
+        assert_golden(frame.bytes(), GOLDEN);
         let first = (1, 1, 5, 0x0102_0304_0506_0708, b"body proof".to_vec());
         assert_eq!(parsed(frame.bytes(), 2), Ok(vec![first, (249, 1, 0, 9, vec![])]));
     }
