@@ -18,8 +18,16 @@ pub const CASES: &[Case] = &[
     Case { name: "link_verify_64", what: "verify 64 tags of headers", run: link_verify },
     Case { name: "client_vector_4", what: "a request's MACs for 4 replicas", run: client_vector },
     Case { name: "client_entry", what: "check a request's MAC", run: client_entry },
-    Case { name: "digest_burst_64x64", what: "64 bodies of 64 B in lanes", run: digest_burst_64 },
-    Case { name: "digest_burst_16x1056", what: "16 requests of 1 KiB", run: digest_burst_1056 },
+    Case {
+        name: "digest_burst_64x64",
+        what: "64 bodies of 64 B in lanes",
+        run: digests_of::<64, 64>,
+    },
+    Case {
+        name: "digest_burst_16x1056",
+        what: "16 requests of 1 KiB",
+        run: digests_of::<1056, 16>,
+    },
     Case { name: "digest_single_64", what: "one body of 64 B", run: digest_single },
 ];
 
@@ -97,20 +105,11 @@ fn client_entry(turns: u64) {
     }
 }
 
-fn digest_burst_64(turns: u64) {
-    let bodies = [[5u8; 64]; 64];
+/// Digests of `COUNT` bodies of `SIZE` bytes.
+fn digests_of<const SIZE: usize, const COUNT: usize>(turns: u64) {
+    let bodies = [[5u8; SIZE]; COUNT];
     let views: Vec<&[u8]> = bodies.iter().map(|body| &body[..]).collect();
-    let mut digests = vec![[0u8; 32]; 64];
-    for _ in 0..turns {
-        digest_burst(black_box(&views), &mut digests);
-        black_box(&digests);
-    }
-}
-
-fn digest_burst_1056(turns: u64) {
-    let bodies = [[5u8; 1056]; 16];
-    let views: Vec<&[u8]> = bodies.iter().map(|body| &body[..]).collect();
-    let mut digests = vec![[0u8; 32]; 16];
+    let mut digests = vec![[0u8; 32]; COUNT];
     for _ in 0..turns {
         digest_burst(black_box(&views), &mut digests);
         black_box(&digests);
