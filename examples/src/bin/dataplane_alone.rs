@@ -13,6 +13,7 @@ use tetrarch_dataplane::crypto::keys::StaticSecret;
 use tetrarch_dataplane::endpoint::Transport;
 use tetrarch_dataplane::frame::Frame;
 use tetrarch_dataplane::handshake::{Directory, Identity};
+use tetrarch_dataplane::limits::BUNDLE_SIZE_MAX;
 use tetrarch_dataplane::links::{LinkConfig, Links, Outgoing, Received};
 use tetrarch_dataplane::transport::tcp::{TcpConfig, TcpTransport};
 use tetrarch_dataplane::types::PeerId;
@@ -37,7 +38,9 @@ impl Side {
         directory: &Directory,
         mut transport: TcpTransport,
     ) -> Result<Self> {
-        let classes = vec![SlotClass { slot_size: 512, count: 4096 }];
+        // Small messages of a turn arrive together in a larger one: a bundle.
+        let bundles = SlotClass { slot_size: BUNDLE_SIZE_MAX as u32, count: 256 };
+        let classes = vec![SlotClass { slot_size: 512, count: 4096 }, bundles];
         let arena = transport.arena(&ArenaSpec { classes })?;
         let endpoint = transport.open(0, arena.pool())?;
         let (identity, config) = (Identity { peer, secret }, LinkConfig::default());
