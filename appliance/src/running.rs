@@ -131,7 +131,7 @@ impl Running {
         let link_config = link_config(&budget, start.half_open_max);
         let pool = arena.pool();
         let links =
-            Links::new(endpoint, identity, directory, cluster.id, link_config, pool.clone());
+            Links::new(endpoint, identity, directory, cluster.id, link_config, pool.clone())?;
         let metrics = Arc::new(Metrics::new());
         metrics.frames_huge_size.set(arena.huge_size() as u64);
         let mut subject = Subject {

@@ -216,7 +216,7 @@ impl Load {
         let identity = Identity { peer: PeerId::client(0), secret };
         let cluster: &Cluster = &test.cluster;
         let (directory, config) = (cluster.directory()?, LinkConfig::default());
-        let links = Links::new(endpoint, identity, directory, cluster.id, config, pool.clone());
+        let links = Links::new(endpoint, identity, directory, cluster.id, config, pool.clone())?;
         let received = Burst::with_capacity(BURST_MAX);
         let mut load = Self { links, pool, clock: SystemClock::new(), received };
         let started = Wall::now();

@@ -13,6 +13,7 @@ use tetrarch_dataplane::crypto::keys::StaticSecret;
 use tetrarch_dataplane::endpoint::{Endpoint, Transport};
 use tetrarch_dataplane::frame::Frame;
 use tetrarch_dataplane::handshake::{Directory, Identity};
+use tetrarch_dataplane::limits::BUNDLE_SIZE_MAX;
 use tetrarch_dataplane::links::{LinkConfig, Links, Outgoing, Received};
 use tetrarch_dataplane::transport::choice::{self, TransportKind};
 use tetrarch_dataplane::transport::memory::{MemoryTransport, Port, Switch, SwitchConfig};
@@ -24,6 +25,9 @@ const KIND: u8 = 1;
 
 /// Slots of each side: more than are in flight at a time.
 const SLOTS: u32 = 512;
+
+/// Slots of each side for what carries several small messages.
+const BUNDLES: u32 = 32;
 
 /// A transport between the two ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, clap::ValueEnum)]
@@ -77,22 +81,23 @@ pub fn pair(wire: Wire, size: usize, park: bool) -> Result<[Side; 2]> {
     let directory =
         Directory::new([(peers[0], secrets[0].public()), (peers[1], secrets[1].public())])?;
     let slot_size = u32::try_from(size.max(512)).context("the message is too long")?;
-    let spec = ArenaSpec { classes: vec![SlotClass { slot_size, count: SLOTS }] };
+    let bundles = SlotClass { slot_size: slot_size.max(BUNDLE_SIZE_MAX as u32), count: BUNDLES };
+    let spec = ArenaSpec { classes: vec![SlotClass { slot_size, count: SLOTS }, bundles] };
     let arenas = [Arena::heap(&spec)?, Arena::heap(&spec)?];
     let pools = [arenas[0].pool(), arenas[1].pool()];
     let ends = endpoints(wire, peers[0], &pools)?;
     let mut sides = ends.into_iter().zip(pools).zip(secrets).zip([0, 1]).map(
-        |(((endpoint, pool), secret), own)| {
+        |(((endpoint, pool), secret), own)| -> Result<Side> {
             let identity = Identity { peer: peers[own], secret };
             let config = LinkConfig::default();
-            let links = Links::new(endpoint, identity, directory.clone(), 1, config, pool.clone());
+            let links = Links::new(endpoint, identity, directory.clone(), 1, config, pool.clone())?;
             let received = Burst::with_capacity(64);
             let clock = SystemClock::new();
-            Side { links, pool, clock, received, park, other: peers[1 - own] }
+            Ok(Side { links, pool, clock, received, park, other: peers[1 - own] })
         },
     );
     match (sides.next(), sides.next()) {
-        (Some(first), Some(second)) => Ok([first, second]),
+        (Some(first), Some(second)) => Ok([first?, second?]),
         _ => bail!("a link has two ends"),
     }
 }

@@ -418,7 +418,7 @@ fn links(
     };
     let directory = config.cluster.directory()?;
     let cluster = config.cluster.id;
-    Ok(Links::new(endpoint, identity, directory, cluster, link_config, pool.clone()))
+    Links::new(endpoint, identity, directory, cluster, link_config, pool.clone())
 }
 
 fn addresses(cluster: &Cluster) -> Result<Vec<(PeerId, SocketAddr)>, ClusterError> {

@@ -121,8 +121,10 @@ impl FakeReplica {
         let config = LinkConfig { message_size_max_client: 512 * 1024, ..LinkConfig::default() };
         let cluster = test.cluster.id;
         let client = &test.cluster.clients[0];
+        let links =
+            Links::new(endpoint, identity, directory, cluster, config, pool.clone()).unwrap();
         Self {
-            links: Links::new(endpoint, identity, directory, cluster, config, pool.clone()),
+            links,
             pool,
             index,
             pair: PairKey::for_replica(&keys.static_secret, &client.static_key, cluster).unwrap(),

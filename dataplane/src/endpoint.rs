@@ -230,6 +230,8 @@ pub trait Endpoint: Send {
     /// raising it also tells the endpoint that the peer proved who it is, so that the connection
     /// is no longer evicted and the back-off of a dialled one starts anew.
     fn set_message_size_max(&mut self, conn: ConnId, size: u32);
+    /// Bytes of the largest body it can receive: those of the largest slot of its pool.
+    fn body_size_max(&self) -> usize;
     /// Transmit, dial, accept again: everything that is due at `now`.
     fn flush(&mut self, now: Instant);
     /// When [`Endpoint::flush`] wants to be called even if nothing arrives.

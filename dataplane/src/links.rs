@@ -36,7 +36,7 @@ use crate::handshake::{Directory, Identity};
 use crate::header::Header;
 use crate::limits::{BUNDLE_MESSAGES_MAX, BUNDLE_SIZE_MAX, BURST_MAX, FRAME_SIZE_MAX, HEADER_SIZE};
 use crate::reject::{Reject, RejectCounts};
-use crate::types::{Digest, Instant, PeerId};
+use crate::types::{Digest, Instant, OpenError, PeerId};
 
 use diagnosis::DiagnosisLog;
 use held::HeldBundles;
@@ -97,6 +97,40 @@ impl Default for LinkConfig {
             held_bundles_max: 512,
         }
     }
+}
+
+impl LinkConfig {
+    fn check(&self) -> Result<(), OpenError> {
+        let least = HEADER_SIZE + BUNDLE_SIZE_MAX;
+        let limits = [
+            ("message_size_max_replica", self.message_size_max_replica),
+            ("message_size_max_client", self.message_size_max_client),
+        ];
+        for (field, value) in limits {
+            if (value as usize) < least {
+                return Err(OpenError::BadValue {
+                    field: field.into(),
+                    value: value.to_string(),
+                    problem: "every peer may send bundles, which can be larger".into(),
+                    remedy: format!("use {least} or more"),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Can a bundle arrive where bodies have at most `size` bytes?
+fn check_room(size: usize) -> Result<(), OpenError> {
+    if size >= BUNDLE_SIZE_MAX {
+        return Ok(());
+    }
+    Err(OpenError::BadValue {
+        field: "arena.classes".into(),
+        value: format!("slots of at most {size} bytes to receive into"),
+        problem: "every peer may send bundles, which can be larger".into(),
+        remedy: format!("add a class of slots of {BUNDLE_SIZE_MAX} bytes or more"),
+    })
 }
 
 /// A peer's link came or went.
@@ -208,13 +242,13 @@ pub struct BundleCounts {
 ///     ..TcpConfig::default()
 /// };
 /// let mut transport = TcpTransport::new(config)?;
-/// let arena = transport.arena(&ArenaSpec { classes: vec![SlotClass { slot_size: 2048, count: 4096 }] })?;
+/// let arena = transport.arena(&ArenaSpec { classes: vec![SlotClass { slot_size: 8192, count: 1024 }] })?;
 /// let endpoint = transport.open(0, arena.pool())?;
 /// let identity = Identity { peer: PeerId::replica(1), secret };
 /// let directory = Directory::new([(PeerId::replica(0), theirs), (PeerId::replica(1), ours)])?;
 /// let cluster = 7;
 /// let mut links =
-///     Links::new(endpoint, identity, directory, cluster, LinkConfig::default(), arena.pool());
+///     Links::new(endpoint, identity, directory, cluster, LinkConfig::default(), arena.pool())?;
 ///
 /// let clock = SystemClock::new();
 /// let mut received = Burst::with_capacity(64);
@@ -292,8 +326,9 @@ impl Links {
     /// messages for each other could then receive none, and would wait for each other until the
     /// idle timeout.
     ///
-    /// # Panics
-    /// If `config` has a limit below the size of a bundle: peers could not know.
+    /// # Errors
+    /// `BadValue` if a limit of `config`, or the largest slot that `endpoint` receives into, is below
+    /// the size of a bundle: every peer may send one, and it would be lost without a word.
     pub fn new(
         endpoint: Box<dyn Endpoint>,
         identity: Identity,
@@ -301,16 +336,16 @@ impl Links {
         cluster: u64,
         config: LinkConfig,
         pool: FramePool,
-    ) -> Self {
-        let least = config.message_size_max_replica.min(config.message_size_max_client);
-        assert!(least as usize >= HEADER_SIZE + BUNDLE_SIZE_MAX, "every peer may send bundles");
+    ) -> Result<Self, OpenError> {
+        config.check()?;
+        check_room(endpoint.body_size_max())?;
         // One for each session, and those of sessions that ended since the last flush.
         let listed = 2 * BURST_MAX.max(directory.len());
         let peers = (0..directory.len()).map(|_| PeerState::default()).collect();
         let diagnoses = DiagnosisLog::new(directory.len());
         let changed = VecDeque::with_capacity(directory.len());
         let hellos = VecDeque::with_capacity(config.half_open_max);
-        Self {
+        Ok(Self {
             endpoint,
             identity,
             directory,
@@ -336,7 +371,7 @@ impl Links {
             diagnoses,
             next_check: Instant(u64::MAX),
             empty_digest: crate::crypto::hash::body_digest(&[]),
-        }
+        })
     }
 
     /// The next change of a link. Changes that were not taken in time are merged: a peer that went

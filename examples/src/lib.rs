@@ -82,7 +82,7 @@ pub fn memory_nodes(
         let secret = keys.static_secret.clone();
         let identity = Identity { peer: PeerId::replica(id.0), secret };
         let (directory, config) = (cluster.directory()?, LinkConfig::default());
-        let links = Links::new(endpoint, identity, directory, cluster.id, config, arena.pool());
+        let links = Links::new(endpoint, identity, directory, cluster.id, config, arena.pool())?;
         let (service, validator) = service();
         let parts = Parts {
             config: core(id, &cluster),

@@ -100,7 +100,8 @@ impl World {
         let config = LinkConfig::default();
         let pool = arena.pool();
         let links =
-            Links::new(endpoint, identity, directory, self.test.cluster.id, config, pool.clone());
+            Links::new(endpoint, identity, directory, self.test.cluster.id, config, pool.clone())
+                .expect("room for bundles");
         let metrics = Arc::new(Metrics::new());
         let (service, validator) = ServiceKind::Null.build([0; 2]);
         let mut core = Config::new(ReplicaId(id), self.test.cluster.view());
@@ -234,9 +235,12 @@ impl TestClient {
         let directory = test.cluster.directory().expect("distinct keys");
         let pool = arena.pool();
         let config = LinkConfig::default();
+        let links =
+            Links::new(endpoint, identity, directory, test.cluster.id, config, pool.clone())
+                .expect("room for bundles");
         Self {
             index,
-            links: Links::new(endpoint, identity, directory, test.cluster.id, config, pool.clone()),
+            links,
             pool,
             _arena: arena,
             keys: test.pair_keys(index),

@@ -81,6 +81,10 @@ impl Endpoint for Pipe {
 
     fn set_message_size_max(&mut self, _: ConnId, _: u32) {}
 
+    fn body_size_max(&self) -> usize {
+        self.pool.slot_size_max()
+    }
+
     fn flush(&mut self, _: Instant) {}
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -129,7 +133,7 @@ impl World {
             let identity = Identity { peer, secret };
             let config = LinkConfig::default();
             let directory = Directory::new(known)?;
-            Ok(Links::new(Box::new(pipe), identity, directory, 7, config, arena.pool()))
+            Links::new(Box::new(pipe), identity, directory, 7, config, arena.pool())
         };
         let sender = links(0, end(&there, &back, Some(PeerId::replica(1))))?;
         let receiver = links(1, end(&back, &there, None))?;

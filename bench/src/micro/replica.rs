@@ -193,7 +193,8 @@ impl World {
         let identity = Identity { peer: PeerId::replica(id), secret: keys.static_secret.clone() };
         let directory = self.test.cluster.directory().expect("distinct keys");
         let (cluster, config, pool) = (self.test.cluster.id, LinkConfig::default(), arena.pool());
-        let links = Links::new(endpoint, identity, directory, cluster, config, pool.clone());
+        let links = Links::new(endpoint, identity, directory, cluster, config, pool.clone())
+            .expect("room for bundles");
         let metrics = Arc::new(Metrics::new());
         let (service, validator) = ServiceKind::Null.build([0; 2]);
         let mut core = Config::new(ReplicaId(id), self.test.cluster.view());

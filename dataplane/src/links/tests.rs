@@ -49,7 +49,8 @@ impl World {
             let identity = Identity { peer: replica(i), secret: secret(i) };
             let directory = Directory::new(known).unwrap();
             let (config, pool) = (config.clone(), arena.pool());
-            Side { links: Links::new(endpoint, identity, directory, CLUSTER, config, pool), arena }
+            let links = Links::new(endpoint, identity, directory, CLUSTER, config, pool).unwrap();
+            Side { links, arena }
         });
         let mut world = Self { switch, sides, now: Instant(1_000_000_000) };
         for _ in 0..10 {
@@ -131,6 +132,34 @@ impl World {
 
 fn kind_of(message: &InFlight) -> u8 {
     Header::parse(&message.header).unwrap().kind
+}
+
+/// Every peer may send bundles: links that could not receive one are not made.
+#[test]
+fn links_without_room_for_a_bundle_are_refused() {
+    let refused = |slot_size, config| {
+        let switch = Switch::new(SwitchConfig::default());
+        let classes = vec![SlotClass { slot_size, count: 8 }];
+        let pool = Arena::heap(&ArenaSpec { classes }).unwrap().pool();
+        let endpoint = Box::new(switch.attach(Port(0), pool.clone()).unwrap());
+        let identity = Identity { peer: replica(0), secret: secret(0) };
+        let directory = Directory::new([(replica(0), secret(0).public())]).unwrap();
+        let links = Links::new(endpoint, identity, directory, CLUSTER, config, pool);
+        links.err().map(|error| error.to_string())
+    };
+    let error = refused(4095, LinkConfig::default()).unwrap();
+    assert!(error.starts_with("arena.classes = slots of at most 4095 bytes"), "{error}");
+    assert!(error.ends_with("add a class of slots of 4096 bytes or more"), "{error}");
+    assert_eq!(refused(4096, LinkConfig::default()), None);
+    let least = (HEADER_SIZE + BUNDLE_SIZE_MAX) as u32;
+    let client = |size| LinkConfig { message_size_max_client: size, ..LinkConfig::default() };
+    let replica = |size| LinkConfig { message_size_max_replica: size, ..LinkConfig::default() };
+    assert_eq!((refused(4096, client(least)), refused(4096, replica(least))), (None, None));
+    for (config, field) in [(client(least - 1), "_client"), (replica(least - 1), "_replica")] {
+        let error = refused(4096, config).unwrap();
+        assert!(error.starts_with(&format!("message_size_max{field} = ")), "{error}");
+        assert!(error.ends_with(&format!("use {least} or more")), "{error}");
+    }
 }
 
 #[test]

@@ -214,6 +214,10 @@ impl Endpoint for Fault {
         self.inner.set_message_size_max(conn, size);
     }
 
+    fn body_size_max(&self) -> usize {
+        self.inner.body_size_max()
+    }
+
     fn flush(&mut self, now: Instant) {
         self.now = self.now.max(now);
         self.release();

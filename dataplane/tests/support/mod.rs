@@ -97,7 +97,8 @@ impl Node {
         endpoint: Box<dyn Endpoint>,
     ) -> Self {
         let tx_arena = self::arena();
-        let links = Links::new(endpoint, identity, directory, cluster, config, tx_arena.pool());
+        let links =
+            Links::new(endpoint, identity, directory, cluster, config, tx_arena.pool()).unwrap();
         let burst = Burst::with_capacity(64);
         let (received, events, diagnoses) = Default::default();
         Self { links, arena, tx_arena, received, events, diagnoses, burst }

@@ -44,7 +44,7 @@ impl Side {
         let arena = transport.arena(&ArenaSpec { classes })?;
         let endpoint = transport.open(0, arena.pool())?;
         let (identity, config) = (Identity { peer, secret }, LinkConfig::default());
-        let links = Links::new(endpoint, identity, directory.clone(), 42, config, arena.pool());
+        let links = Links::new(endpoint, identity, directory.clone(), 42, config, arena.pool())?;
         Ok(Self { arena, links, received: Burst::with_capacity(64) })
     }
 

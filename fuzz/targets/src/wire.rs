@@ -158,6 +158,7 @@ impl World {
             let endpoint = switch.attach(Port(id), pool.clone()).expect("each port once");
             let config = LinkConfig::default();
             Links::new(Box::new(endpoint), identity(id), directory(), CLUSTER, config, pool)
+                .expect("room for bundles")
         });
         let (now, received) = (Instant(1_000_000_000), Burst::with_capacity(64));
         Self { switch, links, arenas, now, received, arrived: Vec::new() }

@@ -158,7 +158,8 @@ impl Seat {
             test.cluster.id,
             config,
             pool.clone(),
-        );
+        )
+        .expect("a node's arena has room for bundles");
         self.journal = Journal::default();
         self.metrics = Arc::new(Metrics::new());
         let mut config = Config::new(ReplicaId(self.member), test.cluster.view());

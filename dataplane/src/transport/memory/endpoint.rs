@@ -121,6 +121,10 @@ impl Endpoint for MemoryEndpoint {
         }
     }
 
+    fn body_size_max(&self) -> usize {
+        self.pool.slot_size_max()
+    }
+
     fn flush(&mut self, now: Instant) {
         self.switch.lock().dial_due(self.port, now);
     }

@@ -485,6 +485,10 @@ impl Endpoint for UringEndpoint {
         self.table.set_message_size_max(conn, size, self.pool.slot_size_max());
     }
 
+    fn body_size_max(&self) -> usize {
+        self.pool.slot_size_max()
+    }
+
     fn flush(&mut self, now: Instant) {
         self.table.now = self.table.now.max(now);
         self.arm();
