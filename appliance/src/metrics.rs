@@ -204,6 +204,8 @@ numbers! {
     log_busy_ns: "counter",
     /// Time that the slowest of them took, ns.
     log_slowest_ns: "gauge",
+    /// Segment files that hold records, or are about to.
+    log_segments: "gauge",
     /// Bytes of frames that are free now.
     frames_free_size: "gauge",
     /// Bytes of all frames.

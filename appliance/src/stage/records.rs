@@ -73,6 +73,11 @@ impl Records {
         self.storage.flush();
     }
 
+    /// Records before `below` are not needed any more: what makes them so is on stable storage.
+    pub fn truncate(&mut self, below: Lsn) {
+        self.storage.truncate(storage::Lsn(below.0));
+    }
+
     /// What has become durable since the last call.
     pub fn news(&mut self) -> Option<Lsn> {
         let durable = Lsn(self.storage.durable().0);
@@ -95,6 +100,7 @@ impl Records {
         metrics.log_bytes.set(counts.bytes);
         metrics.log_busy_ns.set(counts.busy_ns);
         metrics.log_slowest_ns.set(counts.slowest_ns);
+        metrics.log_segments.set(counts.segments);
     }
 }
 

@@ -60,6 +60,8 @@ struct State {
     capacity: u64,
     stale_reads: bool,
     writes: u64,
+    /// Changes until the process is killed.
+    steps_left: Option<u64>,
 }
 
 /// A disk, shared between the log on it and whoever breaks it.
@@ -97,9 +99,25 @@ impl FaultDisk {
         self.state().stale_reads = stale;
     }
 
+    /// The process that uses the disk is killed after so many more changes: the next one is cut short,
+    /// and it and all later ones fail.
+    pub fn kill_after(&self, changes: u64) {
+        self.state().steps_left = Some(changes);
+    }
+
+    /// The process was started again. Returns whether it had been killed.
+    pub fn revive(&self) -> bool {
+        self.state().steps_left.take() == Some(0)
+    }
+
     /// Writes so far.
     pub fn writes(&self) -> u64 {
         self.state().writes
+    }
+
+    /// Files that were made so far.
+    pub fn made(&self) -> u64 {
+        self.state().next_file
     }
 
     /// Names of all files.
@@ -141,9 +159,10 @@ impl FaultDisk {
             apply(&mut state.durable_names, change);
         }
         state.names.clone_from(&state.durable_names);
-        let State { files, names, faults, .. } = state;
+        state.faults.clear();
+        let State { files, names, .. } = state;
         files.retain(|file, _| names.values().any(|kept| kept == file));
-        faults.clear();
+        state.steps_left = None;
     }
 }
 
@@ -164,6 +183,18 @@ fn apply(names: &mut BTreeMap<String, u64>, change: NameChange) {
 }
 
 impl State {
+    /// One more change.
+    fn step(&mut self) -> io::Result<()> {
+        match &mut self.steps_left {
+            Some(0) => Err(io::Error::other("the process was killed")),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
     fn change(&mut self, change: NameChange) {
         apply(&mut self.names, change.clone());
         self.pending.push(change);
@@ -216,6 +247,7 @@ impl Directory for FaultDirectory {
 
     fn create(&mut self, name: &str, size: u64) -> io::Result<Box<dyn LogFile>> {
         let mut state = self.disk.state();
+        state.step()?;
         let used: u64 = state.files.values().map(|content| content.now.len() as u64).sum();
         if used + size > state.capacity {
             return Err(io::ErrorKind::StorageFull.into());
@@ -236,17 +268,22 @@ impl Directory for FaultDirectory {
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.state().change(NameChange::Rename(from.to_owned(), to.to_owned()));
+        let mut state = self.disk.state();
+        state.step()?;
+        state.change(NameChange::Rename(from.to_owned(), to.to_owned()));
         Ok(())
     }
 
     fn remove(&mut self, name: &str) -> io::Result<()> {
-        self.disk.state().change(NameChange::Unlink(name.to_owned()));
+        let mut state = self.disk.state();
+        state.step()?;
+        state.change(NameChange::Unlink(name.to_owned()));
         Ok(())
     }
 
     fn sync(&mut self) -> io::Result<()> {
         let mut state = self.disk.state();
+        state.step()?;
         state.pending.clear();
         state.durable_names = state.names.clone();
         Ok(())
@@ -278,6 +315,11 @@ impl LogFile for FaultFile {
         let mut state = self.disk.state();
         state.writes += 1;
         let at = offset as usize;
+        if let Err(killed) = state.step() {
+            // The system may have taken part of it.
+            state.put(self.file, at, &blocks[..blocks.len() / 2])?;
+            return Err(killed);
+        }
         match state.faults.pop_front() {
             None => {
                 state.put(self.file, at, blocks)?;

@@ -33,14 +33,6 @@ pub enum Access {
     Uring,
 }
 
-/// What the thread is told.
-enum Job {
-    /// Write this group.
-    Write(Group),
-    /// Give back segments.
-    Truncate(Lsn),
-}
-
 /// Records that are written together.
 struct Group {
     bytes: Vec<u8>,
@@ -51,6 +43,8 @@ struct Group {
 /// What both sides see.
 struct Shared {
     durable: Arc<AtomicU64>,
+    /// Records before this one are not needed any more.
+    below: AtomicU64,
     stop: AtomicBool,
     failed: AtomicBool,
     failure: Mutex<Option<Arc<StorageError>>>,
@@ -59,12 +53,15 @@ struct Shared {
     bytes: AtomicU64,
     busy_ns: AtomicU64,
     slowest_ns: AtomicU64,
+    segments: AtomicU64,
+    first: AtomicU64,
 }
 
 impl Shared {
-    fn new(durable: Lsn) -> Self {
+    fn new(durable: Lsn, log: &SegmentLog) -> Self {
         Self {
             durable: Arc::new(AtomicU64::new(durable.0)),
+            below: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
@@ -73,6 +70,8 @@ impl Shared {
             bytes: AtomicU64::new(0),
             busy_ns: AtomicU64::new(0),
             slowest_ns: AtomicU64::new(0),
+            segments: AtomicU64::new(log.segments() as u64),
+            first: AtomicU64::new(log.first().0),
         }
     }
 
@@ -105,7 +104,7 @@ impl Shared {
 
 /// The writer's side of a log. Dropping it writes what was handed over, and ends the thread.
 pub struct FileLog {
-    jobs: Producer<Job>,
+    groups: Producer<Group>,
     written: Consumer<Vec<u8>>,
     shared: Arc<Shared>,
     /// What is being filled.
@@ -114,8 +113,6 @@ pub struct FileLog {
     empty: Vec<Vec<u8>>,
     group_size_max: usize,
     appended: Lsn,
-    /// A truncation that waits for a place in the ring.
-    truncate: Option<Lsn>,
     writer: Thread,
     thread: Option<JoinHandle<()>>,
 }
@@ -157,15 +154,16 @@ impl FileLog {
         config: LogConfig,
         last: Lsn,
     ) -> Result<Self, StorageError> {
-        let (jobs, jobs_out) = ring(BUFFERS + 1);
+        let (groups, groups_out) = ring(BUFFERS);
         let (written_in, written) = ring(BUFFERS);
-        let shared = Arc::new(Shared::new(last));
+        let shared = Arc::new(Shared::new(last, &log));
         let writer = Writer {
             log,
             config,
-            jobs: jobs_out,
+            groups: groups_out,
             written: written_in,
             shared: Arc::clone(&shared),
+            truncated: Lsn(0),
             spare: None,
         };
         let thread = thread::Builder::new().name("log".into()).spawn(move || writer.run());
@@ -176,14 +174,13 @@ impl FileLog {
         })?;
         let buffer = || Vec::with_capacity(config.group_size_max);
         Ok(Self {
-            jobs,
+            groups,
             written,
             shared,
             current: Group { bytes: buffer(), count: 0, last },
             empty: (1..BUFFERS).map(|_| buffer()).collect(),
             group_size_max: config.group_size_max,
             appended: last,
-            truncate: None,
             writer: thread.thread().clone(),
             thread: Some(thread),
         })
@@ -207,7 +204,7 @@ impl FileLog {
         };
         let next = Group { bytes: empty, count: 0, last: self.current.last };
         let group = std::mem::replace(&mut self.current, next);
-        let pushed = self.jobs.push(Job::Write(group));
+        let pushed = self.groups.push(group);
         assert!(pushed.is_ok(), "there is a place for each buffer");
         self.writer.unpark();
     }
@@ -248,11 +245,6 @@ impl Storage for FileLog {
 
     fn flush(&mut self) {
         self.take_back();
-        if let Some(below) = self.truncate.take()
-            && self.jobs.push(Job::Truncate(below)).is_err()
-        {
-            self.truncate = Some(below);
-        }
         // All others back: no write is under way.
         if self.current.count > 0 && self.empty.len() == BUFFERS - 1 {
             self.hand_over();
@@ -274,7 +266,8 @@ impl Storage for FileLog {
     }
 
     fn truncate(&mut self, below: Lsn) {
-        self.truncate = self.truncate.max(Some(below));
+        self.shared.below.fetch_max(below.0, Ordering::Release);
+        self.writer.unpark();
     }
 
     fn wake(&mut self, waker: Waker) {
@@ -283,12 +276,14 @@ impl Storage for FileLog {
 
     fn counts(&self) -> StorageCounts {
         let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
-        let Shared { groups, bytes, busy_ns, slowest_ns, .. } = &*self.shared;
+        let Shared { groups, bytes, busy_ns, slowest_ns, segments, first, .. } = &*self.shared;
         StorageCounts {
             groups: load(groups),
             bytes: load(bytes),
             busy_ns: load(busy_ns),
             slowest_ns: load(slowest_ns),
+            segments: load(segments),
+            first: Lsn(load(first)),
         }
     }
 }
@@ -312,9 +307,11 @@ impl Drop for FileLog {
 struct Writer {
     log: SegmentLog,
     config: LogConfig,
-    jobs: Consumer<Job>,
+    groups: Consumer<Group>,
     written: Producer<Vec<u8>>,
     shared: Arc<Shared>,
+    /// Segments of records before this one were given back.
+    truncated: Lsn,
     /// A segment that is being made ahead, so that nobody waits for its zeros.
     spare: Option<JoinHandle<Result<String, StorageError>>>,
 }
@@ -322,43 +319,54 @@ struct Writer {
 impl Writer {
     fn run(mut self) {
         loop {
-            match self.jobs.pop() {
-                Some(job) => {
-                    if let Err(error) = self.work(job) {
-                        self.shared.fail(error);
-                        self.shared.wake();
-                        // What is still handed over is lost, and nobody was told of it.
-                        return;
-                    }
-                    self.shared.wake();
-                    self.prepare();
+            let group = self.groups.pop();
+            let below = Lsn(self.shared.below.load(Ordering::Acquire));
+            if group.is_none() && below <= self.truncated {
+                if self.shared.stop.load(Ordering::Acquire) && self.groups.is_empty() {
+                    break;
                 }
-                None if self.shared.stop.load(Ordering::Acquire) && self.jobs.is_empty() => break,
-                None => thread::park(),
+                thread::park();
+                continue;
             }
+            if let Err(error) = self.work(group, below) {
+                self.shared.fail(error);
+                self.shared.wake();
+                // What is still handed over is lost, and nobody was told of it.
+                return;
+            }
+            self.prepare();
         }
         if let Some(spare) = self.spare.take() {
             let _ = spare.join();
         }
     }
 
-    fn work(&mut self, job: Job) -> Result<(), StorageError> {
-        match job {
-            Job::Truncate(below) => self.log.truncate(below),
-            Job::Write(mut group) => {
-                self.take_spare(self.log.is_full_for(group.bytes.len()));
-                let start = Instant::now();
-                self.log.write(&mut group.bytes, group.count)?;
-                let took = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-                self.shared.note(group.bytes.len(), took);
-                group.bytes.clear();
-                let returned = self.written.push(group.bytes);
-                debug_assert!(returned.is_ok(), "there is a place for each buffer");
-                // After the buffer is back: who sees this may hand over at once.
-                self.shared.durable.store(group.last.0, Ordering::Release);
-                Ok(())
-            }
+    /// Writes a group, and gives back some of the segments of records before `below`.
+    fn work(&mut self, group: Option<Group>, below: Lsn) -> Result<(), StorageError> {
+        if let Some(group) = group {
+            self.write(group)?;
+            self.shared.wake();
         }
+        if below > self.truncated && !self.log.truncate(below)? {
+            self.truncated = below;
+        }
+        self.shared.segments.store(self.log.segments() as u64, Ordering::Relaxed);
+        self.shared.first.store(self.log.first().0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn write(&mut self, mut group: Group) -> Result<(), StorageError> {
+        self.take_spare(self.log.is_full_for(group.bytes.len()));
+        let start = Instant::now();
+        self.log.write(&mut group.bytes, group.count)?;
+        let took = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.shared.note(group.bytes.len(), took);
+        group.bytes.clear();
+        let returned = self.written.push(group.bytes);
+        debug_assert!(returned.is_ok(), "there is a place for each buffer");
+        // After the buffer is back: who sees this may hand over at once.
+        self.shared.durable.store(group.last.0, Ordering::Release);
+        Ok(())
     }
 
     /// Makes the next segment before it is needed.

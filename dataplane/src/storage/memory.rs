@@ -119,10 +119,12 @@ impl Storage for MemoryLog {
     }
 
     fn truncate(&mut self, below: Lsn) {
-        if self.failure.is_none()
-            && let Err(error) = self.log.truncate(below)
-        {
-            self.failure = Some(Arc::new(error));
+        while self.failure.is_none() {
+            match self.log.truncate(below) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => self.failure = Some(Arc::new(error)),
+            }
         }
     }
 
@@ -131,6 +133,10 @@ impl Storage for MemoryLog {
     }
 
     fn counts(&self) -> StorageCounts {
-        self.counts
+        StorageCounts {
+            segments: self.log.segments() as u64,
+            first: self.log.first(),
+            ..self.counts
+        }
     }
 }

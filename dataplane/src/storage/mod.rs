@@ -16,6 +16,7 @@ pub mod file;
 pub mod format;
 pub mod log;
 pub mod memory;
+mod read;
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "the kernel works on memory that it is given by address")]
 pub mod uring;
@@ -67,13 +68,14 @@ pub struct LogConfig {
     /// Bytes that are written and synced at once at most: a record with its header fits. Three such
     /// buffers are reserved.
     pub group_size_max: usize,
-    /// Segments kept for reuse when the log is truncated.
+    /// Segments kept for reuse when the log is truncated, at most. No more are kept than were filled
+    /// between the last two truncations.
     pub spare_segments_max: usize,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { segment_size: 64 << 20, group_size_max: 4 << 20, spare_segments_max: 2 }
+        Self { segment_size: 64 << 20, group_size_max: 4 << 20, spare_segments_max: 32 }
     }
 }
 
@@ -122,7 +124,11 @@ pub trait Storage: Send {
     fn watermark(&self) -> Arc<AtomicU64>;
     /// Why nothing more will ever be durable.
     fn failure(&self) -> Option<Arc<StorageError>>;
-    /// Records before `below` are not needed any more. Gives back whole segments, in its own time.
+    /// Records before `below` are not needed any more. Gives back whole segments, in its own time: what
+    /// recovery finds afterwards begins with `below` or before it, never behind it.
+    ///
+    /// What makes those records unnecessary (a checkpoint) must be on stable storage before. The
+    /// highest `below` counts; beyond what was appended it means all of that.
     fn truncate(&mut self, below: Lsn);
     /// From now on wakes this when `durable` or `failure` has changed.
     fn wake(&mut self, waker: Waker);
@@ -141,6 +147,10 @@ pub struct StorageCounts {
     pub busy_ns: u64,
     /// Nanoseconds that the slowest took.
     pub slowest_ns: u64,
+    /// Segments that hold records now, or are about to.
+    pub segments: u64,
+    /// The oldest record that is kept now; the one that comes next if there is none.
+    pub first: Lsn,
 }
 
 /// What is wrong with a log. Says what to do.
