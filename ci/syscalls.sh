@@ -68,13 +68,9 @@ watch() {
     awk '$2 ~ /^[0-9]+$/ && $1 != "total" { print $1, $2 }' "$dir/calls.txt" >"$dir/calls"
     [ -s "$dir/calls" ] || fail "$transport: nothing was counted"
     echo "syscalls: $transport: $(tr '\n' ';' <"$dir/calls") $(grep -m 1 -o '[0-9,]* /s' "$dir/load.txt" || true)"
-    # Interrupted by the tracer itself: restart_syscall. What happens less than once a second in all four
-    # replicas is no part of the steady state, but said: a table that grows, whose old memory the
-    # allocator gives back.
+    # Interrupted by the tracer itself: restart_syscall.
     local others
     others=$(grep -vE "^($allowed|restart_syscall) " "$dir/calls" || true)
-    [ -z "$others" ] || echo "syscalls: $transport: also, in $seconds s: $(tr '\n' ';' <<<"$others")"
-    others=$(awk -v most="$seconds" '$2 >= most' <<<"$others")
     [ -z "$others" ] || fail "$transport: cores also call: $others"
 }
 

@@ -10,10 +10,13 @@
 
 use std::fmt;
 
+use tetrarch_consensus::Config;
 use tetrarch_consensus::limits::{BATCH_SIZE_MAX, DECISION_LOG_SIZE_MAX, RESULT_SIZE_MAX};
+use tetrarch_consensus::smr::Replica;
 use tetrarch_dataplane::arena::{ArenaSpec, SlotClass};
 use tetrarch_dataplane::limits::BODY_SIZE_MAX;
 
+use crate::payload::FramePayload;
 use crate::proofs::PROVED_SIZE;
 use crate::stage::rings_size;
 
@@ -84,6 +87,15 @@ impl Budget {
         Self { arena, lines }
     }
 
+    /// And the tables of the protocol's core.
+    #[must_use]
+    pub fn with_core(mut self, config: &Config) -> Self {
+        let size = Replica::<FramePayload>::tables_size(config);
+        self.lines
+            .push(Line { size, what: "pending requests, early votes, index of decisions".into() });
+        self
+    }
+
     /// Bytes in all.
     pub fn size(&self) -> usize {
         self.lines.iter().map(|line| line.size).sum()
@@ -137,6 +149,8 @@ const _: () = assert!(RESULT_SIZE_MAX + KIB <= LARGEST_SLOT);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::TestCluster;
+    use tetrarch_consensus::ReplicaId;
 
     #[test]
     fn the_sum_is_what_is_reserved_and_reads_well() {
@@ -150,6 +164,12 @@ mod tests {
         let Sizes { frames_size, decision_log_size, reply_cache_size } = Sizes::default();
         let most = frames_size + decision_log_size + reply_cache_size + 16 * MIB;
         assert!(budget.size() < most, "{} MiB", budget.size() / MIB);
+        let test = TestCluster::new(4, 1, 1);
+        let few = Config::new(ReplicaId(0), test.cluster.view());
+        let mut many = few.clone();
+        many.pending_max *= 2;
+        let [few, many] = [few, many].map(|core| budget.clone().with_core(&core).size());
+        assert!(budget.size() < few && few + MIB < many, "pending requests count");
     }
 
     #[test]

@@ -115,7 +115,8 @@ fn greet(plan: &Plan, memory: &Memory) {
         plan.service.name(),
         plan.core.request_timeout.as_millis()
     );
-    info!("{}", Budget::with_workers(plan.sizes, plan.placement.ingress().workers));
+    let workers = plan.placement.ingress().workers;
+    info!("{}", Budget::with_workers(plan.sizes, workers).with_core(&plan.core));
     info!("placement: {}", plan.placement);
     info!("listening at {}, metrics and status at http://{}", plan.listen, plan.metrics);
     if matches!(memory, Memory::Volatile { restarted: true }) {

@@ -250,9 +250,11 @@ impl<P: Payload> Replica<P> {
         }
         let cid = bodies.at.cid;
         let compare = self.config.checks.body_digests;
-        let Self { window, requests, pool, .. } = self;
+        let Self { window, requests, pool, selected, .. } = self;
         let assembly = &mut window.at_mut(cid).assembly;
-        match assembly.take(&bodies.requests, requests, &mut **pool, compare) {
+        let outcome = assembly.take(&bodies.requests, requests, &mut **pool, selected, compare);
+        selected.clear();
+        match outcome {
             None => self.ignored.add(Ignored::Invalid),
             Some(Completion::Missing) => {
                 self.assemble(cid, actions);

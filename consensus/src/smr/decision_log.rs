@@ -34,6 +34,9 @@ pub(crate) struct DecisionLog {
 }
 
 impl DecisionLog {
+    /// Bytes of the index of all decisions.
+    pub(crate) const INDEX_SIZE: usize = (DECISION_LOG_MAX + 1) * size_of::<Entry>();
+
     /// Room for `size` bytes of batches, and at least for two of the largest.
     pub(crate) fn new(size: usize) -> Self {
         let size = size.max(2 * BATCH_SIZE_MAX);

@@ -76,6 +76,13 @@ impl<P: Payload> OutOfContext<P> {
         Self { members: (0..n).map(member).collect(), reading: None, next: 0 }
     }
 
+    /// Bytes of the tables of `n` members.
+    pub(crate) fn reserved_size(n: usize) -> usize {
+        let votes = OUT_OF_CONTEXT_VOTES_MAX as usize * size_of_val(&NO_VOTES);
+        let others = size_of::<Option<(Position, Proposal<P>)>>() + size_of::<Option<Refuse>>();
+        n * (votes + OUT_OF_CONTEXT_MAX as usize * others)
+    }
+
     /// Keeps a message of the member at `index`, if it is for an instance near enough to `open`.
     /// False when not: LAG.1 repairs it.
     pub(crate) fn store(&mut self, index: usize, message: Early<P>, open: ConsensusId) -> bool {

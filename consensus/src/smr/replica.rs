@@ -32,6 +32,7 @@ use crate::smr::timers::Timers;
 use crate::spec;
 use crate::types::{ConsensusId, Digest, Epoch, Instant, Regency, ReplicaId};
 use crate::verified::Verified;
+use crate::vp::assembly::Assembly;
 use crate::vp::safe_value::Resume;
 use crate::vp::window::Window;
 
@@ -145,6 +146,16 @@ impl<P: Payload> Replica<P> {
             no_requests,
             config,
         }
+    }
+
+    /// Bytes that [`Replica::new`] reserves for its tables, beside those of
+    /// [`decision_log_size`](Config::decision_log_size). None of them grows later, but for sessions of
+    /// more clients than one that have as many as they may.
+    pub fn tables_size(config: &Config) -> usize {
+        let fixed = DecisionLog::INDEX_SIZE
+            + OutOfContext::<P>::reserved_size(config.view.n())
+            + config.depth * Assembly::<P>::RESERVED_SIZE;
+        Requests::<P>::reserved_size(config).saturating_add(fixed)
     }
 
     /// As a step with [`Input::Request`] for each of `requests`, in order, except that what follows from

@@ -7,6 +7,7 @@
 use alloc::vec::Vec;
 
 use crate::batch::{BATCH_HEADER_SIZE, Batch, Identity, Selection, SparseBatch};
+use crate::limits::BATCH_REQUESTS_MAX;
 use crate::message::Request;
 use crate::payload::{Payload, PayloadPool};
 use crate::smr::requests::Requests;
@@ -40,6 +41,8 @@ pub(crate) struct Assembly<P> {
     /// By place: what members sent, and which of it this replica could authenticate.
     sent: Vec<Option<Request<P>>>,
     authentic: Selection,
+    /// Places of what a member sent now, and whether it is authentic; only of use within a call.
+    useful: Vec<(usize, bool)>,
     /// What the bodies in `sent` count in the size of the batch.
     sent_size: usize,
     /// Bytes of all bodies before `next`; and of what is left out of them, with proofs.
@@ -51,14 +54,15 @@ pub(crate) struct Assembly<P> {
 }
 
 impl<P> Assembly<P> {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             batch: None,
             next: 0,
             missing: None,
-            slots: Vec::new(),
-            sent: Vec::new(),
+            slots: Vec::with_capacity(BATCH_REQUESTS_MAX),
+            sent: Vec::with_capacity(BATCH_REQUESTS_MAX),
             authentic: Selection::NONE,
+            useful: Vec::with_capacity(BATCH_REQUESTS_MAX),
             sent_size: 0,
             bodies: 0,
             left_out: 0,
@@ -66,6 +70,10 @@ impl<P> Assembly<P> {
             asked: 0,
         }
     }
+
+    /// Bytes of its lists.
+    pub(crate) const RESERVED_SIZE: usize = BATCH_REQUESTS_MAX
+        * (size_of::<u32>() + size_of::<Option<Request<P>>>() + size_of::<(usize, bool)>());
 
     /// The digest of the proposal that waits.
     pub(crate) fn waiting(&self) -> Option<Digest> {
@@ -211,18 +219,20 @@ impl<P: Payload> Assembly<P> {
 
     /// Takes what a member sent: requests that the proposal names, in its order. Those that are missing
     /// are copied to memory of `pool`, so that nothing else that came with them is held. `None` when
-    /// one of them is not named; `TooLarge` when they are more than a batch may hold.
+    /// one of them is not named; `TooLarge` when they are more than a batch may hold. `parts` is room
+    /// for them, empty before; what it holds after is of no use.
     pub(crate) fn take(
         &mut self,
         list: &Batch<P>,
         requests: &mut Requests<P>,
         pool: &mut dyn PayloadPool<P>,
+        parts: &mut Vec<Request<P>>,
         compare: bool,
     ) -> Option<Completion<P>> {
         spec!("BODY.2", "BODY.5");
         let batch = self.batch.as_ref()?;
         let mut places = batch.omitted();
-        let mut useful = Vec::with_capacity(list.len());
+        self.useful.clear();
         for (index, view) in list.requests().enumerate() {
             let named = places.find(|place| {
                 let Identity { client, sequence, digest } = batch.identity(*place);
@@ -232,24 +242,24 @@ impl<P: Payload> Assembly<P> {
             let place = named.filter(|_| requests.may_be_proof(view.proof))?;
             let sent = self.sent.get(place).is_some_and(Option::is_some);
             if !sent && requests.find(&batch.identity(place), compare).is_none() {
-                useful.push((place, list.authentic.contains(index), list.request(&view)));
+                self.useful.push((place, list.authentic.contains(index)));
+                parts.push(list.request(&view));
             }
         }
-        if useful.is_empty() {
+        if parts.is_empty() {
             return Some(Completion::Missing);
         }
-        let sizes = useful.iter().map(|(.., request)| request.body_size as usize);
+        let sizes = parts.iter().map(|request| request.body_size as usize);
         let size = sizes.map(|size| requests.size_in_batch(size)).sum::<usize>();
         if BATCH_HEADER_SIZE + self.sent_size + size > requests.batch_size_max() {
             return Some(Completion::TooLarge);
         }
-        let parts: Vec<_> = useful.iter().map(|(.., request)| request).collect();
-        let Some(copies) = Batch::build(pool, 0, &parts) else {
+        let Some(copies) = Batch::build(pool, 0, &*parts) else {
             return Some(Completion::NoMemory);
         };
         self.sent_size += size;
         self.sent.resize(batch.len(), None);
-        for ((place, authentic, _), view) in useful.iter().zip(copies.requests()) {
+        for ((place, authentic), view) in self.useful.iter().zip(copies.requests()) {
             self.sent[*place] = Some(copies.request(&view));
             if *authentic {
                 self.authentic.insert(*place);

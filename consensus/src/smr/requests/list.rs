@@ -2,7 +2,7 @@
 //!
 //! Owns one pair of links for each session. Always true: a session is in the list once or not at
 //! all, and the order is that of `push_back`. Must not: allocate except when there are more sessions
-//! than ever before.
+//! than ever before, and than it was made for.
 
 use alloc::vec::Vec;
 
@@ -25,8 +25,16 @@ pub(super) struct List {
 }
 
 impl List {
-    pub(super) fn new() -> Self {
-        Self { links: alloc::vec![Link { previous: 0, next: 0 }] }
+    /// With room for so many sessions.
+    pub(super) fn new(sessions: usize) -> Self {
+        let mut links = Vec::with_capacity(sessions + 1);
+        links.push(Link { previous: 0, next: 0 });
+        Self { links }
+    }
+
+    /// Bytes that [`List::new`] reserves.
+    pub(super) const fn reserved_size(sessions: usize) -> usize {
+        (sessions + 1) * size_of::<Link>()
     }
 
     /// Makes room for the links of session `at`.
@@ -97,7 +105,7 @@ mod tests {
         fn behaves_like_a_vector_without_repetitions(
             steps in proptest::collection::vec((0u32..8, any::<bool>()), 0..200),
         ) {
-            let mut list = List::new();
+            let mut list = List::new(3);
             list.grow(7);
             let mut model: Vec<u32> = vec![];
             for (at, present) in steps {

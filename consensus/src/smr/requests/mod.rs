@@ -134,13 +134,15 @@ impl<P: Payload> Requests<P> {
         let batch_size_max = config.batch_size_max.min(BATCH_SIZE_MAX);
         let proof_size_max = config.view.request_proof_size_max();
         let around = BATCH_HEADER_SIZE + IDENTITY_SIZE + LAYOUT_SIZE + proof_size_max;
+        let sessions_max = config.sessions_per_client_max;
+        let list = || List::new(sessions_max as usize);
         Self {
-            table: Table::new(config.clients_max, config.sessions_per_client_max),
-            ready: List::new(),
-            signed: List::new(),
+            table: Table::new(config.clients_max, sessions_max, Limits::count_max(config)),
+            ready: list(),
+            signed: list(),
             oldest_unsigned: NONE,
             clock: Clock::new(),
-            fresh: List::new(),
+            fresh: list(),
             pipelined: config.depth > 1,
             speculation: 1,
             check: 0,
@@ -153,6 +155,13 @@ impl<P: Payload> Requests<P> {
             chosen: Vec::with_capacity(BATCH_REQUESTS_MAX),
             turns: Vec::with_capacity(BATCH_REQUESTS_MAX),
         }
+    }
+
+    /// Bytes that [`Requests::new`] reserves for sessions and pending requests.
+    pub(crate) fn reserved_size(config: &Config) -> usize {
+        let sessions = config.sessions_per_client_max;
+        let table = Table::<P>::reserved_size(sessions, Limits::count_max(config));
+        table.saturating_add(3 * List::reserved_size(sessions as usize))
     }
 
     /// Takes in an authentic request. A signed one replaces the same request with a MAC vector. `room`

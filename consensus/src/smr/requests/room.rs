@@ -6,7 +6,7 @@
 
 use super::table::Load;
 use super::{RefusedRequest, Requests};
-use crate::batch::encoded_size;
+use crate::batch::{IDENTITY_SIZE, LAYOUT_SIZE, REQUEST_HEADER_SIZE, encoded_size};
 use crate::config::Config;
 use crate::limits::PENDING_SIZE_PER_CLIENT_MAX;
 use crate::message::Request;
@@ -45,6 +45,14 @@ pub(super) struct Limits {
 impl Limits {
     pub(super) fn new(config: &Config) -> Self {
         Self { count: config.pending_max, bytes: config.pending_size_max }
+    }
+
+    /// Requests that can be pending beside the next one of each session: a follower has room for
+    /// twice as many as the leader, and for those that proposals wait for.
+    pub(super) fn count_max(config: &Config) -> usize {
+        let by_size = config.pending_size_max / (IDENTITY_SIZE + LAYOUT_SIZE + REQUEST_HEADER_SIZE);
+        let awaited = config.depth * config.batch_requests_max;
+        config.pending_max.min(by_size).saturating_mul(2).saturating_add(awaited)
     }
 
     /// Is there room for `size` more bytes, with limits `times` as large, of a client that has `own`

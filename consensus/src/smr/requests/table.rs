@@ -2,7 +2,8 @@
 //!
 //! Owns both, and the bytes that each client has pending. Always true: the requests of a session are
 //! of one incarnation, ascending, and come after the last executed one; freed slots are used again,
-//! so that memory is bounded by the most that was ever pending. Must not: know order among sessions.
+//! and there are enough from the start for all that may be pending. Must not: know order among
+//! sessions.
 
 use alloc::vec::Vec;
 
@@ -89,6 +90,8 @@ pub(super) struct Table<P> {
     free: u32,
     clients: Vec<Client>,
     sessions_per_client_max: u32,
+    /// Requests that may be pending beside the next one of each session.
+    pending_max: usize,
     /// Of all clients together.
     load: Load,
 }
@@ -122,15 +125,19 @@ impl Load {
 }
 
 impl<P: Payload> Table<P> {
-    pub(super) fn new(clients_max: u32, sessions_per_client_max: u32) -> Self {
+    /// Room for the sessions of one client, for the next request of each, and for `pending_max` more:
+    /// only further sessions make it grow.
+    pub(super) fn new(clients_max: u32, sessions_per_client_max: u32, pending_max: usize) -> Self {
         let mut clients = Vec::new();
         clients.resize_with(clients_max as usize, Client::default);
+        let sessions = sessions_per_client_max as usize;
         Self {
-            sessions: Vec::new(),
-            slots: Vec::new(),
+            sessions: Vec::with_capacity(sessions),
+            slots: Vec::with_capacity(pending_max + sessions),
             free: NONE,
             clients,
             sessions_per_client_max,
+            pending_max,
             load: Load::default(),
         }
     }
@@ -147,6 +154,13 @@ impl<P: Payload> Table<P> {
         sessions.get(client.session() as usize).copied().filter(|&at| at != NONE)
     }
 
+    /// Bytes that [`Table::new`] reserves for these limits, without the list of clients.
+    pub(super) fn reserved_size(sessions_per_client_max: u32, pending_max: usize) -> usize {
+        let sessions = sessions_per_client_max as usize;
+        let slots = pending_max.saturating_add(sessions).saturating_mul(size_of::<Slot<P>>());
+        slots.saturating_add(sessions * size_of::<Session>())
+    }
+
     /// The session, made if it is new. The only place that allocates for a session. `None` when
     /// there may not be one.
     pub(super) fn open(&mut self, client: ClientId) -> Option<u32> {
@@ -157,6 +171,8 @@ impl<P: Payload> Table<P> {
             return None;
         }
         let at = self.sessions.len() as u32;
+        let slots = self.pending_max + self.sessions.len() + 1;
+        self.slots.reserve(slots.saturating_sub(self.slots.len()));
         self.sessions.push(Session {
             executed: Sequence::NONE,
             first: NONE,
