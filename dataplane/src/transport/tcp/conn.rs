@@ -8,11 +8,12 @@ use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use mio::net::TcpStream;
 
 use crate::endpoint::EndpointCounts;
+use crate::transport::stream::device::RxTurn;
 use crate::transport::stream::reassembly::{Reassembly, Sink, Stop};
 use crate::transport::stream::tx_queue::TxQueue;
 
 /// What the table keeps for a connection.
-pub(super) struct Socket {
+pub(in crate::transport) struct Socket {
     pub(super) stream: TcpStream,
     /// The kernel may have bytes for us.
     pub(super) readable: bool,
@@ -29,23 +30,6 @@ pub(super) struct Held {
     pub(super) buffer: Box<[u8]>,
     pub(super) start: usize,
     pub(super) end: usize,
-}
-
-/// How a turn of reading ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RxTurn {
-    /// Nothing more for now; the kernel will say.
-    Idle,
-    /// There may be more: give it another turn.
-    More,
-    /// No slot is free.
-    Stalled,
-    /// No receive buffer is free.
-    NoBuffer,
-    /// The other side closed, or the socket failed.
-    Ended,
-    /// The bytes are not our messages.
-    Malformed,
 }
 
 /// How a turn of writing ended.

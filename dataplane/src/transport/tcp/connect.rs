@@ -1,4 +1,4 @@
-//! Connections come and go: accepting and dialling.
+//! Connections come: accepting, and what became of dialling.
 //!
 //! Owns nothing. Always true: running out of file descriptors costs a pause, not a core. Must not:
 //! decide who is authenticated.
@@ -11,8 +11,8 @@ use mio::{Interest, Token};
 use super::conn::Socket;
 use super::endpoint::TcpEndpoint;
 use crate::endpoint::ConnId;
-use crate::transport::stream::dial::DialStep;
-use crate::transport::stream::table::{ACCEPT_PAUSE, Admission, is_exhausted};
+use crate::transport::stream::device::Device;
+use crate::transport::stream::table::{ACCEPT_PAUSE, is_exhausted};
 
 /// Connections accepted before other work has its turn.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -48,14 +48,7 @@ impl TcpEndpoint {
 
     /// Take a connection into the table, or close it.
     fn admit(&mut self, mut stream: TcpStream) {
-        loop {
-            match self.table.admission() {
-                Admission::Admit => break,
-                Admission::Evict(oldest) => self.remove(oldest),
-                Admission::Refuse => return,
-            }
-        }
-        let Some(id) = self.table.take_place() else {
+        let Some(id) = self.place_for_guest() else {
             return;
         };
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -70,35 +63,6 @@ impl TcpEndpoint {
         (socket.readable, socket.writable) = (true, true);
         self.table.insert_guest(id, socket);
         self.table.queue_rx(id);
-    }
-
-    /// Begin the attempts that are due, end those that take too long.
-    pub(super) fn dial_due(&mut self) {
-        for index in 0..self.table.dials.len() {
-            match self.table.dial_step(index) {
-                Some(DialStep::Begin) => self.dial(index),
-                Some(DialStep::GiveUp(id)) => self.remove(id),
-                None => {}
-            }
-        }
-    }
-
-    fn dial(&mut self, index: usize) {
-        let Some(id) = self.table.take_place() else {
-            return self.table.dial_later(index);
-        };
-        let stream = TcpStream::connect(self.table.dials[index].address).and_then(|mut stream| {
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            self.poll.registry().register(&mut stream, Token(id.index()), interest)?;
-            Ok(stream)
-        });
-        match stream {
-            Ok(stream) => self.table.begin_dial(index, id, Socket::new(stream)),
-            Err(_) => {
-                self.table.give_back(id);
-                self.table.fail_dial(index);
-            }
-        }
     }
 
     /// The kernel reports something about an attempt: is it established, failed, or neither?

@@ -4,20 +4,22 @@
 //! the table. Must not: block outside `park`.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
+use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
 use super::TcpConfig;
-use super::conn::{RxTurn, Socket, TxTurn};
+use super::conn::{Socket, TxTurn};
 use super::fine_wait::fine_wait;
 use crate::arena::FramePool;
 use crate::burst::Burst;
 use crate::endpoint::{
     ConnEvent, ConnId, Endpoint, EndpointCounts, RawOutgoing, RawReceived, Waker,
 };
+use crate::transport::stream::device::{Device, POLL_EVERY, RxTurn, STALL_RETRY};
 use crate::transport::stream::reassembly::Sink;
 use crate::transport::stream::table::{Parts, Table};
 use crate::transport::stream::tx_queue::SCRATCH_SIZE;
@@ -28,10 +30,6 @@ const LISTENER: Token = Token(usize::MAX - 1);
 const WAKER: Token = Token(usize::MAX);
 /// Kernel events taken at a time.
 const EVENTS_MAX: usize = 256;
-/// The kernel is asked for events at least every so many bursts, also when there is work.
-const POLL_EVERY: u32 = 8;
-/// How long to wait for a slot or buffer before looking again: nobody tells us.
-const STALL_RETRY: Duration = Duration::from_millis(1);
 
 impl Signal for mio::Waker {
     fn signal(&self) {
@@ -89,18 +87,6 @@ impl TcpEndpoint {
         })
     }
 
-    /// Close a connection and forget it.
-    pub(super) fn remove(&mut self, id: ConnId) {
-        let Some(mut conn) = self.table.remove(id) else {
-            return;
-        };
-        if let Some(held) = conn.io.held.take() {
-            self.buffers.push(held.buffer);
-        }
-        // Closing the descriptor would deregister it as well; an error changes nothing.
-        let _ = self.poll.registry().deregister(&mut conn.io.stream);
-    }
-
     /// Ask the kernel what is ready, waiting at most `limit`.
     fn poll_kernel(&mut self, limit: Duration) {
         let limit = fine_wait(self.poll.as_raw_fd(), limit);
@@ -141,48 +127,45 @@ impl TcpEndpoint {
         }
     }
 
-    /// Give each connection that is ready one turn, until `into` is full.
-    fn read_ready(&mut self, into: &mut Burst<RawReceived>) {
-        let mut waiting = 0;
-        self.table.stalled = false;
-        for _ in 0..self.table.rx_waiting() {
-            if into.is_full() {
-                return;
-            }
-            let Some(id) = self.table.next_rx() else {
-                break;
-            };
-            let turn_bytes_max = self.table.config.turn_bytes_max;
-            let Some(Parts { conn, reassembly, counts, .. }) = self.table.parts(id) else {
-                continue;
-            };
-            let mut sink = Sink { conn: id, limit: conn.limit, pool: &self.pool, into };
-            let buffers = &mut self.buffers;
-            let outcome = conn.io.rx_turn(reassembly, buffers, turn_bytes_max, &mut sink, counts);
-            match outcome {
-                RxTurn::Idle => {}
-                RxTurn::More => self.table.queue_rx(id),
-                RxTurn::Stalled | RxTurn::NoBuffer => {
-                    if outcome == RxTurn::Stalled {
-                        self.table.counts.pool_exhausted += 1;
-                    }
-                    waiting += 1;
-                    self.table.queue_rx(id);
-                }
-                RxTurn::Ended => self.remove(id),
-                RxTurn::Malformed => {
-                    self.table.counts.malformed += 1;
-                    self.remove(id);
-                }
-            }
-        }
-        self.table.stalled = waiting > 0 && waiting == self.table.rx_waiting();
-    }
-
     /// Is there work that needs no event?
     fn work_waits(&self) -> bool {
         let read = self.table.rx_waiting() > 0 && !self.table.stalled;
         read || !self.table.events.is_empty() || self.accept_possible()
+    }
+}
+
+impl Device for TcpEndpoint {
+    type Socket = Socket;
+
+    fn table(&mut self) -> &mut Table<Socket> {
+        &mut self.table
+    }
+
+    fn connect(&mut self, id: ConnId, address: SocketAddr) -> Option<Socket> {
+        let mut stream = TcpStream::connect(address).ok()?;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(&mut stream, Token(id.index()), interest).ok()?;
+        Some(Socket::new(stream))
+    }
+
+    fn rx_turn(&mut self, id: ConnId, into: &mut Burst<RawReceived>) -> RxTurn {
+        let bytes_max = self.table.config.turn_bytes_max;
+        let Some(Parts { conn, reassembly, counts, .. }) = self.table.parts(id) else {
+            return RxTurn::Idle;
+        };
+        let mut sink = Sink { conn: id, limit: conn.limit, pool: &self.pool, into };
+        conn.io.rx_turn(reassembly, &mut self.buffers, bytes_max, &mut sink, counts)
+    }
+
+    fn remove(&mut self, id: ConnId) {
+        let Some(mut conn) = self.table.remove(id) else {
+            return;
+        };
+        if let Some(held) = conn.io.held.take() {
+            self.buffers.push(held.buffer);
+        }
+        // Closing the descriptor would deregister it as well; an error changes nothing.
+        let _ = self.poll.registry().deregister(&mut conn.io.stream);
     }
 }
 
@@ -197,7 +180,7 @@ impl Endpoint for TcpEndpoint {
         if self.accept_possible() {
             self.accept_ready();
         }
-        self.read_ready(into);
+        self.take_received(into);
         into.len() - before
     }
 

@@ -3,7 +3,7 @@
 //! Owns nothing. Always true: a connection that is gone has given back its chunks, and the kernel
 //! was asked to end what it does for it. Must not: decide who is authenticated.
 
-use std::net::TcpStream as Connected;
+use std::net::{SocketAddr, TcpStream as Connected};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,9 +13,10 @@ use mio::net::TcpStream;
 
 use super::endpoint::{Arrival, Handle, Socket, UringEndpoint};
 use super::key::Key;
-use crate::endpoint::ConnId;
-use crate::transport::stream::dial::DialStep;
-use crate::transport::stream::table::Admission;
+use crate::burst::Burst;
+use crate::endpoint::{ConnId, RawReceived};
+use crate::transport::stream::device::{Device, RxTurn};
+use crate::transport::stream::table::Table;
 
 /// The kernel chooses the number of the registered file.
 const ANY_FILE: i32 = -1;
@@ -36,46 +37,12 @@ impl UringEndpoint {
 
     /// Take a connection into the table, or close it.
     fn admit(&mut self, file: u32) {
-        loop {
-            match self.table.admission() {
-                Admission::Admit => break,
-                Admission::Evict(oldest) => self.remove(oldest),
-                Admission::Refuse => return self.ring.close(file),
-            }
-        }
-        let Some(id) = self.table.take_place() else {
+        let Some(id) = self.place_for_guest() else {
             return self.ring.close(file);
         };
         self.table.insert_guest(id, Socket::new(Handle::Registered(file)));
         // Its turn begins to receive.
         self.table.queue_rx(id);
-    }
-
-    /// Begin the attempts that are due, end those that take too long.
-    pub(super) fn dial_due(&mut self) {
-        for index in 0..self.table.dials.len() {
-            match self.table.dial_step(index) {
-                Some(DialStep::Begin) => self.dial(index),
-                Some(DialStep::GiveUp(id)) => self.remove(id),
-                None => {}
-            }
-        }
-    }
-
-    fn dial(&mut self, index: usize) {
-        let Some(id) = self.table.take_place() else {
-            return self.table.dial_later(index);
-        };
-        match TcpStream::connect(self.table.dials[index].address) {
-            Ok(stream) => {
-                self.ring.poll_connected(Key::Connect(id), stream.as_raw_fd());
-                self.table.begin_dial(index, id, Socket::new(Handle::Dialling(stream)));
-            }
-            Err(_) => {
-                self.table.give_back(id);
-                self.table.fail_dial(index);
-            }
-        }
     }
 
     /// The kernel reports something about an attempt: is it established, failed, or neither?
@@ -134,9 +101,26 @@ impl UringEndpoint {
         let file = self.memory.installed.load(Ordering::Relaxed);
         (self.install_result == Some(1)).then(|| u32::try_from(file).ok())?
     }
+}
 
-    /// Close a connection and forget it.
-    pub(super) fn remove(&mut self, id: ConnId) {
+impl Device for UringEndpoint {
+    type Socket = Socket;
+
+    fn table(&mut self) -> &mut Table<Socket> {
+        &mut self.table
+    }
+
+    fn connect(&mut self, id: ConnId, address: SocketAddr) -> Option<Socket> {
+        let stream = TcpStream::connect(address).ok()?;
+        self.ring.poll_connected(Key::Connect(id), stream.as_raw_fd());
+        Some(Socket::new(Handle::Dialling(stream)))
+    }
+
+    fn rx_turn(&mut self, id: ConnId, into: &mut Burst<RawReceived>) -> RxTurn {
+        self.receive(id, into)
+    }
+
+    fn remove(&mut self, id: ConnId) {
         let Some(mut conn) = self.table.remove(id) else {
             return;
         };

@@ -25,15 +25,11 @@ use crate::endpoint::{
     ConnEvent, ConnId, Endpoint, EndpointCounts, RawOutgoing, RawReceived, Waker,
 };
 use crate::transport::stream::TcpConfig;
+use crate::transport::stream::device::{Device, POLL_EVERY, RxTurn, STALL_RETRY};
 use crate::transport::stream::reassembly::{Sink, Stop};
 use crate::transport::stream::table::{ACCEPT_PAUSE, Parts, Table, is_exhausted};
 use crate::transport::stream::wake::Wake;
 use crate::types::Instant;
-
-/// The kernel is asked for events at least every so many bursts, also when there is work.
-const POLL_EVERY: u32 = 8;
-/// How long to wait for a slot or buffer before looking again: nobody tells us.
-const STALL_RETRY: Duration = Duration::from_millis(1);
 
 /// What the kernel calls a connection.
 pub(super) enum Handle {
@@ -44,7 +40,7 @@ pub(super) enum Handle {
 }
 
 /// What the table keeps for a connection.
-pub(super) struct Socket {
+pub(in crate::transport) struct Socket {
     pub(super) handle: Handle,
     /// A multishot receive is with the kernel.
     pub(super) receiving: bool,
@@ -100,23 +96,6 @@ pub(super) struct Memory {
     pub(super) zero_copy: ZeroCopy,
     /// Where the kernel writes the number of a registered file.
     pub(super) installed: Box<AtomicI32>,
-}
-
-/// How a turn of taking received bytes ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RxTurn {
-    /// Nothing more for now; a completion will say.
-    Idle,
-    /// There may be more: give it another turn.
-    More,
-    /// No slot is free.
-    Stalled,
-    /// The kernel has no chunk to receive into.
-    NoBuffer,
-    /// The other side closed, or the socket failed.
-    Ended,
-    /// The bytes are not our messages.
-    Malformed,
 }
 
 /// The io_uring endpoint of one core.
@@ -277,40 +256,8 @@ impl UringEndpoint {
         self.table.queue_rx(id);
     }
 
-    /// Give each connection that has bytes one turn, until `into` is full.
-    fn take_received(&mut self, into: &mut Burst<RawReceived>) {
-        let mut waiting = 0;
-        self.table.stalled = false;
-        for _ in 0..self.table.rx_waiting() {
-            if into.is_full() {
-                return;
-            }
-            let Some(id) = self.table.next_rx() else {
-                break;
-            };
-            let outcome = self.rx_turn(id, into);
-            match outcome {
-                RxTurn::Idle => {}
-                RxTurn::More => self.table.queue_rx(id),
-                RxTurn::Stalled | RxTurn::NoBuffer => {
-                    if outcome == RxTurn::Stalled {
-                        self.table.counts.pool_exhausted += 1;
-                    }
-                    waiting += 1;
-                    self.table.queue_rx(id);
-                }
-                RxTurn::Ended => self.remove(id),
-                RxTurn::Malformed => {
-                    self.table.counts.malformed += 1;
-                    self.remove(id);
-                }
-            }
-        }
-        self.table.stalled = waiting > 0 && waiting == self.table.rx_waiting();
-    }
-
     /// Take what a connection received, until a limit is reached; then let it receive more.
-    fn rx_turn(&mut self, id: ConnId, into: &mut Burst<RawReceived>) -> RxTurn {
+    pub(super) fn receive(&mut self, id: ConnId, into: &mut Burst<RawReceived>) -> RxTurn {
         let bytes_max = self.table.config.turn_bytes_max;
         let buffers = &mut self.memory.buffers;
         let Some(Parts { conn, reassembly, counts, .. }) = self.table.parts(id) else {
