@@ -15,7 +15,7 @@ use crate::service::ServiceKind;
 /// Byzantine fault-tolerant replication: requests are ordered by Mod-SMaRt on n = 3f + 1 replicas,
 /// of which f may do anything at all.
 #[derive(Parser, Debug)]
-#[command(name = "tetrarch", version, about, arg_required_else_help = true)]
+#[command(name = "tetrarch", version, arg_required_else_help = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
