@@ -21,7 +21,8 @@ struct Cli {
 enum Command {
     /// Load a running cluster whose service is `null`
     Load(commands::load::LoadArgs),
-    /// Start local clusters and measure payloads x sessions x fault model: README's table
+    /// Start local clusters and measure payloads x sessions x fault model x depth: README's
+    /// table
     Cluster(commands::cluster::ClusterArgs),
     /// Round trips over one authenticated loopback link: the floor under every other figure
     Ping(commands::ping::PingArgs),

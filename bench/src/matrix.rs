@@ -1,4 +1,5 @@
-//! The table of README: payloads times sessions times fault model, each on fresh local processes.
+//! The table of README: payloads times sessions times fault model and depth, each on fresh local
+//! processes.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -23,6 +24,8 @@ pub struct MatrixOptions {
     pub tetrarch: PathBuf,
     /// Clusters.
     pub shapes: Vec<Shape>,
+    /// Instances of consensus that may run at the same time.
+    pub depths: Vec<u8>,
     /// Bytes of request and reply.
     pub payloads: Vec<(usize, u32)>,
     /// Sessions.
@@ -48,7 +51,7 @@ pub struct MatrixOptions {
 /// One cell.
 #[derive(Clone, Debug, Serialize)]
 pub struct Cell {
-    /// Which cluster.
+    /// Which cluster, with its depth if that is not 1.
     pub cluster: String,
     /// The figures.
     #[serde(flatten)]
@@ -64,11 +67,16 @@ pub fn run_matrix(
     tell: &mut dyn FnMut(&Cell) -> Result<()>,
 ) -> Result<Vec<Cell>> {
     let mut cells = Vec::new();
-    for shape in &options.shapes {
+    let shapes = options.shapes.iter();
+    let shapes = shapes.flat_map(|shape| options.depths.iter().map(move |depth| (*shape, *depth)));
+    for (shape, depth) in shapes {
+        let init: Vec<String> = over(options.transport)
+            .into_iter()
+            .chain(["--depth".into(), depth.to_string()])
+            .collect();
         for payload in &options.payloads {
             // One cluster for a row: sessions only grow.
-            let cluster =
-                LocalCluster::start_with(&options.tetrarch, *shape, &over(options.transport))?;
+            let cluster = LocalCluster::start_with(&options.tetrarch, shape, &init)?;
             for sessions in &options.sessions {
                 let load = cell_options(options, &cluster, *payload, *sessions);
                 // In a cluster without faults, the first replica leads.
@@ -78,7 +86,7 @@ pub fn run_matrix(
                     let after = Numbers::read(leader)?;
                     result.stages = stages(&before, &after, &result);
                     before = after;
-                    let cell = Cell { cluster: shape.name(), result };
+                    let cell = Cell { cluster: cluster_name(shape, depth), result };
                     tell(&cell)?;
                     cells.push(cell);
                     Ok(())
@@ -89,6 +97,13 @@ pub fn run_matrix(
         }
     }
     Ok(cells)
+}
+
+fn cluster_name(shape: Shape, depth: u8) -> String {
+    match depth {
+        1 => shape.name(),
+        _ => format!("{}, depth {depth}", shape.name()),
+    }
 }
 
 fn cell_options(
@@ -150,6 +165,13 @@ pub fn grouped(number: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_depth_is_named_unless_it_is_one() {
+        let shape = Shape { replicas: 4, crash_only: false };
+        assert_eq!(cluster_name(shape, 1), "byzantine n=4");
+        assert_eq!(cluster_name(shape, 8), "byzantine n=4, depth 8");
+    }
 
     #[test]
     fn numbers_are_grouped_by_thousands() {

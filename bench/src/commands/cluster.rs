@@ -35,6 +35,10 @@ pub struct ClusterArgs {
     /// Replicas of the crash-only clusters; 0 for none
     #[arg(long, value_delimiter = ',', default_value = "3")]
     crash: Vec<u16>,
+    /// Instances of consensus that may run at the same time, 1 to 32
+    #[arg(long, value_delimiter = ',', default_value = "1",
+          value_parser = clap::value_parser!(u8).range(1..=32))]
+    depth: Vec<u8>,
     /// Sign every request with Ed25519 [default: a MAC for each replica]
     #[arg(long)]
     signed: bool,
@@ -69,6 +73,7 @@ pub fn run(args: ClusterArgs) -> Result<()> {
     let options = MatrixOptions {
         tetrarch: tetrarch_binary(args.tetrarch.as_deref())?,
         shapes: all,
+        depths: args.depth,
         payloads: args.payloads,
         sessions: args.sessions,
         outstanding: args.outstanding,
