@@ -189,3 +189,46 @@ fn lag_1_who_missed_several_instances_is_sent_them_again() {
     }
     cluster.check_agreement();
 }
+
+// rule: LAG.6
+#[test]
+fn lag_6_who_knows_decisions_and_executes_them_slowly_is_not_told_them_again() {
+    let (depth, instances) = (32, 100);
+    let mut cluster = Cluster::four_deep(depth);
+    cluster.cut.insert(3);
+    for counter in 1..=instances {
+        order(&mut cluster, &[0, 1, 2], 1, counter);
+        cluster.deliver_all();
+    }
+    assert_eq!(cluster.decided(0), u64::from(instances));
+    cluster.cut.clear();
+    cluster.queue.clear();
+    cluster.log.clear();
+    cluster.stalled.insert(3);
+    cluster.connect(3, 0);
+    cluster.connect(3, 1);
+    // Three statuses come between two instances that its application gets done.
+    for done in 1..=u64::from(instances) {
+        cluster.run(Duration::from_millis(800));
+        cluster.step(3, Input::Executed(ConsensusId(done)));
+    }
+    cluster.run(Duration::from_millis(400));
+    assert_eq!(cluster.decided(3), u64::from(instances));
+    cluster.check_agreement();
+    let told = look(&mut cluster, &["DECIDED"]).len();
+    // Each by three members, once because it was asked for, and once from a status.
+    assert!(told <= 3 * 2 * instances as usize, "{told} times for {instances} decisions");
+    // What is lost on the way is told again.
+    cluster.cut.insert(3);
+    for counter in 1..=8 {
+        order(&mut cluster, &[0, 1, 2], 2, counter);
+        cluster.deliver_all();
+    }
+    cluster.cut.clear();
+    cluster.queue.clear();
+    cluster.tick(Duration::from_millis(260));
+    cluster.queue.retain(|envelope| envelope.to != 3);
+    cluster.stalled.clear();
+    cluster.run(Duration::from_millis(600));
+    assert_eq!(cluster.decided(3), cluster.decided(0));
+}

@@ -283,6 +283,7 @@ fn hostile_message(state: &mut u64, digests: &[Digest]) -> Message<Bytes> {
             written: ReplicaSet::EMPTY,
             accepted: ReplicaSet::EMPTY,
             proposed: random(state) as u32,
+            learned: random(state) as u32,
         }),
         9 => Message::Fetch(Fetch {
             view,

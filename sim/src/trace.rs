@@ -173,7 +173,7 @@ pub fn describe(message: &Message<SharedBytes>) -> String {
         }
         Message::Status(status) => format!(
             "STATUS regency={} wanted={} stopped={} decided={} log={} written={} accepted={} \
-             proposed={:b}",
+             proposed={:b} learned={:b}",
             status.regency,
             status.wanted,
             status.stopped,
@@ -182,6 +182,7 @@ pub fn describe(message: &Message<SharedBytes>) -> String {
             status.written.count(),
             status.accepted.count(),
             status.proposed,
+            status.learned,
         ),
         Message::Fetch(fetch) => {
             format!("FETCH {}..={} batches={}", fetch.from, fetch.to, fetch.with_batches)

@@ -17,7 +17,7 @@
 //! | STOP | view 4, regency 4, batch |
 //! | STOPDATA | signed state |
 //! | SYNC | view 4, regency 4, count 4, zero 4, signed states |
-//! | STATUS | view 4, regency 4, wanted 4, flags 1 (1 stopped), zero 3, decided 8, log start 8, written 8, accepted 8, proposed 4, zero 4 |
+//! | STATUS | view 4, regency 4, wanted 4, flags 1 (1 stopped), zero 3, decided 8, log start 8, written 8, accepted 8, proposed 4, learned 4 |
 //! | FETCH | view 4, with batches 1, zero 3, from 8, to 8 |
 //! | DECIDED | position 16, digest 32, has batch 1, zero 7, batch |
 //! | FETCH_BATCH | view 4, zero 4, instance 8, digest 32 |
@@ -369,7 +369,7 @@ fn write_status(writer: &mut Writer<'_>, status: &Status) {
     writer.u64(set_bits(status.written));
     writer.u64(set_bits(status.accepted));
     writer.u32(status.proposed);
-    writer.zeros(4);
+    writer.u32(status.learned);
 }
 
 fn read_status(reader: &mut Reader<'_>) -> Result<Status, Malformed> {
@@ -380,7 +380,7 @@ fn read_status(reader: &mut Reader<'_>) -> Result<Status, Malformed> {
     if flags & !STATUS_STOPPED != 0 {
         return Err(Malformed::Reserved);
     }
-    let status = Status {
+    Ok(Status {
         view,
         regency,
         wanted,
@@ -390,9 +390,8 @@ fn read_status(reader: &mut Reader<'_>) -> Result<Status, Malformed> {
         written: set_from_bits(reader.u64()?),
         accepted: set_from_bits(reader.u64()?),
         proposed: reader.u32()?,
-    };
-    reader.zeros(4)?;
-    Ok(status)
+        learned: reader.u32()?,
+    })
 }
 
 fn read_fetch(reader: &mut Reader<'_>) -> Result<Fetch, Malformed> {

@@ -329,6 +329,9 @@ pub struct Status {
     pub accepted: ReplicaSet,
     /// Bit i: does the sender have the proposal of instance `decided + 1 + i` in the current epoch?
     pub proposed: u32,
+    /// Bit i: does the sender know what instance `decided + 1 + i` decided, though it has not delivered
+    /// it yet? Then nobody need tell it.
+    pub learned: u32,
 }
 
 /// "Send me decisions `from ..= to`."

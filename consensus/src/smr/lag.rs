@@ -20,6 +20,17 @@ use crate::spec;
 use crate::types::{ConsensusId, Digest, Regency, ReplicaId, ReplicaSet};
 use crate::vp::instance::{Instance, Verdict};
 
+/// What a replica votes in an instance.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Votes {
+    pub(super) write: Option<Vote>,
+    pub(super) accept: Option<Vote>,
+}
+
+impl Votes {
+    pub(super) const NONE: Votes = Votes { write: None, accept: None };
+}
+
 impl<P: Payload> Replica<P> {
     /// A link was made: tell the other side where we are; what it lacks it says in its own status.
     pub(super) fn on_connected(&mut self, member: ReplicaId, actions: &mut Actions<Action<P>>) {
@@ -32,8 +43,11 @@ impl<P: Payload> Replica<P> {
 
     fn status(&self) -> Status {
         let lowest = self.window.lowest();
-        let bit =
-            |(above, open): (usize, &Instance<P>)| u32::from(open.proposal.is_some()) << above;
+        let (mut proposed, mut learned) = (0, 0);
+        for (above, open) in self.window.iter().enumerate() {
+            proposed |= u32::from(open.proposal.is_some()) << above;
+            learned |= u32::from(self.decision_of(open).is_some()) << above;
+        }
         Status {
             view: self.config.view.id(),
             regency: self.regency,
@@ -43,7 +57,8 @@ impl<P: Payload> Replica<P> {
             log_start: self.log_start(),
             written: lowest.writes.voters(),
             accepted: lowest.accepts.voters(),
-            proposed: self.window.iter().enumerate().map(bit).fold(0, |bits, bit| bits | bit),
+            proposed,
+            learned,
         }
     }
 
@@ -58,7 +73,7 @@ impl<P: Payload> Replica<P> {
         let moved = self.lag.decided_at_status != self.decided;
         let idle = !moved && self.lag.ask_at.is_none() && !self.waits_for_execution();
         if idle && self.lag.target > self.decided {
-            self.fetch(self.window.start(), actions);
+            self.fetch_anew(actions);
         }
         self.lag.decided_at_status = self.decided;
         let lowest = self.window.lowest();
@@ -111,10 +126,12 @@ impl<P: Payload> Replica<P> {
         status: &Status,
         actions: &mut Actions<Action<P>>,
     ) {
+        spec!("LAG.1", "LAG.6");
         let to = Recipients::One(self.config.view.members()[index]);
         let behind = self.decided.0.saturating_sub(status.decided.0);
-        for above in 1..=behind.min(self.window.depth() as u64) {
-            if let Some(&entry) = self.log.get(ConsensusId(status.decided.0 + above)) {
+        let told = behind.min(self.window.depth() as u64);
+        for above in (0..told).filter(|above| status.learned & 1 << above == 0) {
+            if let Some(&entry) = self.log.get(ConsensusId(status.decided.0 + 1 + above)) {
                 let claim = Decided { at: entry.at, digest: entry.digest, batch: None };
                 self.send(to, Message::Decided(claim), actions);
             }
@@ -123,7 +140,7 @@ impl<P: Payload> Replica<P> {
 
     /// Sends what a member in the same regency shows to lack.
     fn send_what_lacks(&self, index: usize, status: &Status, actions: &mut Actions<Action<P>>) {
-        spec!("LAG.1", "VP.9");
+        spec!("LAG.1", "LAG.6", "VP.9");
         let member = self.config.view.members()[index];
         let to = Recipients::One(member);
         if status.stopped {
@@ -139,13 +156,17 @@ impl<P: Payload> Replica<P> {
             return;
         };
         self.send_proposals(to, lowest, status.proposed, actions);
-        let written = status.written.contains(self.index);
-        let accepted = status.accepted.contains(self.index);
-        if self.send_votes(to, ConsensusId(lowest), !written, !accepted, actions) {
-            for above in 1..self.window.depth() as u64 {
-                let cid = ConsensusId(lowest.saturating_add(above));
-                self.send_votes(to, cid, true, true, actions);
+        let mut votes = self.votes_in(ConsensusId(lowest));
+        votes.write = votes.write.filter(|_| !status.written.contains(self.index));
+        votes.accept = votes.accept.filter(|_| !status.accepted.contains(self.index));
+        if votes == Votes::NONE {
+            return;
+        }
+        for above in 0..self.window.depth() as u64 {
+            if status.learned & 1 << above == 0 {
+                self.send_votes(to, votes, actions);
             }
+            votes = self.votes_in(ConsensusId(lowest.saturating_add(above + 1)));
         }
     }
 
@@ -175,28 +196,28 @@ impl<P: Payload> Replica<P> {
         }
     }
 
-    /// This replica's votes in instance `cid`, or those for its decision. Returns whether there are any.
-    fn send_votes(
+    /// This replica's votes in instance `cid`, or those for its decision.
+    fn votes_in(&self, cid: ConsensusId) -> Votes {
+        let Some(open) = self.window.get(cid) else {
+            return self.votes_for_decided(cid);
+        };
+        let vote = |digest| Vote { at: open.at, digest };
+        let write = open.wrote.filter(|_| !self.crash_only()).map(vote);
+        Votes { write, accept: open.accepted.map(vote) }
+    }
+
+    pub(super) fn send_votes(
         &self,
         to: Recipients,
-        cid: ConsensusId,
-        write: bool,
-        accept: bool,
+        votes: Votes,
         actions: &mut Actions<Action<P>>,
-    ) -> bool {
-        let before = actions.as_slice().len();
-        let Some(open) = self.window.get(cid) else {
-            self.help_with_decided(to, cid, write, accept, actions);
-            return actions.as_slice().len() > before;
-        };
-        let at = open.at;
-        if let (true, false, Some(digest)) = (write, self.crash_only(), open.wrote) {
-            self.send(to, Message::Write(Vote { at, digest }), actions);
+    ) {
+        if let Some(write) = votes.write {
+            self.send(to, Message::Write(write), actions);
         }
-        if let (true, Some(digest)) = (accept, open.accepted) {
-            self.send(to, Message::Accept(Vote { at, digest }), actions);
+        if let Some(accept) = votes.accept {
+            self.send(to, Message::Accept(accept), actions);
         }
-        actions.as_slice().len() > before
     }
 
     /// Asks for decisions if this replica is behind: soon, because what it lacks may be on its way;
@@ -209,7 +230,7 @@ impl<P: Payload> Replica<P> {
         }
         let open = self.window.start();
         if self.lag.asked_to >= open {
-            if open > self.lag.bytes_to {
+            if open > self.lag.bytes_to && !self.lag.claims.has_batch(open) {
                 self.fetch(open, actions);
             } else if self.lag.target > self.lag.asked_to
                 && self.lag.asked_to.0 - self.decided.0 <= CLAIMS_MAX - FETCH_MAX
@@ -262,13 +283,20 @@ impl<P: Payload> Replica<P> {
             self.wait_for_progress();
         } else {
             self.lag.failures = (self.lag.failures + 1).min(FAILURES_MAX);
-            self.fetch(self.window.start(), actions);
+            self.fetch_anew(actions);
         }
     }
 
-    /// Asks for the decisions from `from` on: one member for bytes, the others for claims.
+    /// Asks for the next decisions, as if nothing that was asked for before could still come.
+    fn fetch_anew(&mut self, actions: &mut Actions<Action<P>>) {
+        self.lag.asked_to = self.decided;
+        self.fetch(self.window.start(), actions);
+    }
+
+    /// Asks for the decisions from `from` on: one member for bytes, all for claims that are neither here
+    /// nor on their way.
     fn fetch(&mut self, from: ConsensusId, actions: &mut Actions<Action<P>>) {
-        spec!("LAG.2");
+        spec!("LAG.2", "LAG.6");
         let last = (from.0 + FETCH_MAX - 1).min(self.decided.0 + CLAIMS_MAX);
         let to = ConsensusId(self.lag.target.0.min(last)).max(from);
         if from == self.window.start() {
@@ -278,15 +306,28 @@ impl<P: Payload> Replica<P> {
         } else if self.lag.bytes_to.next() == from {
             self.lag.bytes_to = to;
         }
-        self.lag.asked_to = to;
+        let unasked = from.max(self.lag.asked_to.next());
+        self.lag.asked_to = to.max(self.lag.asked_to);
         let view = self.config.view.id();
         // Bytes first: a claim of the same member without bytes then shows that it sends no more.
-        let claims = Fetch { view, from, to, with_batches: false };
-        let bytes = Fetch { with_batches: true, ..claims };
+        let bytes = Fetch { view, from, to, with_batches: true };
         let source = Recipients::One(self.config.view.members()[self.lag.source]);
         self.send(source, Message::Fetch(bytes), actions);
-        self.send(Recipients::Others, Message::Fetch(claims), actions);
+        let mut unasked = (unasked.0..=to.0).map(ConsensusId);
+        if let Some(from) = unasked.find(|cid| !self.has_learned(*cid)) {
+            let claims = Fetch { from, with_batches: false, ..bytes };
+            self.send(Recipients::Others, Message::Fetch(claims), actions);
+        }
         self.wait_for_progress();
+    }
+
+    /// Is the decision of `cid`, which is not delivered, known here?
+    fn has_learned(&self, cid: ConsensusId) -> bool {
+        spec!("LAG.6");
+        match self.window.get(cid) {
+            Some(open) => self.decision_of(open).is_some(),
+            None => self.lag.claims.reached(cid, self.quorums.one_correct()).is_some(),
+        }
     }
 
     /// The next member that has `from`, as far as known; else the next one.

@@ -407,28 +407,36 @@ impl<P: Payload> Replica<P> {
         self.send(Recipients::Others, Message::Accept(vote), actions);
     }
 
-    /// Sees the decision of the lowest instance: a certificate of ACCEPTs, or claims of one-correct
-    /// members. Those above it are looked at when their turn to be delivered comes.
+    /// Sees the decision of the lowest instance. Those above it are looked at when their turn to be
+    /// delivered comes.
     fn decide(&mut self) -> bool {
-        spec!("VP.6", "LAG.2", "DUR.2");
-        let open = self.window.lowest_mut();
-        if open.decided.is_some() {
+        if self.window.lowest().decided.is_some() {
             return false;
         }
-        let epoch = open.at.epoch;
-        let own = usize::from(open.accept_lsn > self.durability.durable);
-        if let Some(digest) = open.accepts.reached(self.quorums.certificate() + own) {
+        let Some((digest, claimed)) = self.decision_of(self.window.lowest()) else {
+            return false;
+        };
+        let open = self.window.lowest_mut();
+        if !claimed {
             // A certificate of ACCEPTs shows that there was one of WRITEs.
             open.certify(digest);
-            open.decided = Some(Written { epoch, digest });
-            return true;
         }
-        let claimed = self.lag.claims.reached(open.at.cid, self.quorums.one_correct());
-        if let Some(digest) = claimed {
-            open.decided = Some(Written { epoch, digest });
-            open.claimed = true;
+        open.decided = Some(Written { epoch: open.at.epoch, digest });
+        open.claimed = claimed;
+        true
+    }
+
+    /// What `open` decided, if a certificate of ACCEPTs or the claims of one-correct members tell it
+    /// here, and whether the claims do.
+    pub(super) fn decision_of(&self, open: &Instance<P>) -> Option<(Digest, bool)> {
+        spec!("VP.6", "LAG.2", "DUR.2");
+        if let Some(decided) = open.decided {
+            return Some((decided.digest, open.claimed));
         }
-        claimed.is_some()
+        let own = usize::from(open.accept_lsn > self.durability.durable);
+        let accepted = open.accepts.reached(self.quorums.certificate() + own);
+        let claimed = || self.lag.claims.reached(open.at.cid, self.quorums.one_correct());
+        accepted.map(|digest| (digest, false)).or_else(|| Some((claimed()?, true)))
     }
 
     /// Is the application so far behind that nothing is delivered to it? Then asking for decisions

@@ -15,6 +15,7 @@ use crate::payload::Payload;
 use crate::protocol::Actions;
 use crate::record::Record;
 use crate::smr::ignored::Ignored;
+use crate::smr::lag::Votes;
 use crate::smr::replica::Replica;
 use crate::spec;
 use crate::types::{ConsensusId, Digest, Instant, Regency, ReplicaSet};
@@ -358,7 +359,7 @@ impl<P: Payload> Replica<P> {
         let oldest = self.window.start().0.saturating_sub(self.window.depth() as u64);
         for cid in (oldest..=self.decided.0).map(ConsensusId) {
             if self.resume.value_at(cid).is_some() {
-                self.help_with_decided(Recipients::Others, cid, true, true, actions);
+                self.send_votes(Recipients::Others, self.votes_for_decided(cid), actions);
             }
         }
         self.pursue(actions);
@@ -366,32 +367,24 @@ impl<P: Payload> Replica<P> {
 
     /// WRITE and ACCEPT for instance `cid`, decided not long ago, in the current epoch, for those who
     /// have it open.
-    pub(super) fn help_with_decided(
-        &self,
-        to: Recipients,
-        cid: ConsensusId,
-        write: bool,
-        accept: bool,
-        actions: &mut Actions<Action<P>>,
-    ) {
+    pub(super) fn votes_for_decided(&self, cid: ConsensusId) -> Votes {
         spec!("VP.9", "SYNC.9");
         if self.stopped || self.lag.is_mute() {
-            return;
+            return Votes::NONE;
         }
         let since = self.decided.0.checked_sub(cid.0).and_then(|since| usize::try_from(since).ok());
         let kept = since.filter(|since| *since < self.window.depth());
         let Some(recent) = kept.and_then(|since| self.recent.get(since)) else {
-            return;
+            return Votes::NONE;
         };
-        let (at, digest) = (self.window.position(cid), recent.digest);
+        let at = self.window.position(cid);
+        let vote = Vote { at, digest: recent.digest };
         let agrees = |sent: Option<Digest>| {
-            recent.epoch != at.epoch || sent.is_none_or(|sent| sent == digest)
+            recent.epoch != at.epoch || sent.is_none_or(|sent| sent == vote.digest)
         };
-        if write && !self.crash_only() && agrees(recent.wrote) {
-            self.send(to, Message::Write(Vote { at, digest }), actions);
-        }
-        if accept && agrees(recent.accepted) {
-            self.send(to, Message::Accept(Vote { at, digest }), actions);
+        Votes {
+            write: (!self.crash_only() && agrees(recent.wrote)).then_some(vote),
+            accept: agrees(recent.accepted).then_some(vote),
         }
     }
 

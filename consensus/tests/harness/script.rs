@@ -305,6 +305,7 @@ impl Script {
                 written: ReplicaSet::EMPTY,
                 accepted: ReplicaSet::EMPTY,
                 proposed: u32::MAX,
+                learned: 0,
             }),
             _ => words.fail("unknown message"),
         }

@@ -147,7 +147,7 @@ impl Behaviour for StatusLiar {
                 0 => *honest = status(scene),
                 1 => {
                     (honest.written, honest.accepted) = (ReplicaSet::EMPTY, ReplicaSet::EMPTY);
-                    honest.proposed = 0;
+                    (honest.proposed, honest.learned) = (0, 0);
                 }
                 _ => honest.decided = scene.instance(),
             }

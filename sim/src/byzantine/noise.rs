@@ -187,5 +187,6 @@ pub fn status(scene: &mut Scene<'_>) -> Status {
         written: set(scene),
         accepted: set(scene),
         proposed: if scene.rng.chance(500) { u32::MAX } else { scene.rng.next() as u32 },
+        learned: if scene.rng.chance(500) { 0 } else { scene.rng.next() as u32 },
     }
 }

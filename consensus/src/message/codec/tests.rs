@@ -115,6 +115,7 @@ fn sample_status() -> Status {
         written,
         accepted,
         proposed: 0x8000_0005,
+        learned: 0x4000_0002,
     }
 }
 
@@ -269,7 +270,6 @@ fn what_is_wrong_is_named() {
     assert_eq!(refused(&of("refuse_clock"), 56, 1), Malformed::Reserved);
     assert_eq!(refused(&of("status"), 12, 2), Malformed::Reserved);
     assert_eq!(refused(&of("status"), 13, 1), Malformed::Reserved);
-    assert_eq!(refused(&of("status"), 52, 1), Malformed::Reserved);
     assert_eq!(refused(&of("fetch"), 4, 2), Malformed::Reserved);
     assert_eq!(refused(&of("decided_batch"), 48, 0), Malformed::Trailing);
     assert_eq!(refused(&of("decided_batch"), 48, 2), Malformed::Reserved);
@@ -423,7 +423,7 @@ fn any_small_message() -> impl Strategy<Value = Message<Bytes>> {
         Just(RefuseReason::Clock),
         any::<u64>().prop_map(|client| RefuseReason::Proof(ClientId(client))),
     ];
-    let status = (any::<(u32, u32, u32, u64, u64)>(), any::<(u64, u64, bool, u32)>());
+    let status = (any::<(u32, u32, u32, u64, u64)>(), any::<(u64, u64, bool, u32, u32)>());
     prop_oneof![
         vote().prop_map(Message::Write),
         vote().prop_map(Message::Accept),
@@ -440,6 +440,7 @@ fn any_small_message() -> impl Strategy<Value = Message<Bytes>> {
             written: set_from_bits(b.0),
             accepted: set_from_bits(b.1),
             proposed: b.3,
+            learned: b.4,
         })),
         any::<(u32, u64, u64, bool)>().prop_map(|(view, from, to, with_batches)| {
             let (view, from, to) = (ViewId(view), ConsensusId(from), ConsensusId(to));

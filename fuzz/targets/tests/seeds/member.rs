@@ -100,6 +100,7 @@ fn status(decided: u64) -> Message<SharedBytes> {
         written: ReplicaSet::EMPTY,
         accepted: ReplicaSet::EMPTY,
         proposed: 0,
+        learned: 0,
     })
 }
 
