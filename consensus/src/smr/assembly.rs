@@ -92,11 +92,13 @@ impl<P: Payload> Replica<P> {
         self.incomplete().find(|open| wanted(open)).map(|open| open.at.cid)
     }
 
-    /// Takes a request in, and says whether a proposal was waiting for it.
+    /// Takes a request in, and says whether a proposal was waiting for it. `first_of`: the member that has
+    /// waited for it longer than for any other.
     #[inline(always)]
     pub(super) fn admit(
         &mut self,
         request: Request<P>,
+        first_of: Option<usize>,
         actions: &mut Actions<Action<P>>,
     ) -> (Admission, bool) {
         let (client, sequence) = (request.client, request.sequence);
@@ -112,7 +114,10 @@ impl<P: Payload> Replica<P> {
                 Room::Follower
             }
         };
-        let admission = requests.admit(*now, request, complaints, room);
+        let admission = match first_of {
+            None => requests.admit(*now, request, complaints, room),
+            Some(member) => requests.admit_first(*now, member, request, complaints, room),
+        };
         let awaited = self.is_incomplete()
             && admission == Admission::Accepted
             && self.complete_with(client, sequence, actions);

@@ -60,7 +60,7 @@ impl<P: Payload> Replica<P> {
             return false;
         }
         let (client, sequence) = (request.client, request.sequence);
-        let (admission, awaited) = self.admit(request, actions);
+        let (admission, awaited) = self.admit(request, None, actions);
         if admission != Admission::Accepted {
             self.answer(client, sequence, admission, actions);
         }
@@ -91,13 +91,20 @@ impl<P: Payload> Replica<P> {
         }
     }
 
-    /// Requests that a member passes on. Only what this replica could authenticate itself enters.
-    pub(super) fn on_request_list(&mut self, list: &Batch<P>, actions: &mut Actions<Action<P>>) {
-        spec!("VAL.8", "SYNC.4");
+    /// Requests that the member at `member` passes on, what it waits for first. Only what this replica
+    /// could authenticate itself enters.
+    pub(super) fn on_request_list(
+        &mut self,
+        member: usize,
+        list: &Batch<P>,
+        actions: &mut Actions<Action<P>>,
+    ) {
+        spec!("VAL.8", "SYNC.4", "TIME.7");
         for (index, view) in list.requests().enumerate() {
             if list.authentic.contains(index) {
                 // Whatever becomes of it: an executed one is not answered, no client asked.
-                let _ = self.admit(list.request(&view), actions);
+                let first_of = (index == 0).then_some(member);
+                let _ = self.admit(list.request(&view), first_of, actions);
             } else {
                 self.ignored.add(Ignored::Invalid);
             }

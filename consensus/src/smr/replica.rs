@@ -301,7 +301,7 @@ impl<P: Payload> Replica<P> {
             return self.ignored.add(Ignored::NotMember);
         }
         match message {
-            Message::Forwarded(requests) => self.on_request_list(&requests, actions),
+            Message::Forwarded(requests) => self.on_request_list(index, &requests, actions),
             Message::Propose(it) => {
                 self.on_propose(index, it.at, Proposal::Whole(it.batch), actions);
             }

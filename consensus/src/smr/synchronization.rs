@@ -95,7 +95,7 @@ impl<P: Payload> Replica<P> {
         if stop.view != self.config.view.id() {
             return self.ignored.add(Ignored::OtherView);
         }
-        self.on_request_list(&stop.requests, actions);
+        self.on_request_list(index, &stop.requests, actions);
         let wish = self.synchronization.wishes[index].max(stop.regency);
         self.on_wish(index, wish, actions);
     }

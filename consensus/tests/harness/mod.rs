@@ -284,8 +284,8 @@ impl Cluster {
     }
 }
 
-/// A request of session 0 of client `client`. With a MAC vector that is wrong for `wrong_for`, or
-/// signed.
+/// Request `counter` of session 0 of client `client`. With a MAC vector that is wrong for `wrong_for`,
+/// or signed.
 pub fn request(
     client: u32,
     counter: u32,
@@ -293,10 +293,21 @@ pub fn request(
     signed: bool,
     wrong_for: &[u16],
 ) -> Request<Bytes> {
+    request_of(ClientId::new(client, 0), Sequence::new(1, counter), body, signed, wrong_for)
+}
+
+/// Likewise, of any session and incarnation.
+pub fn request_of(
+    client: ClientId,
+    sequence: Sequence,
+    body: &str,
+    signed: bool,
+    wrong_for: &[u16],
+) -> Request<Bytes> {
     let mut blob = vec![0; REQUEST_HEADER_SIZE];
     let header = RequestHeader {
-        client: ClientId::new(client, 0),
-        sequence: Sequence::new(1, counter),
+        client,
+        sequence,
         view: 0,
         read_only: false,
         replier: Replier::EVERYONE,

@@ -1,8 +1,8 @@
 //! A list of sessions that a session can leave from the middle without a search.
 //!
 //! Owns one pair of links for each session. Always true: a session is in the list once or not at
-//! all, and the order is that of `push_back`. Must not: allocate except when there are more sessions
-//! than ever before, and than it was made for.
+//! all, and the order is that of `push_back` but for those moved to the front since. Must not:
+//! allocate except when there are more sessions than ever before, and than it was made for.
 
 use alloc::vec::Vec;
 
@@ -75,6 +75,18 @@ impl List {
         self.links[0].previous = at + 1;
     }
 
+    /// Moves a session to the front, if it is there.
+    pub(super) fn move_to_front(&mut self, at: u32) {
+        if !self.contains(at) {
+            return;
+        }
+        self.remove(at);
+        let head = self.links[0].next;
+        self.links[at as usize + 1] = Link { previous: 0, next: head };
+        self.links[head as usize].previous = at + 1;
+        self.links[0].next = at + 1;
+    }
+
     /// Takes a session out, if it is there.
     #[inline]
     pub(super) fn remove(&mut self, at: u32) {
@@ -103,16 +115,24 @@ mod tests {
     proptest! {
         #[test]
         fn behaves_like_a_vector_without_repetitions(
-            steps in proptest::collection::vec((0u32..8, any::<bool>()), 0..200),
+            steps in proptest::collection::vec((0u32..8, 0u8..5), 0..200),
         ) {
             let mut list = List::new(3);
             list.grow(7);
             let mut model: Vec<u32> = vec![];
-            for (at, present) in steps {
-                list.set(at, present);
-                if !present {
+            for (at, what) in steps {
+                let (present, known) = (what > 1, model.contains(&at));
+                if what == 4 {
+                    list.move_to_front(at);
+                } else {
+                    list.set(at, present);
+                }
+                if !present || (what == 4 && known) {
                     model.retain(|&other| other != at);
-                } else if !model.contains(&at) {
+                }
+                if what == 4 && known {
+                    model.insert(0, at);
+                } else if what != 4 && present && !known {
                     model.push(at);
                 }
                 let mut got = vec![];

@@ -7,6 +7,8 @@
 
 mod batching;
 mod clock;
+mod favour;
+mod incarnations;
 mod list;
 mod room;
 mod speculation;
@@ -15,8 +17,10 @@ mod table;
 mod tests;
 
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use self::clock::{Clock, Item};
+use self::favour::Favour;
 use self::list::{List, NONE};
 pub use self::room::Room;
 use self::room::{Limits, Place};
@@ -54,6 +58,8 @@ pub enum RefusedRequest {
     UnknownSession,
     /// Of an incarnation that the client has given up, or numbered 0.
     Stale,
+    /// Of a later incarnation, but no match for what the leader may order next in this session.
+    NotYet,
     /// A MAC vector of a client that may only sign.
     Demoted,
     /// This client has too many bytes pending.
@@ -104,6 +110,9 @@ pub struct Requests<P> {
     /// `NONE`. It only moves towards the end: a session never becomes such a one where it is.
     oldest_unsigned: u32,
     clock: Clock,
+    /// What was ordered first for each member, at its place in the view.
+    favours: Vec<Favour>,
+    favour_period: Duration,
     /// With open instances above the lowest: sessions with a request that may be proposed next, behind
     /// what is in the open instances. Else empty: then those are the ones that are `ready`.
     fresh: List,
@@ -142,6 +151,8 @@ impl<P: Payload> Requests<P> {
             signed: list(),
             oldest_unsigned: NONE,
             clock: Clock::new(),
+            favours: alloc::vec![Favour::NONE; config.view.n()],
+            favour_period: config.request_timeout / 2,
             fresh: list(),
             pipelined: config.depth > 1,
             speculation: 1,
@@ -223,16 +234,10 @@ impl<P: Payload> Requests<P> {
         let Some(at) = session.or_else(|| self.open(request.client)) else {
             return Admission::Refused(RefusedRequest::UnknownSession);
         };
-        if let Some(pending) = self.incarnation(at) {
-            if request.sequence.incarnation() < pending {
-                return Admission::Refused(RefusedRequest::Stale);
-            }
-            if request.sequence.incarnation() > pending {
-                // The client has restarted and has forgotten these.
-                self.table.forget(at, true, |_| true);
-                self.lose_turn(at);
-            }
-        }
+        let supersedes = match self.supersedes(at, &request) {
+            Ok(supersedes) => supersedes,
+            Err(reason) => return Admission::Refused(reason),
+        };
         let known = self.table.position(at, request.sequence);
         if let Some(slot) = known {
             let upgrade = is_signed(&request) && !self.table.slot(slot).is_signed();
@@ -249,6 +254,7 @@ impl<P: Payload> Requests<P> {
         };
         match known {
             Some(slot) => self.table.replace(slot, request),
+            None if supersedes => self.supersede(at, now, request),
             None => self.table.insert(at, now, request),
         }
         self.refresh(at);
@@ -419,12 +425,6 @@ impl<P: Payload> Requests<P> {
             list.grow(at);
         }
         Some(at)
-    }
-
-    /// The incarnation of what is pending in session `at`.
-    fn incarnation(&self, at: u32) -> Option<u32> {
-        let first = self.table.session(at).first;
-        (first != NONE).then(|| self.table.slot(first).request().sequence.incarnation())
     }
 
     /// Session `at` goes to the end of every list.

@@ -2,7 +2,7 @@
 //!
 //! Owns the limits of rule SMR.14. Always true: the next request of a session has room while its
 //! client has, and no client takes more of the rest than it leaves free for others. Must not: know
-//! who leads, or what proposals wait for: whoever asks says so.
+//! who leads, or what proposals and members wait for: whoever asks says so.
 
 use super::table::Load;
 use super::{RefusedRequest, Requests};
@@ -24,6 +24,9 @@ pub enum Room {
     Follower,
     /// A proposal waits for it: the same as the next of a session.
     Awaited,
+    /// A member waits for it more than for anything else: for the next of a session there is room even
+    /// beyond what its client may have.
+    Favoured,
 }
 
 /// What a request with room is told.
@@ -91,10 +94,12 @@ impl<P: Payload> Requests<P> {
         }
         let (own, all) = (self.table.client_load(identity), self.table.load());
         let in_half = own.bytes + size <= PENDING_SIZE_PER_CLIENT_MAX / 2;
+        let next = request.sequence.follows(self.table.session(at).executed);
         if own.bytes + size > PENDING_SIZE_PER_CLIENT_MAX {
-            return Err(RefusedRequest::TooManyBytes);
+            let favoured = next && room(request) == Room::Favoured;
+            return if favoured { Ok(Place::Ample) } else { Err(RefusedRequest::TooManyBytes) };
         }
-        if request.sequence.follows(self.table.session(at).executed) {
+        if next {
             return Ok(Place::Ample);
         }
         match room(request) {
@@ -102,7 +107,7 @@ impl<P: Payload> Requests<P> {
             _ if !in_half => Err(RefusedRequest::TooManyBytes),
             _ if known => Ok(Place::Ample),
             Room::Follower if self.limits.allow(2, own, all, size) => Ok(Place::Spare),
-            Room::Follower | Room::Leader => Err(RefusedRequest::Overload),
+            Room::Follower | Room::Leader | Room::Favoured => Err(RefusedRequest::Overload),
         }
     }
 

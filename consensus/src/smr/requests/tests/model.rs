@@ -18,7 +18,12 @@ struct Model {
     executed: BTreeMap<ClientId, Sequence>,
     pending: BTreeMap<(ClientId, Sequence), Request<SharedBytes>>,
     turns: Vec<ClientId>,
+    /// What was ordered first for each member, and when.
+    favours: [Option<(ClientId, Sequence, Instant)>; 4],
 }
+
+/// Timeout of the model's configuration.
+const TIMEOUT: Duration = Duration::from_nanos(80);
 
 impl Model {
     fn executed(&self, client: ClientId) -> Sequence {
@@ -82,13 +87,22 @@ impl Model {
         if demoted && !is_signed(&request) {
             return refused(RefusedRequest::Demoted);
         }
+        let head = self.first(client).filter(|first| first.follows(executed));
+        let mut supersedes = false;
         if let Some(first) = self.first(client) {
+            let next = sequence.follows(executed);
             if first.incarnation() > sequence.incarnation() {
-                return refused(RefusedRequest::Stale);
+                if head.is_some() || !next {
+                    return refused(RefusedRequest::Stale);
+                }
+                supersedes = true;
             }
             if first.incarnation() < sequence.incarnation() {
-                self.pending.retain(|key, _| key.0 != client);
-                self.turns.retain(|&turn| turn != client);
+                let weaker = !is_signed(&request) && is_signed(&self.pending[&(client, first)]);
+                if head.is_some() && (!next || weaker) {
+                    return refused(RefusedRequest::NotYet);
+                }
+                supersedes = true;
             }
         }
         let known = self.pending.get(&(client, sequence));
@@ -101,8 +115,41 @@ impl Model {
             Room::Follower if self.has_room(&request, 2) => Admission::Spare,
             _ => return refused(RefusedRequest::Overload),
         };
+        if supersedes {
+            self.pending.retain(|key, _| key.0 != client);
+        }
         self.pending.insert((client, sequence), request);
         self.settle_turns();
+        admission
+    }
+
+    /// As `admit`, of a request that `member` has waited for longest.
+    fn admit_first(
+        &mut self,
+        member: usize,
+        now: Instant,
+        request: Request<SharedBytes>,
+        demoted: bool,
+        room: Room,
+    ) -> Admission {
+        let name = (request.client, request.sequence);
+        let may = match self.favours[member] {
+            None => true,
+            Some((client, sequence, when)) => {
+                let last = (client, sequence);
+                when + TIMEOUT / 2 <= now && (last == name || !self.pending.contains_key(&last))
+            }
+        };
+        if !may || !is_signed(&request) {
+            return self.admit(request, demoted, room);
+        }
+        let admission = self.admit(request, demoted, Room::Favoured);
+        if self.is_ready(name.0) {
+            let head = self.first(name.0).expect("it is ready");
+            self.favours[member] = Some((name.0, head, now));
+            self.turns.retain(|&turn| turn != name.0);
+            self.turns.insert(0, name.0);
+        }
         admission
     }
 
@@ -170,6 +217,7 @@ enum Step {
         content: u8,
         size: usize,
         room: Room,
+        first_of: Option<usize>,
     },
     Complain {
         member: usize,
@@ -197,8 +245,11 @@ fn step() -> impl Strategy<Value = Step> {
     let size = prop_oneof![Just(8usize), Just(8), Just(900), Just(1900)];
     let room = prop_oneof![Just(Room::Leader), Just(Room::Follower), Just(Room::Awaited)];
     prop_oneof![
-        8 => (client(), 0u32..6, 0u8..12, any::<bool>(), 0u8..2, size, room).prop_map(
-            |(client, ahead, later, signed, content, size, room)| Step::Admit {
+        8 => (
+            (client(), 0u32..6, 0u8..12, any::<bool>(), 0u8..2, size, room),
+            proptest::option::weighted(0.3, 0usize..4),
+        ).prop_map(
+            |((client, ahead, later, signed, content, size, room), first_of)| Step::Admit {
                 client,
                 // Mostly the next ones; sometimes at the edge of the window.
                 ahead: if later == 1 { 63 + ahead } else { ahead },
@@ -207,6 +258,7 @@ fn step() -> impl Strategy<Value = Step> {
                 content,
                 size,
                 room,
+                first_of,
             }
         ),
         1 => (0usize..4, client())
@@ -231,15 +283,24 @@ impl Pair {
     fn run(&mut self, step: Step) -> Result<(), TestCaseError> {
         self.now = Instant(self.now.0 + 10);
         match step {
-            Step::Admit { client, ahead, later, signed, content, size, room } => {
+            Step::Admit { client, ahead, later, signed, content, size, room, first_of } => {
                 let last = self.model.executed(client);
                 let incarnation = last.incarnation().max(1) + u32::from(later);
                 let base = if incarnation == last.incarnation() { last.counter() } else { 0 };
                 let sequence = Sequence::new(incarnation, base + ahead);
                 let request = request(client, sequence, signed, content, size);
                 let demoted = self.complaints.is_demoted(client.identity());
-                let expected = self.model.admit(request.clone(), demoted, room);
-                let got = self.requests.admit(self.now, request, &self.complaints, |_| room);
+                let Self { requests, complaints, model, now, .. } = self;
+                let (expected, got) = match first_of {
+                    None => (
+                        model.admit(request.clone(), demoted, room),
+                        requests.admit(*now, request, complaints, |_| room),
+                    ),
+                    Some(member) => (
+                        model.admit_first(member, *now, request.clone(), demoted, room),
+                        requests.admit_first(*now, member, request, complaints, |_| room),
+                    ),
+                };
                 prop_assert_eq!(got, expected);
             }
             Step::Complain { member, client } => {
@@ -346,14 +407,15 @@ impl Pair {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
 
-    // rule: SMR.4, SMR.6, SMR.9, SMR.10, SMR.14, VAL.1, VAL.2, VAL.5, VAL.6, TIME.1
+    // rule: SMR.4, SMR.6, SMR.9, SMR.10, SMR.14, VAL.1, VAL.2, VAL.5, VAL.6, TIME.1, TIME.7
     #[test]
     fn the_table_does_what_the_naive_model_does(
         steps in proptest::collection::vec(step(), 0..150),
         limits in (prop_oneof![Just(1usize), 2usize..20, Just(1000)], 1000usize..30_000),
     ) {
         let (pending_max, pending_size_max) = limits;
-        let config = Config { pending_max, pending_size_max, ..config() };
+        let config =
+            Config { pending_max, pending_size_max, request_timeout: TIMEOUT, ..config() };
         let mut pair = Pair {
             requests: Requests::new(&config),
             complaints: Complaints::new(&config),
