@@ -8,7 +8,7 @@ use std::time::Duration;
 use tetrarch_consensus::limits::ADMISSION_WINDOW;
 use tetrarch_consensus::message::{Request, proof};
 use tetrarch_consensus::payload::SharedBytes;
-use tetrarch_consensus::{ClientId, Digest, Instant, Sequence};
+use tetrarch_consensus::{ClientId, Digest, Sequence};
 
 use crate::client::{Reply, request};
 use crate::keys::Keys;
@@ -53,11 +53,18 @@ impl Rascal {
 
     /// Takes a reply.
     pub fn on_reply(&mut self, reply: &Reply) {
-        self.answered |= reply.sequence == Sequence::new(1, self.counter);
+        if self.mischief == Mischief::Decoy {
+            // It counts incarnations.
+            let done = reply.sequence.incarnation();
+            self.answered |= done >= self.counter;
+            self.counter = self.counter.max(done);
+        } else {
+            self.answered |= reply.sequence == Sequence::new(1, self.counter);
+        }
     }
 
-    /// Acts.
-    pub fn act(&mut self, _now: Instant, shots: &mut Vec<Shot>) {
+    /// Acts, when the member at `leader` leads.
+    pub fn act(&mut self, leader: usize, shots: &mut Vec<Shot>) {
         if self.answered {
             (self.answered, self.tries) = (false, 0);
             self.counter += 1;
@@ -88,6 +95,20 @@ impl Rascal {
             Mischief::Gaps => self.gaps(shots),
             Mischief::Invalid => self.invalid(shots),
             Mischief::Flood => self.flood(shots),
+            Mischief::Decoy => self.decoy(leader, shots),
+        }
+    }
+
+    /// For the others what comes next; for the leader what may come only later, or never, or instead.
+    fn decoy(&mut self, leader: usize, shots: &mut Vec<Shot>) {
+        let (client, leader) = (ClientId::new(self.identity, 0), 1 << leader);
+        let next = Sequence::new(self.counter, 1);
+        self.send(client, next, (!leader, u64::MAX, true), shots);
+        for _ in 0..self.rng.range(1, 4) {
+            let later = self.counter + self.rng.range(1, 5) as u32;
+            let counter = self.rng.pick(&[1, 2, 2, 2]);
+            let sign = self.rng.chance(700);
+            self.send(client, Sequence::new(later, counter), (leader, u64::MAX, sign), shots);
         }
     }
 

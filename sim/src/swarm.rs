@@ -113,6 +113,8 @@ pub enum Mischief {
     Invalid,
     /// As much as it can think of, far ahead of what can be ordered, whoever says Busy.
     Flood,
+    /// Something else for the leader than for the others, so that these wait for what it has no use for.
+    Decoy,
 }
 
 /// A faulty member.
@@ -414,6 +416,31 @@ impl Options {
                 plan.operations *= 3;
             }
         }
+        if self.model == FaultModel::Byzantine && rng.chance(100) {
+            self.mischief.push(Mischief::Decoy);
+        }
+    }
+
+    /// Is there nothing but clients that could make anybody suspect a leader?
+    pub fn is_undisturbed(&self) -> bool {
+        let rates = [self.loss, self.starvation];
+        let periods = [
+            self.reset_every,
+            self.partition_every,
+            self.pause_every,
+            self.veto_every,
+            self.crash_every,
+            self.execution,
+        ];
+        let (least, spread) = self.delay;
+        self.villains.is_empty()
+            && self.crashes.is_empty()
+            && self.abandoned == 0
+            && self.mutants.is_empty()
+            && rates.iter().all(|rate| *rate == 0)
+            && periods.iter().all(Duration::is_zero)
+            && self.mischief.iter().all(|mischief| *mischief == Mischief::Decoy)
+            && (least + spread) * 16 < self.timeout
     }
 
     fn faulty_members(&mut self, rng: &mut Rng, only: &[Strategy]) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tetrarch_consensus::FaultModel;
 use tetrarch_consensus::limits::DECISION_LOG_MAX;
-use tetrarch_sim::swarm::{ClientPlan, Crash};
+use tetrarch_sim::swarm::{ClientPlan, Crash, Mischief};
 use tetrarch_sim::trace::Log;
 use tetrarch_sim::{Coverage, Options, Strategy, Wishes, run};
 
@@ -119,5 +119,30 @@ fn one_seed_gives_one_run() {
         assert_eq!(first.coverage, second.coverage);
         let other = run(&Options::draw(seed + 1, &Wishes::default()), Log::None);
         assert_ne!(first.hash, other.hash);
+    }
+}
+
+// rule: TIME.7
+#[test]
+fn a_client_that_tells_the_leader_something_else_deposes_nobody() {
+    for seed in 0..48 {
+        let mut options =
+            Options::calm(if seed % 3 == 0 { 7 } else { 4 }, Duration::from_millis(100));
+        options.seed = seed;
+        options.depth = [1, 2, 8, 32][seed as usize % 4];
+        options.batch_requests_max = [1, 4, 1024][seed as usize / 4 % 3];
+        options.safety = options.timeout * 40;
+        let plan = ClientPlan {
+            operations: 40,
+            window: 8,
+            reads: 0,
+            think: Duration::from_millis(20),
+            restart_after: 0,
+        };
+        options.clients = vec![plan; 3];
+        options.mischief = vec![Mischief::Decoy; 1 + seed as usize % 2];
+        assert!(options.is_undisturbed());
+        let outcome = run(&options, Log::None);
+        assert_eq!(outcome.violation, None, "seed {seed}");
     }
 }

@@ -18,7 +18,7 @@ use tetrarch_consensus::config::Config;
 use tetrarch_consensus::limits::BATCH_SIZE_MAX;
 use tetrarch_consensus::message::Request;
 use tetrarch_consensus::payload::SharedBytes;
-use tetrarch_consensus::{ClientId, Input, Instant, Lsn, View, ViewId};
+use tetrarch_consensus::{ClientId, Input, Instant, Lsn, Regency, View, ViewId};
 
 use crate::byzantine::{Adversary, Dossier, Msg};
 use crate::checker::{Checker, Property, Violation};
@@ -293,7 +293,26 @@ impl World {
             }
         }
         self.quiet();
+        self.check_leaders();
         self.checker.finish();
+    }
+
+    /// The newest regency of a member that is up.
+    fn newest_regency(&self) -> Regency {
+        let hosts = self.nodes.iter().flat_map(|node| &node.hosts);
+        hosts.map(|host| host.core.regency()).max().unwrap_or(Regency(0))
+    }
+
+    /// Where all members are correct and the network is good, clients depose nobody.
+    fn check_leaders(&mut self) {
+        let newest = self.newest_regency();
+        if self.options.is_undisturbed() {
+            self.coverage.count("runs disturbed by clients at most");
+            if newest > Regency(0) {
+                let text = format!("correct leaders lost their places up to {newest:?}");
+                self.checker.fail(Property::Regency, text);
+            }
+        }
     }
 
     /// Runs until everything that was wanted is done; a violation if that takes too long.

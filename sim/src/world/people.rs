@@ -117,8 +117,9 @@ impl World {
         if self.calm {
             return;
         }
+        let leader = self.view.index_of(self.view.leader(self.newest_regency()));
         let mut shots = Vec::new();
-        self.rascals[index].act(self.now, &mut shots);
+        self.rascals[index].act(leader.expect("a leader is a member"), &mut shots);
         for shot in shots {
             self.coverage.count("requests of faulty clients");
             self.checker.provable(shot.request.digest, shot.convinces);
