@@ -6,7 +6,7 @@
 
 mod placement;
 
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,7 +24,9 @@ use tetrarch_dataplane::storage::file::Access;
 use tetrarch_dataplane::transport::choice::{TransportChoice, TransportKind};
 
 use crate::budget::Sizes;
+use crate::info;
 use crate::placement::{Placement, idle_name};
+use crate::ports;
 use crate::recovery::{LOG_GROUP_SIZE_MIN, LogPlan, log_path};
 use crate::service::{self, Seed, ServiceKind};
 
@@ -379,15 +381,18 @@ impl Plan {
         })
     }
 
-    /// Are the ports free? Asked last, directly before they are used.
+    /// Are the ports free, after `patience` at the latest? Asked last, directly before they are used.
     ///
     /// # Errors
     /// Which address, and what to do.
-    pub fn check_ports(&self, directory: &Path) -> Result<(), ConfigError> {
+    pub fn check_ports(&self, directory: &Path, patience: Duration) -> Result<(), ConfigError> {
         let file = directory.join(replica_file_name(self.id.0));
         let check = Check { file: &file, directory };
         for (field, address) in [("listen", self.listen), ("metrics", self.metrics)] {
-            TcpListener::bind(address).map_err(|error| {
+            let mut taken = || {
+                info!("{field} = {address}: taken; waiting for at most {patience:?}");
+            };
+            ports::wait(address, patience, &mut taken).map_err(|error| {
                 let remedy = match error.kind() {
                     std::io::ErrorKind::AddrInUse => {
                         "another process listens there (this replica, started twice?): stop it, or \

@@ -21,6 +21,7 @@ pub mod node;
 pub mod payload;
 pub mod placement;
 pub mod placement_command;
+pub mod ports;
 pub mod proofs;
 pub mod recovery;
 pub mod replica_command;

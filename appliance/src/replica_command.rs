@@ -19,7 +19,7 @@ use crate::log::Limiter;
 use crate::recovery::Memory;
 use crate::running::{Running, Start};
 use crate::stage::Event;
-use crate::{info, log, machine, warning};
+use crate::{info, log, machine, ports, warning};
 
 /// How often events are looked at.
 const TICK: Duration = Duration::from_millis(20);
@@ -55,7 +55,7 @@ pub fn stop_on_end_of_input(stop: &Arc<AtomicBool>) {
 pub fn run(directory: &Path, id: u16, fresh: bool, with_parent: bool) -> Result<()> {
     log::set_speaker(format!("replica {id}"));
     let plan = Plan::load(directory, id)?;
-    plan.check_ports(directory)?;
+    plan.check_ports(directory, ports::PATIENCE)?;
     let stop = stop_on_signals()?;
     if with_parent {
         stop_on_end_of_input(&stop);

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tetrarch_appliance::config::{PlacementFile, Plan};
 use tetrarch_appliance::init::{InitOptions, init};
@@ -229,7 +230,7 @@ fn a_port_in_use_is_named_with_its_field() {
     let directory = Directory::cluster("ports");
     directory.edit("replica-0.toml", "127.0.0.1:17004", &format!("127.0.0.1:{port}"));
     let plan = Plan::load(&directory.0, 0).expect("valid but for the port");
-    let error = plan.check_ports(&directory.0).expect_err("taken").to_string();
+    let error = plan.check_ports(&directory.0, Duration::ZERO).expect_err("taken").to_string();
     let place = format!("metrics = 127.0.0.1:{port}");
     says(&error, &["replica-0.toml", &place, "in use", "stop it", "another port"]);
 }
