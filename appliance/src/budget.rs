@@ -15,6 +15,8 @@ use tetrarch_consensus::limits::{BATCH_SIZE_MAX, DECISION_LOG_SIZE_MAX, RESULT_S
 use tetrarch_consensus::smr::Replica;
 use tetrarch_dataplane::arena::{ArenaSpec, SlotClass};
 use tetrarch_dataplane::limits::BODY_SIZE_MAX;
+use tetrarch_dataplane::storage::LogConfig;
+use tetrarch_dataplane::storage::file::memory_size;
 
 use crate::payload::FramePayload;
 use crate::proofs::PROVED_SIZE;
@@ -96,6 +98,16 @@ impl Budget {
         self
     }
 
+    /// With what the log of the replica takes, if it keeps one.
+    #[must_use]
+    pub fn with_log(mut self, log: Option<&LogConfig>) -> Self {
+        self.lines.extend(log.map(|config| Line {
+            size: memory_size(config),
+            what: "groups of records on their way to the log".into(),
+        }));
+        self
+    }
+
     /// Bytes in all.
     pub fn size(&self) -> usize {
         self.lines.iter().map(|line| line.size).sum()
@@ -170,6 +182,11 @@ mod tests {
         many.pending_max *= 2;
         let [few, many] = [few, many].map(|core| budget.clone().with_core(&core).size());
         assert!(budget.size() < few && few + MIB < many, "pending requests count");
+        let config = LogConfig::default();
+        let durable = budget.clone().with_log(Some(&config));
+        assert!(durable.size() >= budget.size() + 3 * config.group_size_max);
+        assert!(durable.to_string().contains("on their way to the log"), "{durable}");
+        assert_eq!(budget.clone().with_log(None), budget);
     }
 
     #[test]

@@ -100,7 +100,7 @@ pub struct LogFile {
     pub segment_mib: usize,
     /// Bytes that are written and synced at once at most, MiB. Three such buffers are reserved.
     pub group_mib: usize,
-    /// What reaches the disk: `auto`, `io_uring` (with O_DIRECT) or `plain`.
+    /// What reaches the disk: `auto`, `direct` (O_DIRECT), `io_uring` (with O_DIRECT) or `plain`.
     pub access: String,
 }
 
@@ -501,10 +501,11 @@ impl Check<'_> {
         self.range("log.segment_mib", *segment_mib, 2 * group_mib + 1, 64 * 1024)?;
         let access = match access.as_str() {
             "auto" => Access::Auto,
+            "direct" => Access::Direct,
             "io_uring" => Access::Uring,
             "plain" => Access::Plain,
             other => {
-                let remedy = "use \"auto\", \"io_uring\" or \"plain\"";
+                let remedy = "use \"auto\", \"direct\", \"io_uring\" or \"plain\"";
                 return Err(self.wrong("log.access", format!("{other:?}"), "no such way", remedy));
             }
         };

@@ -115,8 +115,9 @@ fn greet(plan: &Plan, memory: &Memory) {
         plan.service.name(),
         plan.core.request_timeout.as_millis()
     );
-    let workers = plan.placement.ingress().workers;
-    info!("{}", Budget::with_workers(plan.sizes, workers).with_core(&plan.core));
+    let budget = Budget::with_workers(plan.sizes, plan.placement.ingress().workers);
+    let log = plan.log.as_ref().map(|log| &log.config);
+    info!("{}", budget.with_core(&plan.core).with_log(log));
     info!("placement: {}", plan.placement);
     info!("listening at {}, metrics and status at http://{}", plan.listen, plan.metrics);
     if matches!(memory, Memory::Volatile { restarted: true }) {

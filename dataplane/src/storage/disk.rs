@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::StorageError;
+use super::format::BLOCK_SIZE;
 
 /// A directory of files that are all the log's.
 pub trait Directory: Send {
@@ -148,19 +149,44 @@ impl Directory for PlainDirectory {
     }
 }
 
+/// Bytes of zeros that are written at once.
+const ZEROS_SIZE: usize = 1 << 20;
+
 /// Writes zeros rather than reserving blocks: a sync of blocks that were never written has to sync the
 /// file system's own tables as well, each time.
+///
+/// Past the page cache where that works: zeros that collect there delay the syncs of others, and cost a
+/// copy.
 pub(super) fn create_zeroed(path: &Path, size: u64) -> io::Result<File> {
     let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
-    let zeros = vec![0; 1 << 20];
-    let mut at = 0;
-    while at < size {
-        let count = zeros.len().min((size - at) as usize);
-        file.write_all_at(&zeros[..count], at)?;
-        at += count as u64;
-    }
+    let memory = vec![0; ZEROS_SIZE + BLOCK_SIZE];
+    let start = memory.as_ptr().align_offset(BLOCK_SIZE).min(BLOCK_SIZE);
+    let zeros = &memory[start..start + ZEROS_SIZE];
+    let fill = |file: &File| {
+        let mut at = 0;
+        while at < size {
+            let count = zeros.len().min((size - at) as usize);
+            file.write_all_at(&zeros[..count], at)?;
+            at += count as u64;
+        }
+        Ok(())
+    };
+    let direct = open_direct(path).and_then(|direct| fill(&direct));
+    direct.or_else(|_| fill(&file))?;
     file.sync_all()?;
     Ok(file)
+}
+
+/// Opens a file to be written past the page cache, from and to whole blocks.
+#[cfg(target_os = "linux")]
+pub(super) fn open_direct(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    File::options().write(true).custom_flags(libc::O_DIRECT).open(path)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_direct(_: &Path) -> io::Result<File> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// A file of the system's.

@@ -11,8 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Instant;
 
+use super::buffer::Buffer;
+use super::direct::{DirectDirectory, SystemCalls};
 use super::disk::{Directory, PlainDirectory, create_zeroed};
-use super::format::{append_record, record_size};
+use super::format::{BLOCK_SIZE, append_record, record_size};
 use super::log::{Recovered, SegmentLog};
 use super::{LogConfig, Lsn, Owner, Storage, StorageCounts, StorageError};
 use crate::endpoint::Waker;
@@ -21,21 +23,28 @@ use crate::ring::{Consumer, Producer, ring};
 /// Buffers of a log: one is filled, one is written, one is ready when the first is full.
 const BUFFERS: usize = 3;
 
+/// Bytes of memory that a log with this configuration reserves.
+pub fn memory_size(config: &LogConfig) -> usize {
+    BUFFERS * (config.group_size_max.next_multiple_of(BLOCK_SIZE) + BLOCK_SIZE)
+}
+
 /// How a log reaches its disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Access {
-    /// io_uring without the page cache where both work, else plain.
+    /// As `Direct` where that works, else as `Plain`.
     #[default]
     Auto,
     /// `pwrite` and `fdatasync`.
     Plain,
+    /// The same past the page cache (O_DIRECT), or an error.
+    Direct,
     /// O_DIRECT through io_uring, or an error.
     Uring,
 }
 
 /// Records that are written together.
 struct Group {
-    bytes: Vec<u8>,
+    bytes: Buffer,
     count: u64,
     last: Lsn,
 }
@@ -105,12 +114,12 @@ impl Shared {
 /// The writer's side of a log. Dropping it writes what was handed over, and ends the thread.
 pub struct FileLog {
     groups: Producer<Group>,
-    written: Consumer<Vec<u8>>,
+    written: Consumer<Buffer>,
     shared: Arc<Shared>,
     /// What is being filled.
     current: Group,
     /// Empty buffers.
-    empty: Vec<Vec<u8>>,
+    empty: Vec<Buffer>,
     group_size_max: usize,
     appended: Lsn,
     writer: Thread,
@@ -141,8 +150,7 @@ impl FileLog {
         each: &mut dyn FnMut(Lsn, &[u8]),
     ) -> Result<Opened, StorageError> {
         config.check()?;
-        let plain = PlainDirectory::open(path)?;
-        let (directory, access) = choose(plain, access, config)?;
+        let (directory, access) = open_directory(path, access, config.group_size_max)?;
         let (log, recovered) = SegmentLog::open(directory, owner, config, each)?;
         let log = Self::start(log, path, config, recovered.last)?;
         Ok(Opened { log, recovered, access })
@@ -172,7 +180,7 @@ impl FileLog {
             operation: "start the thread that writes",
             source,
         })?;
-        let buffer = || Vec::with_capacity(config.group_size_max);
+        let buffer = || Buffer::with_room(config.group_size_max);
         Ok(Self {
             groups,
             written,
@@ -308,7 +316,7 @@ struct Writer {
     log: SegmentLog,
     config: LogConfig,
     groups: Consumer<Group>,
-    written: Producer<Vec<u8>>,
+    written: Producer<Buffer>,
     shared: Arc<Shared>,
     /// Segments of records before this one were given back.
     truncated: Lsn,
@@ -401,24 +409,49 @@ impl Writer {
     }
 }
 
-/// The way to the disk, and a line about it.
-fn choose(
-    plain: PlainDirectory,
+/// A directory for this process alone, the way to its disk, and a line about that.
+///
+/// # Errors
+/// Another process has it, the way that was asked for does not work, or the system refuses.
+pub fn open_directory(
+    path: &Path,
     access: Access,
-    config: LogConfig,
+    group_size_max: usize,
 ) -> Result<(Box<dyn Directory>, String), StorageError> {
-    if access == Access::Plain {
-        return Ok((Box::new(plain), "log: plain files".into()));
+    let plain = PlainDirectory::open(path)?;
+    match access {
+        Access::Plain => Ok((Box::new(plain), "log: plain files".into())),
+        Access::Uring => over_uring(plain, group_size_max),
+        Access::Auto | Access::Direct => match DirectDirectory::over(plain, SystemCalls) {
+            Ok(direct) => Ok((Box::new(direct), "log: O_DIRECT".into())),
+            Err((_, error)) if access == Access::Direct => Err(error),
+            Err((plain, error)) => {
+                Ok((Box::new(plain), format!("log: plain files, since {error}")))
+            }
+        },
     }
-    #[cfg(target_os = "linux")]
-    match super::uring::UringDirectory::over(plain, config.group_size_max) {
+}
+
+#[cfg(target_os = "linux")]
+fn over_uring(
+    plain: PlainDirectory,
+    group_size_max: usize,
+) -> Result<(Box<dyn Directory>, String), StorageError> {
+    let ring = super::uring::SharedRing::new(group_size_max).map_err(|source| {
+        let path = plain.path().to_path_buf();
+        StorageError::Io { path, operation: "use io_uring", source }
+    })?;
+    match DirectDirectory::over(plain, ring) {
         Ok(direct) => Ok((Box::new(direct), "log: O_DIRECT through io_uring".into())),
-        Err((_, error)) if access == Access::Uring => Err(error),
-        Err((plain, error)) => Ok((Box::new(plain), format!("log: plain files, since {error}"))),
+        Err((_, error)) => Err(error),
     }
-    #[cfg(not(target_os = "linux"))]
-    {
-        let _ = config;
-        Ok((Box::new(plain), "log: plain files".into()))
-    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn over_uring(
+    plain: PlainDirectory,
+    _: usize,
+) -> Result<(Box<dyn Directory>, String), StorageError> {
+    let (path, source) = (plain.path().to_path_buf(), std::io::ErrorKind::Unsupported.into());
+    Err(StorageError::Io { path, operation: "use io_uring", source })
 }

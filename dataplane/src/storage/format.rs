@@ -7,25 +7,30 @@
 //! A segment is a file of a fixed size. Its first block is the header: whose log it is, the log's random
 //! identity, the number of the segment, the [`Lsn`] of its first record, and a random salt. Groups
 //! of records follow, each from the start of a block to the end of one, so that a block that is
-//! durable is never written again. A record is a header of 32 bytes (size, place in its group, Lsn,
-//! check) and its payload, padded to 8. The check is keyed BLAKE3 over offset, header and payload, and
-//! the key is the digest of the segment's header: so what an older use of the same blocks left behind,
-//! or a write that went astray, is no record.
+//! durable is never written again. A record is a header of 40 bytes (size, place in its group, Lsn,
+//! mark, check) and its payload, padded to 8. The check is keyed BLAKE3 over offset, header and payload,
+//! and the key is the digest of the segment's header: so what an older use of the same blocks left behind,
+//! or a write that went astray, is no record. The mark is the same without the payload: what is no record
+//! is known without reading the bytes that its size names, whoever chose them.
 
+use super::buffer::Buffer;
 use super::{Lsn, Owner};
 
 /// Bytes that a disk writes whole or tears: groups and segment headers start at multiples of it.
 pub const BLOCK_SIZE: usize = 4096;
 /// Bytes before each record's payload.
-pub const RECORD_HEADER_SIZE: usize = 32;
+pub const RECORD_HEADER_SIZE: usize = 40;
 /// Bytes of the largest payload that is read: what a damaged size can make recovery reserve.
 pub const RECORD_SIZE_MAX: usize = 64 << 20;
 /// The version of this format.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const MAGIC: [u8; 8] = *b"TTRARLOG";
 /// Bytes of a segment header that carry something; its check follows.
 const HEADER_USED: usize = 88;
 const CHECK_SIZE: usize = 16;
+const MARK_SIZE: usize = 8;
+/// Where a record's check begins.
+const CHECK_AT: usize = RECORD_HEADER_SIZE - CHECK_SIZE;
 
 /// The first block of a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -140,6 +145,7 @@ pub struct RecordHeader {
     pub in_group: u32,
     /// Its number.
     pub lsn: Lsn,
+    mark: [u8; MARK_SIZE],
     check: [u8; CHECK_SIZE],
 }
 
@@ -148,10 +154,11 @@ impl RecordHeader {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes = bytes.get(..RECORD_HEADER_SIZE)?;
         let (size, in_group, lsn) = (u32_at(bytes, 0), u32_at(bytes, 4), u64_at(bytes, 8));
-        let mut check = [0; CHECK_SIZE];
-        check.copy_from_slice(&bytes[16..]);
+        let (mut mark, mut check) = ([0; MARK_SIZE], [0; CHECK_SIZE]);
+        mark.copy_from_slice(&bytes[16..CHECK_AT]);
+        check.copy_from_slice(&bytes[CHECK_AT..]);
         let possible = size > 0 && u64::from(in_group) < lsn;
-        possible.then_some(Self { size, in_group, lsn: Lsn(lsn), check })
+        possible.then_some(Self { size, in_group, lsn: Lsn(lsn), mark, check })
     }
 
     /// The first record of its group.
@@ -159,11 +166,35 @@ impl RecordHeader {
         Lsn(self.lsn.0 - u64::from(self.in_group))
     }
 
+    /// Was it written at this offset of the segment with this key?
+    pub fn is_of(&self, key: &RecordKey, offset: u64) -> bool {
+        self.mark == truncated(self.hasher(key, offset))
+    }
+
     /// Is it the header of this payload, at this offset of the segment with this key?
     pub fn holds(&self, key: &RecordKey, offset: u64, payload: &[u8]) -> bool {
-        payload.len() == self.size as usize
-            && self.check == check(key, offset, self.size, self.in_group, self.lsn, payload)
+        let mut hasher = self.hasher(key, offset);
+        hasher.update(payload);
+        payload.len() == self.size as usize && self.check == truncated(hasher)
     }
+
+    /// What mark and check begin with.
+    fn hasher(&self, key: &RecordKey, offset: u64) -> blake3::Hasher {
+        let mut bound = [0; 24];
+        bound[0..8].copy_from_slice(&offset.to_le_bytes());
+        bound[8..12].copy_from_slice(&self.size.to_le_bytes());
+        bound[12..16].copy_from_slice(&self.in_group.to_le_bytes());
+        bound[16..24].copy_from_slice(&self.lsn.0.to_le_bytes());
+        let mut hasher = blake3::Hasher::new_keyed(&key.0);
+        hasher.update(&bound);
+        hasher
+    }
+}
+
+fn truncated<const SIZE: usize>(hasher: blake3::Hasher) -> [u8; SIZE] {
+    let mut bytes = [0; SIZE];
+    bytes.copy_from_slice(&hasher.finalize().as_bytes()[..SIZE]);
+    bytes
 }
 
 /// Bytes that a record with so much payload takes.
@@ -172,18 +203,21 @@ pub const fn record_size(payload: usize) -> usize {
 }
 
 /// Leaves place for a header, appends the payload and pads it. [`seal`] completes the header.
-pub fn append_record(group: &mut Vec<u8>, lsn: Lsn, parts: &[&[u8]]) {
+///
+/// # Panics
+/// If there is no room for it.
+pub fn append_record(group: &mut Buffer, lsn: Lsn, parts: &[&[u8]]) {
     let start = group.len();
     let size: usize = parts.iter().map(|part| part.len()).sum();
     assert!(size > 0 && size <= RECORD_SIZE_MAX, "a record has 1 to RECORD_SIZE_MAX bytes");
     let mut header = [0; RECORD_HEADER_SIZE];
     header[0..4].copy_from_slice(&(size as u32).to_le_bytes());
     header[8..16].copy_from_slice(&lsn.0.to_le_bytes());
-    group.extend_from_slice(&header);
+    group.push(&header);
     for part in parts {
-        group.extend_from_slice(part);
+        group.push(part);
     }
-    group.resize(start + record_size(size), 0);
+    group.pad(start + record_size(size));
 }
 
 /// Completes the headers of a group of records that will lie at `offset` of the segment with this
@@ -191,40 +225,22 @@ pub fn append_record(group: &mut Vec<u8>, lsn: Lsn, parts: &[&[u8]]) {
 ///
 /// # Panics
 /// If the group was not made by [`append_record`] alone.
-pub fn seal(group: &mut Vec<u8>, key: &RecordKey, offset: u64) {
+pub fn seal(group: &mut Buffer, key: &RecordKey, offset: u64) {
     let (mut at, mut in_group) = (0, 0u32);
     while at < group.len() {
-        let size = u32_at(group, at);
-        let lsn = Lsn(u64_at(group, at + 8));
-        let payload = at + RECORD_HEADER_SIZE..at + RECORD_HEADER_SIZE + size as usize;
-        let check = check(key, offset + at as u64, size, in_group, lsn, &group[payload]);
+        let (size, lsn) = (u32_at(group, at), Lsn(u64_at(group, at + 8)));
+        let header = RecordHeader { size, in_group, lsn, mark: [0; _], check: [0; _] };
+        let mut hasher = header.hasher(key, offset + at as u64);
+        let mark: [u8; MARK_SIZE] = truncated(hasher.clone());
+        hasher.update(&group[at + RECORD_HEADER_SIZE..][..size as usize]);
+        let check: [u8; CHECK_SIZE] = truncated(hasher);
         group[at + 4..at + 8].copy_from_slice(&in_group.to_le_bytes());
-        group[at + 16..at + RECORD_HEADER_SIZE].copy_from_slice(&check);
+        group[at + 16..at + CHECK_AT].copy_from_slice(&mark);
+        group[at + CHECK_AT..at + RECORD_HEADER_SIZE].copy_from_slice(&check);
         at += record_size(size as usize);
         in_group += 1;
     }
-    group.resize(group.len().next_multiple_of(BLOCK_SIZE), 0);
-}
-
-fn check(
-    key: &RecordKey,
-    offset: u64,
-    size: u32,
-    in_group: u32,
-    lsn: Lsn,
-    payload: &[u8],
-) -> [u8; CHECK_SIZE] {
-    let mut bound = [0; 24];
-    bound[0..8].copy_from_slice(&offset.to_le_bytes());
-    bound[8..12].copy_from_slice(&size.to_le_bytes());
-    bound[12..16].copy_from_slice(&in_group.to_le_bytes());
-    bound[16..24].copy_from_slice(&lsn.0.to_le_bytes());
-    let mut hasher = blake3::Hasher::new_keyed(&key.0);
-    hasher.update(&bound);
-    hasher.update(payload);
-    let mut check = [0; CHECK_SIZE];
-    check.copy_from_slice(&hasher.finalize().as_bytes()[..CHECK_SIZE]);
-    check
+    group.pad(group.len().next_multiple_of(BLOCK_SIZE));
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

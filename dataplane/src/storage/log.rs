@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::buffer::Buffer;
 use super::disk::{Directory, LogFile};
 use super::format::{BLOCK_SIZE, RecordKey, SegmentHeader, seal};
 use super::read::{Found, read};
@@ -133,7 +134,7 @@ impl SegmentLog {
     ///
     /// # Errors
     /// The system refuses. Nothing is known of what is durable then: the log must not be used again.
-    pub fn write(&mut self, group: &mut Vec<u8>, count: u64) -> Result<(), StorageError> {
+    pub fn write(&mut self, group: &mut Buffer, count: u64) -> Result<(), StorageError> {
         assert!(!group.is_empty() && group.len() <= self.config.group_size_max, "a group fits");
         if self.is_full_for(group.len()) {
             self.roll()?;

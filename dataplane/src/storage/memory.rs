@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::buffer::Buffer;
 use super::disk::Directory;
 use super::format::{append_record, record_size};
 use super::log::{Recovered, SegmentLog};
@@ -27,7 +28,7 @@ pub struct MemoryLog {
     log: SegmentLog,
     group_size_max: usize,
     pace: Pace,
-    group: Vec<u8>,
+    group: Buffer,
     count: u64,
     appended: Lsn,
     durable: Arc<AtomicU64>,
@@ -53,7 +54,7 @@ impl MemoryLog {
             log,
             group_size_max: config.group_size_max,
             pace,
-            group: Vec::with_capacity(config.group_size_max),
+            group: Buffer::with_room(config.group_size_max),
             count: 0,
             appended: recovered.last,
             durable: Arc::new(AtomicU64::new(recovered.last.0)),

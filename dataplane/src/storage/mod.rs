@@ -10,6 +10,8 @@
 //! meanwhile. What is promised to survive, and against which faults, is in
 //! `docs/adr/0024-log-of-votes-and-decisions.md`.
 
+pub mod buffer;
+pub mod direct;
 pub mod disk;
 pub mod fault;
 pub mod file;

@@ -235,7 +235,7 @@ impl<'a> Reader<'a> {
             return Ok(None);
         };
         let (payload, size) = (at + RECORD_HEADER_SIZE as u64, header.size as usize);
-        if size > RECORD_SIZE_MAX || payload + size as u64 > self.size {
+        if size > RECORD_SIZE_MAX || payload + size as u64 > self.size || !header.is_of(&key, at) {
             return Ok(None);
         }
         let holds = header.holds(&key, at, self.bytes(payload, size)?);

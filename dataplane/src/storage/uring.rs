@@ -1,134 +1,41 @@
-//! Files written past the page cache, with one entry to the kernel for a write and its sync.
+//! Blocks written with one entry to the kernel for a write and its sync.
 //!
 //! Owns the ring, and memory that the kernel knows. Always true: when a call returns, the kernel works on none of
 //! its operations any more; a write that was cut short is continued, and only what a sync covered counts.
-//! Must not: be on a path of its own where O_DIRECT or io_uring is missing: [`UringDirectory::over`]
-//! says so, and gives the plain directory back.
+//! Must not: be preferred to two system calls without a measurement: the kernel hands each sync of a ring to
+//! another thread (`docs/adr/0029-segments-used-again.md`).
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use io_uring::{IoUring, opcode, squeue, types};
 
-use super::StorageError;
-use super::disk::{Directory, LogFile, PlainDirectory, create_zeroed};
+use super::direct::DirectWrite;
 use super::format::BLOCK_SIZE;
 
 /// Bytes of the memory that the kernel knows: larger groups take several writes and one sync.
 const CHUNK_SIZE: usize = 1 << 20;
-/// The file with which a directory is tried.
-const TRIAL: &str = "trial.new";
+/// One ring for all files of a log.
+#[derive(Clone)]
+pub struct SharedRing(Arc<Mutex<Ring>>);
 
-/// A directory whose files are written through io_uring.
-pub struct UringDirectory {
-    plain: PlainDirectory,
-    ring: Arc<Mutex<Ring>>,
-}
-
-impl UringDirectory {
-    /// Files of `plain`, in groups of at most `group_size_max` bytes.
+impl SharedRing {
+    /// For groups of at most `group_size_max` bytes.
     ///
     /// # Errors
-    /// O_DIRECT or io_uring does not work here: the plain directory and why not.
-    pub fn over(
-        mut plain: PlainDirectory,
-        group_size_max: usize,
-    ) -> Result<Self, (PlainDirectory, StorageError)> {
-        let path = plain.path().to_path_buf();
-        match try_out(&plain, group_size_max) {
-            Ok(ring) => {
-                let _ = plain.remove(TRIAL);
-                Ok(Self { plain, ring: Arc::new(Mutex::new(ring)) })
-            }
-            Err((operation, source)) => {
-                let _ = plain.remove(TRIAL);
-                Err((plain, StorageError::Io { path, operation, source }))
-            }
-        }
-    }
-
-    fn file(&self, path: PathBuf) -> io::Result<Box<dyn LogFile>> {
-        let plain = File::open(&path)?;
-        let direct = open_direct(&path)?;
-        Ok(Box::new(UringFile { plain, direct, ring: Arc::clone(&self.ring) }))
+    /// io_uring does not work here.
+    pub fn new(group_size_max: usize) -> io::Result<Self> {
+        let size = CHUNK_SIZE.min(group_size_max.next_multiple_of(BLOCK_SIZE));
+        Ok(Self(Arc::new(Mutex::new(Ring::new(size)?))))
     }
 }
 
-fn open_direct(path: &Path) -> io::Result<File> {
-    File::options().write(true).custom_flags(libc::O_DIRECT).open(path)
-}
-
-/// A ring that has written a block to the directory.
-fn try_out(
-    plain: &PlainDirectory,
-    group_size_max: usize,
-) -> Result<Ring, (&'static str, io::Error)> {
-    let mut ring = Ring::new(CHUNK_SIZE.min(group_size_max.next_multiple_of(BLOCK_SIZE)))
-        .map_err(|error| ("use io_uring", error))?;
-    let trial = plain.join(TRIAL);
-    let write = || {
-        create_zeroed(&trial, BLOCK_SIZE as u64)?;
-        ring.write_durably(&open_direct(&trial)?, 0, &[1; BLOCK_SIZE])?;
-        Ok(ring)
-    };
-    write().map_err(|error| ("write past the page cache (O_DIRECT)", error))
-}
-
-impl Directory for UringDirectory {
-    fn path(&self) -> &Path {
-        self.plain.path()
-    }
-
-    fn list(&mut self) -> io::Result<Vec<String>> {
-        self.plain.list()
-    }
-
-    fn create(&mut self, name: &str, size: u64) -> io::Result<Box<dyn LogFile>> {
-        let path = self.plain.join(name);
-        create_zeroed(&path, size)?;
-        self.file(path)
-    }
-
-    fn open(&mut self, name: &str) -> io::Result<Box<dyn LogFile>> {
-        self.file(self.plain.join(name))
-    }
-
-    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
-        self.plain.rename(from, to)
-    }
-
-    fn remove(&mut self, name: &str) -> io::Result<()> {
-        self.plain.remove(name)
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        self.plain.sync()
-    }
-}
-
-/// A file that is read through the page cache and written past it.
-struct UringFile {
-    plain: File,
-    direct: File,
-    ring: Arc<Mutex<Ring>>,
-}
-
-impl LogFile for UringFile {
-    fn size(&self) -> io::Result<u64> {
-        Ok(self.plain.metadata()?.len())
-    }
-
-    fn read_at(&mut self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        self.plain.read_exact_at(into, offset)
-    }
-
-    fn write_durably(&mut self, offset: u64, blocks: &[u8]) -> io::Result<()> {
-        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        ring.write_durably(&self.direct, offset, blocks)
+impl DirectWrite for SharedRing {
+    fn write_durably(&self, file: &File, offset: u64, blocks: &[u8]) -> io::Result<()> {
+        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.write_durably(file, offset, blocks)
     }
 }
 

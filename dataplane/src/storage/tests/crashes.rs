@@ -2,8 +2,11 @@
 
 use proptest::prelude::*;
 
+use crate::storage::buffer::Buffer;
 use crate::storage::fault::{Fault, FaultDisk};
-use crate::storage::format::{BLOCK_SIZE, BadHeader, RecordHeader, SegmentHeader};
+use crate::storage::format::{
+    BLOCK_SIZE, BadHeader, RecordHeader, SegmentHeader, append_record, record_size, seal,
+};
 use crate::storage::memory::{MemoryLog, Pace};
 use crate::storage::{LogConfig, Lsn, Owner, Recovered, Storage, StorageError};
 
@@ -176,14 +179,19 @@ proptest! {
         let mut block = [0; BLOCK_SIZE];
         block.copy_from_slice(&bytes);
         prop_assert!(SegmentHeader::decode(&block).is_err());
-        let _ = RecordHeader::decode(&bytes);
         let header = SegmentHeader {
             owner: OWNER, log: [1; 16], number: 3, first: Lsn(7), size: 1 << 20, salt: [2; 16],
         };
         let mut block = header.encode();
         prop_assert_eq!(SegmentHeader::decode(&block), Ok(header));
+        let key = header.key();
         block[flip] ^= 1;
         prop_assert!(SegmentHeader::decode(&block).is_err());
+        // A client chooses what is in records, and blocks are used again: what looks like a record is known to be none
+        // by its header alone.
+        if let Some(record) = RecordHeader::decode(&bytes) {
+            prop_assert!(!record.is_of(&key, 4096));
+        }
     }
 }
 
@@ -269,6 +277,32 @@ fn blocks_that_are_used_again_hold_no_old_records() {
     let (_, recovered, found) = open(&disk, Pace::AtOnce).expect("a good disk");
     assert_eq!(recovered.last, Lsn(45));
     assert!(found.iter().rev().take(5).all(|record| record[..] == [7; 50]));
+}
+
+#[test]
+fn a_record_is_one_at_its_place_in_its_segment_only() {
+    let header = |salt| SegmentHeader {
+        owner: OWNER,
+        log: [1; 16],
+        number: 3,
+        first: Lsn(7),
+        size: 1 << 20,
+        salt: [salt; 16],
+    };
+    let (key, other) = (header(1).key(), header(2).key());
+    let mut group = Buffer::with_room(BLOCK_SIZE);
+    append_record(&mut group, Lsn(7), &[b"pay", b"load"]);
+    append_record(&mut group, Lsn(8), &[b"more"]);
+    seal(&mut group, &key, 4096);
+    assert_eq!(group.len(), BLOCK_SIZE);
+    let second = record_size(7);
+    let record = RecordHeader::decode(&group[second..]).expect("a record");
+    let at = 4096 + second as u64;
+    assert_eq!((record.lsn, record.group(), record.in_group), (Lsn(8), Lsn(7), 1));
+    assert!(record.is_of(&key, at) && record.holds(&key, at, b"more"));
+    assert!(!record.is_of(&key, at + 4096) && !record.is_of(&other, at));
+    assert!(!record.holds(&key, at + 4096, b"more") && !record.holds(&other, at, b"more"));
+    assert!(!record.holds(&key, at, b"less") && !record.holds(&key, at, b"more."));
 }
 
 #[test]
