@@ -93,6 +93,10 @@ impl<W: DirectWrite> Directory for DirectDirectory<W> {
         self.file(self.plain.join(name))
     }
 
+    fn shrink(&mut self, name: &str, size: u64) -> io::Result<()> {
+        self.plain.shrink(name, size)
+    }
+
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
         self.plain.rename(from, to)
     }

@@ -31,6 +31,12 @@ pub trait Directory: Send {
     /// # Errors
     /// As the system says.
     fn open(&mut self, name: &str) -> io::Result<Box<dyn LogFile>>;
+    /// Cuts a file off behind its first `size` bytes, durably. Those before stay as they are, whatever
+    /// happens.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn shrink(&mut self, name: &str, size: u64) -> io::Result<()>;
     /// Gives a file another name. Replaces one that has it.
     ///
     /// # Errors
@@ -134,6 +140,12 @@ impl Directory for PlainDirectory {
     fn open(&mut self, name: &str) -> io::Result<Box<dyn LogFile>> {
         let file = File::options().read(true).write(true).open(self.join(name))?;
         Ok(Box::new(PlainFile(file)))
+    }
+
+    fn shrink(&mut self, name: &str, size: u64) -> io::Result<()> {
+        let file = File::options().write(true).open(self.join(name))?;
+        file.set_len(size)?;
+        file.sync_all()
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {

@@ -267,6 +267,18 @@ impl Directory for FaultDirectory {
         file.map(|file| self.file(file)).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    fn shrink(&mut self, name: &str, size: u64) -> io::Result<()> {
+        let mut state = self.disk.state();
+        state.step()?;
+        let file = state.names.get(name).copied().ok_or(io::ErrorKind::NotFound)?;
+        let content = state.file(file)?;
+        let size = (size as usize).min(content.now.len());
+        content.now.truncate(size);
+        content.durable.truncate(size);
+        content.dirty.retain(|sector| (sector + 1) * SECTOR_SIZE <= size);
+        Ok(())
+    }
+
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.disk.state();
         state.step()?;

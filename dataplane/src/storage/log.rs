@@ -31,6 +31,8 @@ pub struct Recovered {
 pub(super) struct Segment {
     pub(super) name: String,
     pub(super) header: SegmentHeader,
+    /// Nothing was cut off behind its records.
+    pub(super) is_whole: bool,
 }
 
 /// See the module.
@@ -77,7 +79,7 @@ impl SegmentLog {
     ) -> Result<(Self, Recovered), StorageError> {
         config.check()?;
         let found = read(&mut *directory, Some(owner), each)?;
-        let Found { segments, spares, recovered, log } = found;
+        let Found { segments, spares, recovered, end, log } = found;
         let log = match log {
             Some(log) => log,
             None => random()?,
@@ -105,14 +107,28 @@ impl SegmentLog {
         while this.spares.len() > config.spare_segments_max {
             this.remove_spare()?;
         }
-        // Without records: each start of a process would leave one behind.
-        if this.segments.back().is_some_and(|last| last.header.first == next) {
-            let empty = this.segments.pop_back().expect("there is one");
-            this.retire(&empty.name)?;
-            this.sync()?;
-        }
+        this.leave_last(end)?;
         this.segments.push_back(segment);
         Ok((this, recovered))
+    }
+
+    /// Gives back what the last segment does not need, now that another one follows: each start of a
+    /// process would take the room of a whole one.
+    fn leave_last(&mut self, end: u64) -> Result<(), StorageError> {
+        let Some(mut last) = self.segments.pop_back() else {
+            return Ok(());
+        };
+        if last.header.first == self.next {
+            self.retire(&last)?;
+            return self.sync();
+        }
+        if end < last.header.size {
+            let shrunk = self.directory.shrink(&last.name, end);
+            shrunk.map_err(|source| self.error("cut off the end of a segment", source))?;
+            last.is_whole = false;
+        }
+        self.segments.push_back(last);
+        Ok(())
     }
 
     /// The record that comes next.
@@ -182,7 +198,7 @@ impl SegmentLog {
         for _ in 0..RETIRED_AT_ONCE {
             if self.is_over(below) {
                 let old = self.segments.pop_front().expect("there are two");
-                self.retire(&old.name)?;
+                self.retire(&old)?;
             } else if self.spares.len() > self.spares_wanted {
                 self.remove_spare()?;
             }
@@ -205,14 +221,14 @@ impl SegmentLog {
     }
 
     /// Keeps a file that is not needed for reuse, or removes it.
-    fn retire(&mut self, name: &str) -> Result<(), StorageError> {
+    fn retire(&mut self, old: &Segment) -> Result<(), StorageError> {
         let wanted = self.spares_wanted.min(self.config.spare_segments_max);
-        if self.spares.len() >= wanted {
-            let removed = self.directory.remove(name);
+        if self.spares.len() >= wanted || !old.is_whole {
+            let removed = self.directory.remove(&old.name);
             return removed.map_err(|source| self.error("remove a segment", source));
         }
         let spare = self.spare_name();
-        let renamed = self.directory.rename(name, &spare);
+        let renamed = self.directory.rename(&old.name, &spare);
         renamed.map_err(|source| self.error("rename a segment", source))?;
         self.spares.push(spare);
         Ok(())
@@ -297,7 +313,7 @@ fn create(
     file.write_durably(0, &header.encode()).map_err(fail)?;
     directory.rename(UNFINISHED, &name).map_err(fail)?;
     directory.sync().map_err(fail)?;
-    Ok((Segment { name, header }, file))
+    Ok((Segment { name, header, is_whole: true }, file))
 }
 
 fn random() -> Result<[u8; 16], StorageError> {

@@ -27,6 +27,8 @@ pub(super) struct Found {
     /// Files of the right size that hold nothing.
     pub(super) spares: Vec<String>,
     pub(super) recovered: Recovered,
+    /// Bytes of the last segment up to its last whole group.
+    pub(super) end: u64,
     pub(super) log: Option<[u8; 16]>,
 }
 
@@ -50,21 +52,23 @@ pub(super) fn read(
         let header = read_header(&path.join(&name), &mut *file)?;
         let first = segments.first().map(|(first, _)| first.header);
         check_header(&path.join(&name), &name, &header, first, owner)?;
-        segments.push((Segment { name, header }, file));
+        segments.push((Segment { name, header, is_whole: true }, file));
     }
     let start = segments.first().map_or(Lsn(1), |(first, _)| first.header.first);
     let mut recovered =
         Recovered { first: start, last: Lsn(start.0 - 1), segments: segments.len(), torn: false };
+    let mut end = 0;
     for index in 0..segments.len() {
         let limit = segments.get(index + 1).map(|(next, _)| next.header.first);
         let (segment, file) = &mut segments[index];
-        let reader = Reader::new(path.join(&segment.name), &segment.header, &mut **file)?;
-        let (last, torn) = reader.read(recovered.last, limit, each)?;
-        (recovered.last, recovered.torn) = (last, torn);
+        let path = path.join(&segment.name);
+        let reader = Reader::new(path, &segment.header, &mut **file, limit.is_none())?;
+        segment.is_whole = reader.size == segment.header.size;
+        (recovered.last, end, recovered.torn) = reader.read(recovered.last, limit, each)?;
     }
     let log = segments.first().map(|(first, _)| first.header.log);
     let segments = segments.into_iter().map(|(segment, _)| segment).collect();
-    Ok(Found { segments, spares, recovered, log })
+    Ok(Found { segments, spares, recovered, end, log })
 }
 
 fn read_header(path: &Path, file: &mut dyn LogFile) -> Result<SegmentHeader, StorageError> {
@@ -137,28 +141,31 @@ impl<'a> Reader<'a> {
         path: PathBuf,
         header: &SegmentHeader,
         file: &'a mut dyn LogFile,
+        is_last: bool,
     ) -> Result<Self, StorageError> {
         let size = file.size().map_err(|source| StorageError::Io {
             path: path.clone(),
             operation: "read the size of a segment",
             source,
         })?;
-        if size < header.size {
+        // Others may have been cut off behind their records.
+        if is_last && size < header.size {
             let what = format!("the file ends here, and had {} bytes", header.size);
             return Err(StorageError::Corrupt { path, offset: size, what });
         }
-        let (key, first, size) = (header.key(), header.first, header.size);
+        let (key, first, size) = (header.key(), header.first, size.min(header.size));
         Ok(Self { path, key, first, size, file, window: Vec::new(), window_at: 0 })
     }
 
     /// Gives the records after `last` to `each`, up to the one before `limit`, the first of the next
-    /// segment. Returns the last one, and whether the tail of a write is missing behind it.
+    /// segment. Returns the last one, where its group ends, and whether the tail of a write is missing
+    /// behind it.
     fn read(
         mut self,
         mut last: Lsn,
         limit: Option<Lsn>,
         each: &mut dyn FnMut(Lsn, &[u8]),
-    ) -> Result<(Lsn, bool), StorageError> {
+    ) -> Result<(Lsn, u64, bool), StorageError> {
         if self.first != last.next() {
             let what = format!(
                 "the segment begins with record {}, and the one before it ends with {last}",
@@ -191,7 +198,7 @@ impl<'a> Reader<'a> {
             }
         }
         match limit {
-            Some(limit) if limit == last.next() => Ok((last, false)),
+            Some(limit) if limit == last.next() => Ok((last, at, false)),
             Some(limit) => {
                 let what = format!(
                     "record {} should be here; the next segment begins with record {limit}",
@@ -199,7 +206,7 @@ impl<'a> Reader<'a> {
                 );
                 Err(self.corrupt(at, what))
             }
-            None => self.judge_tail(at, last).map(|torn| (last, torn)),
+            None => self.judge_tail(at, last).map(|torn| (last, at, torn)),
         }
     }
 

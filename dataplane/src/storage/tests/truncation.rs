@@ -151,3 +151,52 @@ fn nothing_is_given_back_that_is_needed_or_not_there() {
     let (_, recovered) = open(&disk);
     assert_eq!((recovered.first, recovered.last), (Lsn(7), Lsn(12)));
 }
+
+#[test]
+fn each_start_takes_the_room_of_its_records_only() {
+    let disk = FaultDisk::default();
+    for lsn in 1..=20u64 {
+        let (mut log, recovered) = open(&disk);
+        assert_eq!(recovered.last.next(), Lsn(lsn));
+        append(&mut log, lsn);
+    }
+    let size: usize =
+        disk.names().iter().filter_map(|name| disk.contents(name)).map(|bytes| bytes.len()).sum();
+    // Header and two blocks each; the newest is whole.
+    let most = 19 * 12 * 1024 + CONFIG.segment_size as usize;
+    assert!(size <= most, "{size} bytes");
+    let (mut log, recovered) = open(&disk);
+    assert_eq!((recovered.first, recovered.last), (Lsn(1), Lsn(20)));
+    // What was cut off is of no use as a spare.
+    log.truncate(Lsn(20));
+    append(&mut log, 40);
+    drop(log);
+    let names = disk.names();
+    let sizes = names.iter().filter_map(|name| disk.contents(name)).map(|bytes| bytes.len());
+    assert!(sizes.filter(|size| *size != CONFIG.segment_size as usize).count() <= 1);
+    assert_eq!(open(&disk).1.last, Lsn(40));
+}
+
+#[test]
+fn a_segment_that_is_shorter_than_its_records_is_damage() {
+    for (size, what) in [(8192, "should be here"), (4096, "should be here"), (100, "file ends")] {
+        let disk = FaultDisk::default();
+        for last in [2, 4] {
+            append(&mut open(&disk).0, last);
+        }
+        let mut each = |_, _: &[u8]| {};
+        let oldest = disk.names().remove(0);
+        disk.directory().shrink(&oldest, size).expect("it is there");
+        let opened =
+            MemoryLog::open(disk.directory(), OWNER, CONFIG, Pace::AtOnce, &mut each).map(drop);
+        let error = opened.expect_err("records are missing").to_string();
+        assert!(error.contains(what) && error.contains("damaged"), "{error}");
+    }
+    // The newest one is never cut off by the log itself.
+    let disk = FaultDisk::default();
+    append(&mut open(&disk).0, 2);
+    let newest = disk.names().remove(0);
+    disk.directory().shrink(&newest, CONFIG.segment_size - 4096).expect("it is there");
+    let opened = MemoryLog::open(disk.directory(), OWNER, CONFIG, Pace::AtOnce, &mut |_, _| {});
+    assert!(opened.map(drop).expect_err("cut off").to_string().contains("the file ends here"));
+}
