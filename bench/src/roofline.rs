@@ -90,6 +90,33 @@ pub struct Figure {
     pub unloaded: bool,
     /// What to make faster to make the figure better.
     pub binds: String,
+    /// Of replicas that keep logs.
+    pub log: Option<LogUse>,
+}
+
+/// What went to the disk, beside what it takes at most.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
+pub struct LogUse {
+    /// Bytes of a group of records in the mean.
+    pub group: f64,
+    /// Bytes per request, all logs together.
+    pub bytes: f64,
+    /// Requests per second if the disk did nothing but write groups of this size for so many logs.
+    pub allowed_per_s: f64,
+    /// Throughput of the same load without logs.
+    pub volatile_per_s: f64,
+}
+
+impl LogUse {
+    /// From the numbers of all replicas, fresh before the load.
+    fn of(run: &Run<'_>, floors: &Floors, volatile_per_s: f64) -> Self {
+        let sum = |name: &str| run.numbers.iter().map(|numbers| numbers.get(name)).sum::<f64>();
+        let requests = run.numbers.iter().map(|numbers| numbers.get("requests_executed"));
+        let bytes = sum("log_bytes") / requests.fold(1.0, f64::max);
+        let group = sum("log_bytes") / sum("log_groups").max(1.0);
+        let disk = floors.disk.bytes_per_s(usize::from(run.replicas), group);
+        Self { group, bytes, allowed_per_s: disk / bytes.max(1e-9), volatile_per_s }
+    }
 }
 
 /// What was run, as far as the model needs it.
@@ -107,6 +134,8 @@ pub struct Run<'a> {
     pub result: &'a LoadResult,
     /// The replicas' numbers after it, from fresh processes.
     pub numbers: &'a [Numbers],
+    /// Of replicas that keep logs: the throughput of the same load without.
+    pub volatile_per_s: Option<f64>,
 }
 
 /// Compares a run with the floors.
@@ -134,6 +163,7 @@ pub fn figure(run: &Run<'_>, floors: &Floors) -> Figure {
         hops_us: floors.link(run.wire).map_or(0.0, |link| HOPS * link.one_way_us),
         unloaded: result.sessions == 1 && result.outstanding == 1,
         binds: String::new(),
+        log: run.volatile_per_s.map(|per_s| LogUse::of(run, floors, per_s)),
     };
     figure.binds = binds(&figure, run, floors);
     figure
@@ -272,6 +302,7 @@ mod tests {
     use super::*;
     use crate::cpu::Usage;
     use crate::floors::crypto::{AuthFloor, HashFloor};
+    use crate::floors::disk::{DiskFloor, DiskFloors};
     use crate::floors::links::LinkFloor;
     use crate::floors::system::SystemFloor;
     use crate::load::Traffic;
@@ -294,6 +325,16 @@ mod tests {
                 sign_ns: 9000.0,
                 verify_batch_ns: 10_000.0,
                 ..AuthFloor::default()
+            },
+            disk: DiskFloors {
+                rows: vec![DiskFloor {
+                    writers: 4,
+                    size: 65_536,
+                    writes_per_s: 1000.0,
+                    bytes_per_s: 65_536_000.0,
+                    ..DiskFloor::default()
+                }],
+                ..DiskFloors::default()
             },
             system: SystemFloor {
                 copy_cached_bytes_per_s: 1e10,
@@ -336,6 +377,7 @@ mod tests {
             cores: 2,
             result: &result,
             numbers: &numbers,
+            volatile_per_s: None,
         };
         let figure = figure(&run, &floors);
         assert_eq!(figure.per_request, PerRequest { messages: 8.8, bytes: 1400.0, batch: 100.0 });
@@ -349,6 +391,29 @@ mod tests {
     }
 
     #[test]
+    fn a_log_is_compared_with_the_disk_and_with_no_log() {
+        let (floors, result) = (floors(), result());
+        let metrics = Metrics::new();
+        metrics.requests_executed.set(1000);
+        metrics.log_bytes.set(50 * 65_536);
+        metrics.log_groups.set(50);
+        let numbers = vec![Numbers::parse(&metrics.prometheus(0)); 4];
+        let run = Run {
+            name: "durable",
+            wire: Wire::Tcp,
+            replicas: 4,
+            cores: 2,
+            result: &result,
+            numbers: &numbers,
+            volatile_per_s: Some(125_000.0),
+        };
+        let log = figure(&run, &floors).log.expect("they keep logs");
+        assert_eq!((log.group, log.volatile_per_s), (65_536.0, 125_000.0));
+        // 200 groups per 1000 requests, of which the disk takes 1000 per second.
+        assert!((log.allowed_per_s - 5000.0).abs() < 1e-6, "{log:?}");
+    }
+
+    #[test]
     fn what_binds_is_named() {
         let (floors, numbers) = (floors(), numbers());
         let figure_of = |result: &LoadResult| {
@@ -359,6 +424,7 @@ mod tests {
                 cores: 2,
                 result,
                 numbers: &numbers,
+                volatile_per_s: None,
             };
             figure(&run, &floors)
         };

@@ -8,6 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use tetrarch_bench::floors::Floors;
 use tetrarch_bench::floors::crypto::{HashFloor, SetFloor, hashes, hashes_of_older_sets};
+use tetrarch_bench::floors::disk::{DiskFloor, DiskFloors};
 use tetrarch_bench::latency::humane_us;
 use tetrarch_bench::load::{self, LoadOptions};
 use tetrarch_bench::local::{LocalCluster, Shape, over, tetrarch_binary};
@@ -100,32 +101,55 @@ pub fn run(args: &RooflineArgs) -> Result<()> {
     Ok(())
 }
 
+/// What is special about a run.
+#[derive(Clone, Copy)]
+struct Kind {
+    /// Each request is signed.
+    signed: bool,
+    /// Replicas keep logs.
+    durable: bool,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let durable = if self.durable { " durable" } else { "" };
+        let signed = if self.signed { ", signed" } else { "" };
+        write!(f, "{durable}{signed}")
+    }
+}
+
 fn figures(args: &RooflineArgs, machine: &Machine, floors: &Floors) -> Result<Vec<Figure>> {
     let tetrarch = tetrarch_binary(args.tetrarch.as_deref())?;
     let shape = Shape { replicas: 4, crash_only: false };
-    let runs: [(u32, u32, bool); 4] = [
-        (1, 0, false),
-        (args.sessions, 0, false),
-        (args.sessions, 1024, false),
-        (args.sessions, 0, true),
+    let plain = Kind { signed: false, durable: false };
+    let durable = Kind { durable: true, ..plain };
+    // What is durable comes directly after the same without a log.
+    let runs = [
+        (1, 0, plain),
+        (args.sessions, 0, plain),
+        (args.sessions, 0, durable),
+        (args.sessions, 1024, plain),
+        (args.sessions, 1024, durable),
+        (args.sessions, 0, Kind { signed: true, ..plain }),
     ];
     // What `transport = "auto"` takes, by name: the floors are compared with it.
     let (wire, transport) = match floors.link(Wire::IoUring) {
         Some(_) => (Wire::IoUring, TransportKind::IoUring),
         None => (Wire::Tcp, TransportKind::Tcp),
     };
-    let mut figures = Vec::new();
-    for (sessions, size, signed) in runs {
-        let sign = if signed { ", signed" } else { "" };
-        let name = format!("{} {size}/{size}{sign}, {sessions} in flight", shape.name());
+    let mut figures: Vec<Figure> = Vec::new();
+    for (sessions, size, kind) in runs {
+        let name = format!("{} {size}/{size}{kind}, {sessions} in flight", shape.name());
         eprintln!("measuring {name}");
-        let cluster = LocalCluster::start_with(&tetrarch, shape, &over(transport))?;
+        let mut init = over(transport).to_vec();
+        init.extend(kind.durable.then(|| "--durable".to_owned()));
+        let cluster = LocalCluster::start_with(&tetrarch, shape, &init)?;
         let options = LoadOptions {
             sessions,
             request_size: size as usize,
             reply_size: size,
             duration: Duration::from_secs_f64(args.duration),
-            signed,
+            signed: kind.signed,
             transport: Some(transport),
             pids: cluster.pids(),
             ..LoadOptions::new(cluster.path())
@@ -140,6 +164,7 @@ fn figures(args: &RooflineArgs, machine: &Machine, floors: &Floors) -> Result<Ve
             cores: machine.cores,
             result: &result,
             numbers: &numbers,
+            volatile_per_s: figures.last().filter(|_| kind.durable).map(|figure| figure.throughput),
         };
         figures.push(figure(&run, floors));
     }
@@ -165,7 +190,6 @@ fn print_floors(floors: &Floors) {
     row("ring, on one core", ns(system.ring_pass_ns));
     row("copy, memory", bytes(system.copy_bytes_per_s));
     row("copy, cache", bytes(system.copy_cached_bytes_per_s));
-    row(&format!("4 KiB to storage ({})", system.fsync_place), humane_us(system.fsync_us));
     row("clock", ns(system.clock_ns));
     let auth = &floors.auth;
     row("link MAC of a header", ns(auth.link_tag_ns));
@@ -175,6 +199,21 @@ fn print_floors(floors: &Floors) {
     row("Ed25519 signature checked in a batch of 64", ns(auth.verify_batch_ns));
     row("digest of a long body, each byte", format!("{:.3} ns", floors.long_hash_ns_per_byte));
     print_hashes("", &floors.hashes);
+    print_disk(&floors.disk);
+}
+
+fn print_disk(disk: &DiskFloors) {
+    println!("\nDurable writes in {} ({})", disk.place, disk.access);
+    for DiskFloor { writers, size, writes_per_s, bytes_per_s, p50_us, p99_us } in &disk.rows {
+        println!(
+            "  {writers} at a time, {:>4} KiB each {:>8} /s {:>10}   median {}, 99 % {}",
+            size / 1024,
+            grouped(*writes_per_s),
+            bytes(*bytes_per_s),
+            humane_us(*p50_us),
+            humane_us(*p99_us),
+        );
+    }
 }
 
 fn print_hashes(with: &str, hashes: &[HashFloor]) {
@@ -214,6 +253,16 @@ fn print_figure(figure: &Figure) {
             grouped(figure.allowed_per_s),
             figure.times_floor(),
             figure.per_request.batch,
+        );
+    }
+    if let Some(log) = &figure.log {
+        println!(
+            "  {:.0} % of the same without a log ({} /s); the disk allows {} /s: {:.0} KiB a group, {:.0} B a request",
+            100.0 * figure.throughput / log.volatile_per_s.max(1e-9),
+            grouped(log.volatile_per_s),
+            grouped(log.allowed_per_s),
+            log.group / 1024.0,
+            log.bytes,
         );
     }
     println!("  binds: {}", figure.binds);

@@ -4,17 +4,26 @@
 //! measured, so that other work on the machine can only make it look worse than it is by little.
 
 pub mod crypto;
+pub mod disk;
 pub mod links;
 pub mod system;
 pub mod timing;
+
+use std::time::Duration;
 
 use anyhow::Result;
 use serde::Serialize;
 
 use crate::wire::Wire;
 use crypto::{AuthFloor, HashFloor};
+use disk::DiskFloors;
 use links::LinkFloor;
 use system::SystemFloor;
+
+/// Bytes of each file of the disk's floor: a segment of a log.
+const DISK_FILE_SIZE: u64 = 64 << 20;
+/// How long each row of it takes.
+const DISK_SPAN: Duration = Duration::from_millis(400);
 
 /// All floors of a machine.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -27,12 +36,14 @@ pub struct Floors {
     pub long_hash_ns_per_byte: f64,
     /// MACs and signatures.
     pub auth: AuthFloor,
+    /// Durable writes.
+    pub disk: DiskFloors,
     /// The rest.
     pub system: SystemFloor,
 }
 
 impl Floors {
-    /// Measures all, in about ten seconds; `tell` hears what is measured next.
+    /// Measures all, in about fifteen seconds; `tell` hears what is measured next.
     ///
     /// # Errors
     /// Something that cannot be measured here.
@@ -42,14 +53,16 @@ impl Floors {
         let long_hash_ns_per_byte = crypto::long_hash_ns_per_byte();
         tell("MACs and signatures");
         let auth = crypto::authentication()?;
-        tell("loopback, rings, memory, storage");
+        tell("loopback, rings, memory");
         let system = system::system()?;
+        tell("the disk");
+        let disk = disk::disk(&std::env::temp_dir(), DISK_FILE_SIZE, DISK_SPAN)?;
         let mut links = Vec::new();
         for wire in Wire::all() {
             tell(&format!("links over {}", wire.name()));
             links.push(links::link(wire, round_trips)?);
         }
-        Ok(Self { links, hashes, long_hash_ns_per_byte, auth, system })
+        Ok(Self { links, hashes, long_hash_ns_per_byte, auth, disk, system })
     }
 
     /// The link over this transport.

@@ -1,6 +1,5 @@
-//! What the machine and its kernel can do: bytes over loopback, hops between cores, copies, storage.
+//! What the machine and its kernel can do: bytes over loopback, hops between cores, copies.
 
-use std::fs::OpenOptions;
 use std::hint::black_box;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -31,10 +30,6 @@ pub struct SystemFloor {
     pub copy_bytes_per_s: f64,
     /// The same for 1 KiB that the cache holds.
     pub copy_cached_bytes_per_s: f64,
-    /// Until 4 KiB are on storage, microseconds in the median.
-    pub fsync_us: f64,
-    /// Where that was.
-    pub fsync_place: String,
     /// One look at the clock, nanoseconds.
     pub clock_ns: f64,
 }
@@ -42,18 +37,15 @@ pub struct SystemFloor {
 /// Measures all of it, in about two seconds.
 ///
 /// # Errors
-/// No loopback socket, thread or temporary file is to be had.
+/// No loopback socket or thread is to be had.
 pub fn system() -> Result<SystemFloor> {
     let clock = SystemClock::new();
-    let (fsync_us, fsync_place) = fsync()?;
     Ok(SystemFloor {
         loopback_bytes_per_s: loopback(Duration::from_millis(400))?,
         ring_hop_ns: ring_hop(20_000)?,
         ring_pass_ns: ring_pass(),
         copy_bytes_per_s: copy(32 << 20),
         copy_cached_bytes_per_s: copy(1 << 10),
-        fsync_us,
-        fsync_place,
         clock_ns: best_ns(|| clock.now()),
     })
 }
@@ -138,31 +130,6 @@ fn copy(size: usize) -> f64 {
     size as f64 / ns * 1e9
 }
 
-fn fsync() -> Result<(f64, String)> {
-    let directory = std::env::temp_dir();
-    let path = directory.join(format!("tetrarch-bench-fsync-{}", std::process::id()));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(&path)
-        .with_context(|| path.display().to_string())?;
-    let measured = fsync_file(&mut file);
-    std::fs::remove_file(&path)?;
-    Ok((measured?, directory.display().to_string()))
-}
-
-fn fsync_file(file: &mut std::fs::File) -> Result<f64> {
-    let (begin, block) = (Instant::now(), [1u8; 4096]);
-    let mut latencies = Latencies::default();
-    while latencies.count() < 200 && begin.elapsed() < Duration::from_secs(1) {
-        let write = Instant::now();
-        file.write_all(&block)?;
-        file.sync_data()?;
-        latencies.record(write.elapsed());
-    }
-    Ok(latencies.summary().p50_us)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,7 +139,5 @@ mod tests {
         assert!(loopback(Duration::from_millis(20)).expect("loopback") > 0.0);
         assert!(ring_hop(200).expect("threads") > 0.0);
         assert!(ring_pass() > 0.0 && copy(1 << 16) > 0.0);
-        let (us, place) = fsync().expect("a temporary directory");
-        assert!(us > 0.0 && !place.is_empty());
     }
 }
