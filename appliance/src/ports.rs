@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// How long a port may stay taken. The kernel takes a ring of io_uring apart after its process is
 /// gone, and what was waiting in it, as for connections, keeps the socket until then: milliseconds, more on a
 /// busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often to look.
 const PAUSE: Duration = Duration::from_millis(20);

@@ -25,8 +25,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// A cluster directory and its processes. Both are gone when the test ends, also when it fails.
 struct Processes {
     directory: PathBuf,
-    /// The first of eight: four for members and clients, four for metrics.
-    port: u16,
     replicas: Vec<Option<Child>>,
 }
 
@@ -39,8 +37,8 @@ impl Processes {
         let directory =
             std::env::temp_dir().join(format!("tetrarch-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&directory);
-        let first = free_ports(8);
-        let port = first.to_string();
+        // Four for members and clients, four for metrics.
+        let port = free_ports(8).to_string();
         let made = run(
             &[
                 "init",
@@ -55,7 +53,7 @@ impl Processes {
             &[&["--request-timeout-ms", "1000", "--clients", "2"], more].concat(),
         );
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        Self { directory, port: first, replicas: Vec::new() }
+        Self { directory, replicas: Vec::new() }
     }
 
     fn spawn(&self, id: usize) -> Child {
@@ -64,12 +62,6 @@ impl Processes {
         command.args(["replica", text(&self.directory), "--id", &id.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command.spawn().expect("the binary was built")
-    }
-
-    /// The system takes sockets from a process that was killed a little after it is gone.
-    fn wait_for_port(&self, id: usize) {
-        let port = self.port + id as u16;
-        wait("a port is free again", || TcpListener::bind(("127.0.0.1", port)).is_ok());
     }
 
     fn log_path(&self, id: usize) -> PathBuf {
@@ -236,7 +228,7 @@ fn a_durable_cluster_keeps_what_it_acknowledged_when_all_are_killed() {
     let mut cluster = Processes::init_with("durable", "kv", &["--durable"]);
     let start = |cluster: &mut Processes, ids: &[usize]| {
         for &id in ids {
-            cluster.wait_for_port(id);
+            // At once: the system takes its sockets from it a little later.
             cluster.replicas[id] = Some(cluster.spawn(id));
         }
     };
