@@ -93,6 +93,14 @@ pub const FETCH_MAX: u64 = 64;
 /// Encoded bytes of decisions that one FETCH is answered with, about: later ones are only claimed.
 pub const FETCH_SIZE_MAX: usize = 1024 * 1024;
 
+/// Bytes that one member is sent in a patience because it asks or lags, besides twice what is decided in
+/// that time: eight of the largest answers, so that a member that is behind learns as fast as it can, and
+/// one that only asks takes a small part of what a replica can send.
+pub const HELP_SIZE_MAX: u64 = 8 * FETCH_SIZE_MAX as u64;
+
+/// What a small message counts in that, in bytes: about as long it takes to make and to send.
+pub const HELP_WEIGHT: u64 = 4096;
+
 /// Instances ahead of the open one for which claims are counted: several FETCHes, so that the next
 /// ones are answered while the first is used up.
 pub const CLAIMS_MAX: u64 = 4 * FETCH_MAX;

@@ -138,6 +138,73 @@ fn more_than_a_fetch_carries_is_fetched_piece_by_piece_without_waiting() {
     cluster.check_agreement();
 }
 
+/// Encoded bytes of the batches that replica 0 has sent since the last look, and messages.
+fn sent_by_leader(cluster: &mut Cluster) -> (usize, usize) {
+    let sent = core::mem::take(&mut cluster.sent);
+    let sizes = sent.iter().filter(|(id, ..)| *id == 0).map(|(.., message)| match message {
+        Message::Decided(it) => it.batch.as_ref().map_or(0, |batch| batch.payload().bytes().len()),
+        Message::Propose(it) => it.batch.payload().bytes().len(),
+        Message::BatchBody(it) => it.batch.payload().bytes().len(),
+        _ => 0,
+    });
+    let sizes: Vec<usize> = sizes.collect();
+    (sizes.iter().sum(), sizes.len())
+}
+
+// rule: LAG.7
+#[test]
+fn a_member_that_asks_all_the_time_is_answered_as_much_as_one_that_needs_it() {
+    let mut cluster = Cluster::four();
+    let large = "x".repeat(200_000);
+    for counter in 1..=8 {
+        let request = request(1, counter, &large, false, &[]);
+        (0..4).for_each(|id| cluster.request(id, &request));
+        cluster.deliver_all();
+    }
+    cluster.tick(Duration::from_secs(1));
+    cluster.crash(3);
+    let (view, from, to) = (ViewId(0), ConsensusId(1), ConsensusId(64));
+    let status = Status {
+        view,
+        regency: Regency(0),
+        wanted: Regency(0),
+        stopped: false,
+        decided: ConsensusId(7),
+        log_start: ConsensusId(1),
+        written: ReplicaSet::EMPTY,
+        accepted: ReplicaSet::EMPTY,
+        proposed: 0,
+        learned: 0,
+    };
+    let digest = cluster.replica(0).decision(ConsensusId(8)).expect("it is kept");
+    let questions = [
+        Message::Fetch(Fetch { view, from, to, with_batches: true }),
+        Message::Fetch(Fetch { view, from, to, with_batches: false }),
+        Message::FetchBatch(FetchBatch { view, cid: ConsensusId(8), digest }),
+        Message::Status(status),
+    ];
+    for question in &questions {
+        cluster.queue.clear();
+        cluster.tick(Duration::from_millis(100));
+        sent_by_leader(&mut cluster);
+        let ask = |cluster: &mut Cluster, from| {
+            let message = question.clone();
+            cluster.deliver(harness::Envelope { from, to: 0, message });
+        };
+        (0..10_000).for_each(|_| ask(&mut cluster, 3));
+        let (bytes, messages) = sent_by_leader(&mut cluster);
+        let least = limits::HELP_SIZE_MAX as usize;
+        let weight = bytes + messages * limits::HELP_WEIGHT as usize;
+        assert!(weight >= least && weight < least + 2 * limits::FETCH_SIZE_MAX, "{weight}");
+        ask(&mut cluster, 2);
+        assert!(sent_by_leader(&mut cluster).1 > 0, "another member is answered");
+        cluster.tick(Duration::from_millis(32));
+        sent_by_leader(&mut cluster);
+        ask(&mut cluster, 3);
+        assert!(sent_by_leader(&mut cluster).1 > 0, "and this one later");
+    }
+}
+
 // rule: SMR.11, LAG.2
 #[test]
 fn a_replica_whose_application_is_slow_asks_for_each_decision_once() {

@@ -113,10 +113,12 @@ impl<P: Payload> Replica<P> {
         self.lag.update_target(self.quorums.one_correct());
         self.on_wish(index, status.wanted.max(status.regency), actions);
         self.unmute(actions);
-        self.send_decision_claims(index, status, actions);
-        if status.regency == self.regency {
-            self.send_what_lacks(index, status, actions);
-        }
+        self.help(index, actions, |this, actions| {
+            this.send_decision_claims(index, status, actions);
+            if status.regency == this.regency {
+                this.send_what_lacks(index, status, actions);
+            }
+        });
         self.pursue(actions);
     }
 
@@ -404,6 +406,10 @@ impl<P: Payload> Replica<P> {
         if fetch.view != self.config.view.id() {
             return self.ignored.add(Ignored::OtherView);
         }
+        self.help(index, actions, |this, actions| this.send_decisions(index, fetch, actions));
+    }
+
+    fn send_decisions(&mut self, index: usize, fetch: &Fetch, actions: &mut Actions<Action<P>>) {
         let to = Recipients::One(self.config.view.members()[index]);
         let mut size = 0;
         for step in 0..FETCH_MAX {
@@ -464,12 +470,14 @@ impl<P: Payload> Replica<P> {
         actions: &mut Actions<Action<P>>,
     ) {
         spec!("LAG.3");
-        let Some(batch) = self.batch_of(fetch.cid, &fetch.digest) else {
-            return;
-        };
-        let body = BatchBody { view: self.config.view.id(), cid: fetch.cid, batch };
-        let to = Recipients::One(self.config.view.members()[index]);
-        self.send(to, Message::BatchBody(body), actions);
+        self.help(index, actions, |this, actions| {
+            let Some(batch) = this.batch_of(fetch.cid, &fetch.digest) else {
+                return;
+            };
+            let body = BatchBody { view: this.config.view.id(), cid: fetch.cid, batch };
+            let to = Recipients::One(this.config.view.members()[index]);
+            this.send(to, Message::BatchBody(body), actions);
+        });
     }
 
     /// The batch with this digest, decided or open in instance `cid`.

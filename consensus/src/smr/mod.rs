@@ -9,6 +9,7 @@ pub mod client;
 pub mod complaints;
 mod decision_log;
 mod durability;
+mod helping;
 pub mod ignored;
 mod invariants;
 mod lag;

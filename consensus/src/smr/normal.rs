@@ -483,6 +483,7 @@ impl<P: Payload> Replica<P> {
         let timestamp_ns = self.time_after(self.timestamp_ns, &batch);
         let context = Context { cid, timestamp_ns, seed: seed(&batch.digest) };
         self.log.push(Position { epoch: decided.epoch, ..at }, &batch);
+        self.helping.note_decided(batch.payload().bytes().len());
         self.timestamp_ns = timestamp_ns;
         self.decided = cid;
         actions.push(Action::Execute { context, batch, selection });

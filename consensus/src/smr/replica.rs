@@ -23,6 +23,7 @@ use crate::smr::bodies::{Answers, Lacking};
 use crate::smr::complaints::Complaints;
 use crate::smr::decision_log::DecisionLog;
 use crate::smr::durability::Durability;
+use crate::smr::helping::Helping;
 use crate::smr::ignored::{Ignored, IgnoredCounts};
 use crate::smr::out_of_context::OutOfContext;
 use crate::smr::progress::Lag;
@@ -87,6 +88,7 @@ pub struct Replica<P> {
     pub(super) incomplete_to: ConsensusId,
     pub(super) lacking: Lacking,
     pub(super) answers: Answers,
+    pub(super) helping: Helping,
     pub(super) lag: Lag<P>,
     pub(super) timers: Timers,
     pub(super) durability: Durability,
@@ -138,6 +140,7 @@ impl<P: Payload> Replica<P> {
             incomplete_to: ConsensusId(0),
             lacking: Lacking::new(&config, now),
             answers: Answers::new(n),
+            helping: Helping::new(n),
             lag: Lag::new(n, config.restarted),
             timers: Timers::new(now, config.request_timeout),
             durability: Durability::default(),

@@ -43,7 +43,11 @@ impl<P: Payload> Requests<P> {
         if !is_signed(&request) || !self.may_favour(now, member, client, sequence) {
             return self.admit(now, request, complaints, room);
         }
-        let admission = self.admit(now, request, complaints, |_| Room::Favoured);
+        let favoured = |request: &Request<P>| match room(request) {
+            Room::Awaited => Room::Awaited,
+            _ => Room::Favoured,
+        };
+        let admission = self.admit(now, request, complaints, favoured);
         // What is there instead of it may be of a later incarnation: then that is what is ordered.
         if let Some(at) = self.table.find(client)
             && let Some(head) = self.table.head(at)

@@ -143,7 +143,8 @@ impl Model {
         if !may || !is_signed(&request) {
             return self.admit(request, demoted, room);
         }
-        let admission = self.admit(request, demoted, Room::Favoured);
+        let room = if room == Room::Awaited { room } else { Room::Favoured };
+        let admission = self.admit(request, demoted, room);
         if self.is_ready(name.0) {
             let head = self.first(name.0).expect("it is ready");
             self.favours[member] = Some((name.0, head, now));
