@@ -115,6 +115,11 @@ impl FaultDisk {
         self.state().writes
     }
 
+    /// Handles of the disk: this one, and one for each directory and file that is open.
+    pub fn handles(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+
     /// Files that were made so far.
     pub fn made(&self) -> u64 {
         self.state().next_file

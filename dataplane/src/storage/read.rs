@@ -46,28 +46,29 @@ pub(super) fn read(
     let mut names = directory.list().map_err(io("list the directory"))?;
     names.sort_unstable();
     let spares = names.iter().filter(|name| spare_number(name).is_some()).cloned().collect();
-    let mut segments: Vec<(Segment, Box<dyn LogFile>)> = Vec::new();
+    let mut segments: VecDeque<Segment> = VecDeque::new();
     for name in names.into_iter().filter(|name| name.ends_with(SEGMENT_SUFFIX)) {
         let mut file = directory.open(&name).map_err(io("open a segment"))?;
         let header = read_header(&path.join(&name), &mut *file)?;
-        let first = segments.first().map(|(first, _)| first.header);
+        let first = segments.front().map(|first| first.header);
         check_header(&path.join(&name), &name, &header, first, owner)?;
-        segments.push((Segment { name, header, is_whole: true }, file));
+        segments.push_back(Segment { name, header, is_whole: true });
     }
-    let start = segments.first().map_or(Lsn(1), |(first, _)| first.header.first);
+    let start = segments.front().map_or(Lsn(1), |first| first.header.first);
     let mut recovered =
         Recovered { first: start, last: Lsn(start.0 - 1), segments: segments.len(), torn: false };
     let mut end = 0;
     for index in 0..segments.len() {
-        let limit = segments.get(index + 1).map(|(next, _)| next.header.first);
-        let (segment, file) = &mut segments[index];
+        let limit = segments.get(index + 1).map(|next| next.header.first);
+        let segment = &mut segments[index];
+        // Opened again: a process may have fewer files open than a log has segments.
+        let mut file = directory.open(&segment.name).map_err(io("open a segment"))?;
         let path = path.join(&segment.name);
-        let reader = Reader::new(path, &segment.header, &mut **file, limit.is_none())?;
+        let reader = Reader::new(path, &segment.header, &mut *file, limit.is_none())?;
         segment.is_whole = reader.size == segment.header.size;
         (recovered.last, end, recovered.torn) = reader.read(recovered.last, limit, each)?;
     }
-    let log = segments.first().map(|(first, _)| first.header.log);
-    let segments = segments.into_iter().map(|(segment, _)| segment).collect();
+    let log = segments.front().map(|first| first.header.log);
     Ok(Found { segments, spares, recovered, end, log })
 }
 

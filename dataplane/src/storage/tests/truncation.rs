@@ -200,3 +200,16 @@ fn a_segment_that_is_shorter_than_its_records_is_damage() {
     let opened = MemoryLog::open(disk.directory(), OWNER, CONFIG, Pace::AtOnce, &mut |_, _| {});
     assert!(opened.map(drop).expect_err("cut off").to_string().contains("the file ends here"));
 }
+
+#[test]
+fn a_log_of_many_segments_needs_few_open_files() {
+    let disk = FaultDisk::default();
+    append(&mut open(&disk).0, 600);
+    assert!(disk.names().len() >= 200, "{} files", disk.names().len());
+    let mut most = 0;
+    let mut each = |_, _: &[u8]| most = disk.handles().max(most);
+    let opened = MemoryLog::open(disk.directory(), OWNER, CONFIG, Pace::AtOnce, &mut each);
+    assert_eq!(opened.expect("a good disk").1.last, Lsn(600));
+    // This one, the directory, and the segment that is read.
+    assert!(most <= 3, "{most} handles");
+}
