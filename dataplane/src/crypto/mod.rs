@@ -9,6 +9,7 @@ pub mod authenticator;
 pub mod hash;
 pub mod keys;
 pub mod mac;
+pub mod merkle;
 pub mod signature;
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "calls functions compiled for instructions that were detected")]
