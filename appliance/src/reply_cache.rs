@@ -1,16 +1,18 @@
 //! The last replies of each session, for clients that ask again.
 //!
 //! Owns copies of reply bodies. Always true: the newest reply of a session is kept while the
-//! session is among those used last, older ones that the client may ask for within the session's
+//! session is among those that executed something last, older ones that the client may ask for within the session's
 //! window and share of bytes; the total is bounded; a session in steady use causes no allocation. Must not: decide what was
 //! executed (the core does), or hold frames: a slow client must not pin the memory of messages.
 //!
 //! Each session has a ring of bytes that grows to the size its replies need, up to its share, which
 //! shrinks as sessions become more: sessions that are all in use must not take each other's rings in
-//! turn. When the sum reaches the limit, the session not used for longest loses its ring.
+//! turn. When the sum reaches the limit, the session that executed nothing for longest loses its ring. What is kept
+//! is a function of the replies entered and of the limits, because checkpoints hold it.
 
-use tetrarch_consensus::limits::SESSION_WINDOW;
-use tetrarch_consensus::{ClientId, Sequence, spec};
+use tetrarch_consensus::limits::{RESULT_SIZE_MAX, SESSION_WINDOW};
+use tetrarch_consensus::message::reply::REPLY_HEADER_SIZE;
+use tetrarch_consensus::{BadSnapshot, ClientId, Sequence, spec};
 
 /// The smallest ring: a window of small replies without growing.
 const RING_SIZE_MIN: usize = 4096;
@@ -30,7 +32,7 @@ struct Entry {
 #[derive(Debug)]
 struct Session {
     client: ClientId,
-    /// When it was last used, as a number that grows with each use.
+    /// When a reply was entered last, as a number that grows with each one.
     stamp: u64,
     /// Place of the oldest entry, and how many there are.
     oldest: usize,
@@ -114,11 +116,9 @@ impl ReplyCache {
     }
 
     /// The kept reply to `sequence`, in two parts when it wraps around the end of the ring.
-    pub fn get(&mut self, client: ClientId, sequence: Sequence) -> Option<(&[u8], &[u8])> {
-        let at = self.find(client)?;
-        self.stamp += 1;
-        let session = &mut self.sessions[at];
-        session.stamp = self.stamp;
+    pub fn get(&self, client: ClientId, sequence: Sequence) -> Option<(&[u8], &[u8])> {
+        // Changes nothing: what is kept follows from what was executed alone (rule CKP.1).
+        let session = &self.sessions[self.find(client)?];
         let entry = session.entries().find(|entry| entry.sequence == sequence)?;
         Some(session.parts(&entry))
     }
@@ -128,6 +128,83 @@ impl ReplyCache {
     fn share(&self) -> usize {
         let fair = self.size_max >> self.sessions.len().next_power_of_two().ilog2();
         fair.clamp(RING_SIZE_MIN, self.session_size_max)
+    }
+
+    /// Appends what is kept to `out`: for each session, in the order in which they executed something
+    /// last, client (8 bytes, little endian), bytes reserved (8), replies (8); for each of these sequence (8) and
+    /// bytes (8); then the bytes of all.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        spec!("CKP.1");
+        let mut order: Vec<&Session> = self.sessions.iter().collect();
+        order.sort_unstable_by_key(|session| session.stamp);
+        for session in order {
+            let numbers = [session.client.0, session.ring.len() as u64, session.count as u64];
+            numbers.iter().for_each(|number| out.extend_from_slice(&number.to_le_bytes()));
+            for entry in session.entries().rev() {
+                out.extend_from_slice(&entry.sequence.0.to_le_bytes());
+                out.extend_from_slice(&u64::from(entry.size).to_le_bytes());
+            }
+            for entry in session.entries().rev() {
+                let (head, tail) = session.parts(&entry);
+                out.extend_from_slice(head);
+                out.extend_from_slice(tail);
+            }
+        }
+    }
+
+    /// Replaces what is kept by what [`ReplyCache::write`] wrote, under the same limits, when the last
+    /// executed requests were those of `sessions`, clients ascending.
+    ///
+    /// # Errors
+    /// The bytes are not that. What is kept then is not to be used.
+    pub fn read(
+        &mut self,
+        bytes: &[u8],
+        sessions: &[(ClientId, Sequence)],
+    ) -> Result<(), BadSnapshot> {
+        spec!("CKP.4");
+        *self = Self::new(self.size_max, self.session_size_max);
+        let mut from = bytes;
+        while !from.is_empty() {
+            let [client, ring, count] = numbers(&mut from)?;
+            let client = ClientId(client);
+            let executed = sessions.binary_search_by_key(&client.0, |(client, _)| client.0);
+            let executed = executed.map_err(|_| BadSnapshot)?;
+            // A single session may have a reply that is larger than the limit.
+            let most = self.size_max.max(REPLY_HEADER_SIZE + RESULT_SIZE_MAX) as u64;
+            let fits = (RING_SIZE_MIN as u64..=most).contains(&ring)
+                && (self.sessions.is_empty() || self.size as u64 + ring <= self.size_max as u64);
+            if !fits || count > SESSION_WINDOW as u64 || self.find(client).is_some() {
+                return Err(BadSnapshot);
+            }
+            let mut session = Session::new(client);
+            if ring as usize > RING_SIZE_MIN {
+                session.grow(ring as usize);
+            }
+            let mut entries = Vec::with_capacity(count as usize);
+            for _ in 0..count {
+                entries.push(numbers::<2>(&mut from)?);
+            }
+            let newest = entries.last().map_or(0, |newest| newest[0]);
+            if newest > sessions[executed].1.0 || !entries.is_sorted_by(|a, b| a[0] < b[0]) {
+                return Err(BadSnapshot);
+            }
+            for [sequence, size] in entries {
+                let room = (session.ring.len() - session.used) as u64;
+                let body = from.get(..size.min(room + 1) as usize).ok_or(BadSnapshot)?;
+                if size > room {
+                    return Err(BadSnapshot);
+                }
+                from = &from[body.len()..];
+                session.push(Sequence(sequence), body);
+            }
+            self.stamp += 1;
+            session.stamp = self.stamp;
+            self.size += session.ring.len();
+            self.sessions.push(session);
+            self.set_place(client, self.sessions.len() as u32 - 1);
+        }
+        Ok(())
     }
 
     /// Bytes reserved now.
@@ -198,6 +275,17 @@ impl ReplyCache {
     }
 }
 
+/// The next numbers of a stream of them.
+fn numbers<const N: usize>(from: &mut &[u8]) -> Result<[u64; N], BadSnapshot> {
+    let mut numbers = [0; N];
+    for number in &mut numbers {
+        let (bytes, rest) = from.split_first_chunk::<8>().ok_or(BadSnapshot)?;
+        *number = u64::from_le_bytes(*bytes);
+        *from = rest;
+    }
+    Ok(numbers)
+}
+
 impl Session {
     fn new(client: ClientId) -> Self {
         Self {
@@ -213,7 +301,7 @@ impl Session {
     }
 
     /// Newest first.
-    fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
+    fn entries(&self) -> impl DoubleEndedIterator<Item = Entry> + '_ {
         let place = |back| self.entries[(self.oldest + back) % SESSION_WINDOW];
         (0..self.count).rev().map(place)
     }
@@ -320,6 +408,80 @@ mod tests {
         cache.insert(ClientId(client), Sequence::new(1, counter), Sequence::NONE, body);
     }
 
+    fn bytes(cache: &ReplyCache) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        cache.write(&mut bytes);
+        bytes
+    }
+
+    /// Those that the cache knows, with more executed than it has replies to.
+    fn sessions(cache: &ReplyCache) -> Vec<(ClientId, Sequence)> {
+        let known = cache.sessions.iter();
+        let mut known: Vec<_> = known.map(|it| (it.client, Sequence::new(9, 1))).collect();
+        known.sort_unstable_by_key(|(client, _)| client.0);
+        known
+    }
+
+    /// The same cache, in other memory.
+    fn written_and_read(cache: &ReplyCache) -> ReplyCache {
+        let mut other = ReplyCache::new(cache.size_max, cache.session_size_max);
+        insert(&mut other, 77, 1, b"to be forgotten");
+        other.read(&bytes(cache), &sessions(cache)).expect("what was written");
+        assert_eq!((bytes(&other), other.size()), (bytes(cache), cache.size()));
+        other
+    }
+
+    // rule: CKP.1
+    #[test]
+    fn what_was_read_goes_on_like_what_was_written() {
+        let mut cache = ReplyCache::new(12 * RING_SIZE_MIN, 4 * RING_SIZE_MIN);
+        let step = |cache: &mut ReplyCache, step: u32| {
+            let client = u64::from(step.wrapping_mul(2_654_435_761) >> 27);
+            let oldest = Sequence::new(1, step.saturating_sub(step % 300));
+            let body = vec![step as u8; (step as usize * 977) % 2500];
+            cache.insert(ClientId(client), Sequence::new(1, step), oldest, &body);
+        };
+        (1..=1000).for_each(|at| step(&mut cache, at));
+        let mut other = written_and_read(&cache);
+        for at in 1001..=3000 {
+            step(&mut cache, at);
+            // Only one of them is asked.
+            let _ = get(&mut other, u64::from(at % 32), at - 1);
+            step(&mut other, at);
+            assert_eq!(cache.size(), other.size(), "step {at}");
+        }
+        assert!(cache.evicted() > 100);
+        assert_eq!(bytes(&cache), bytes(&other));
+    }
+
+    #[test]
+    fn other_bytes_are_refused_or_kept_within_the_limits() {
+        let mut cache = ReplyCache::new(4 * RING_SIZE_MIN, 2 * RING_SIZE_MIN);
+        for counter in 1..=5 {
+            (1..=3).for_each(|client| insert(&mut cache, client, counter, &[7; 900]));
+        }
+        let whole = bytes(&cache);
+        for end in 1..whole.len() {
+            let mut cut = ReplyCache::new(cache.size_max, cache.session_size_max);
+            // The end of a session is the end of a smaller cache.
+            let ends = cut.read(&whole[..end], &sessions(&cache)).is_ok();
+            assert!(!ends || bytes(&cut) == whole[..end], "cut at {end}");
+        }
+        for at in 0..whole.len() {
+            for bit in [0, 3, 7] {
+                let mut other = whole.clone();
+                other[at] ^= 1 << bit;
+                let mut read = ReplyCache::new(cache.size_max, cache.session_size_max);
+                if read.read(&other, &sessions(&cache)).is_ok() {
+                    assert_eq!(bytes(&read), other, "byte {at}");
+                    assert!(read.size() <= cache.size_max);
+                }
+            }
+        }
+        let mut smaller = ReplyCache::new(RING_SIZE_MIN, RING_SIZE_MIN);
+        assert!(smaller.read(&whole, &sessions(&cache)).is_err());
+    }
+
     #[test]
     fn a_whole_window_of_small_replies_is_kept_and_no_more() {
         let mut cache = ReplyCache::new(1 << 20, 1 << 16);
@@ -360,15 +522,17 @@ mod tests {
     }
 
     #[test]
-    fn the_session_not_used_for_longest_goes_first_and_the_sum_is_bounded() {
+    fn the_session_idle_for_longest_goes_first_and_the_sum_is_bounded() {
         let mut cache = ReplyCache::new(4 * RING_SIZE_MIN, RING_SIZE_MIN);
         for client in 1..=4 {
             insert(&mut cache, client, 1, b"x");
         }
-        assert!(get(&mut cache, 1, 1).is_some(), "used now");
+        insert(&mut cache, 1, 2, b"x");
+        // Asking is not executing: what others keep must not depend on who was asked.
+        assert!(get(&mut cache, 2, 1).is_some());
         insert(&mut cache, 5, 1, b"x");
         assert_eq!(get(&mut cache, 2, 1), None);
-        assert!(get(&mut cache, 1, 1).is_some() && get(&mut cache, 5, 1).is_some());
+        assert!(get(&mut cache, 1, 2).is_some() && get(&mut cache, 5, 1).is_some());
         assert_eq!((cache.size(), cache.evicted()), (4 * RING_SIZE_MIN, 1));
     }
 
@@ -419,7 +583,7 @@ mod tests {
     #[test]
     fn sessions_that_come_and_go_never_answer_for_each_other() {
         let mut cache = ReplyCache::new(16 * RING_SIZE_MIN, 2 * RING_SIZE_MIN);
-        let mut last = std::collections::BTreeMap::new();
+        let (mut last, mut evicted) = (std::collections::BTreeMap::new(), 0);
         for step in 1..=4000u32 {
             // Two clients of 16 sessions each; some replies need a larger ring.
             let client = ClientId::new(step % 2, step.wrapping_mul(2_654_435_761) >> 16 & 0xf).0;
@@ -435,9 +599,13 @@ mod tests {
             }
             assert_eq!(kept, cache.sessions.len());
             assert!(cache.size() <= 16 * RING_SIZE_MIN);
+            if step % 500 == 0 {
+                evicted += cache.evicted();
+                cache = written_and_read(&cache);
+            }
             let rings: usize = cache.sessions.iter().map(|session| session.ring.len()).sum();
             assert_eq!(rings, cache.size());
         }
-        assert!(cache.evicted() > 100);
+        assert!(evicted + cache.evicted() > 100);
     }
 }
