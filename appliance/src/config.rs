@@ -27,7 +27,7 @@ use crate::budget::Sizes;
 use crate::info;
 use crate::placement::{Placement, idle_name};
 use crate::ports;
-use crate::recovery::{LOG_GROUP_SIZE_MIN, LogPlan, log_path};
+use crate::recovery::{CheckpointPlan, LOG_GROUP_SIZE_MIN, LogPlan, checkpoints_path, log_path};
 use crate::service::{self, Seed, ServiceKind};
 
 /// The error of every check.
@@ -102,6 +102,8 @@ pub struct LogFile {
     pub group_mib: usize,
     /// What reaches the disk: `auto`, `direct` (O_DIRECT), `io_uring` (with O_DIRECT) or `plain`.
     pub access: String,
+    /// What taking a checkpoint may stop execution for before operators are told, ms.
+    pub checkpoint_pause_max_ms: u64,
 }
 
 impl Default for LogFile {
@@ -111,6 +113,7 @@ impl Default for LogFile {
             segment_mib: segment_size as usize / MIB,
             group_mib: group_size_max / MIB,
             access: "auto".into(),
+            checkpoint_pause_max_ms: 1000,
         }
     }
 }
@@ -496,7 +499,7 @@ impl Check<'_> {
                 return Err(self.wrong("durability", format!("{other:?}"), "no such mode", remedy));
             }
         };
-        let LogFile { segment_mib, group_mib, access } = &raw.log;
+        let LogFile { segment_mib, group_mib, access, checkpoint_pause_max_ms } = &raw.log;
         self.range("log.group_mib", *group_mib, LOG_GROUP_SIZE_MIN / MIB, 64)?;
         self.range("log.segment_mib", *segment_mib, 2 * group_mib + 1, 64 * 1024)?;
         let access = match access.as_str() {
@@ -514,7 +517,11 @@ impl Check<'_> {
             group_size_max: group_mib * MIB,
             ..LogConfig::default()
         };
-        Ok(durable.then(|| LogPlan { path: log_path(data_dir), config, access }))
+        let checkpoints = CheckpointPlan {
+            path: checkpoints_path(data_dir),
+            pause_max: Duration::from_millis(*checkpoint_pause_max_ms),
+        };
+        Ok(durable.then(|| LogPlan { path: log_path(data_dir), config, access, checkpoints }))
     }
 
     fn transport(&self, raw: &ReplicaFile) -> Result<TransportChoice, ConfigError> {
@@ -556,6 +563,7 @@ impl Check<'_> {
         let mut config = Config::new(ReplicaId(raw.id), cluster.view());
         config.request_timeout = Duration::from_millis(raw.request_timeout_ms);
         config.depth = cluster.depth;
+        config.checkpoint_every = cluster.checkpoint_every;
         config.batch_requests_max = requests;
         config.batch_size_max = limits.batch_size_max;
         config.inline_body_max = limits.inline_body_max;

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::Path;
 
 use tetrarch_client::cluster::{
-    CLUSTER_FILE, ClientEntry, Cluster, ClusterError, Member, PrivateKeys,
+    CHECKPOINT_EVERY, CLUSTER_FILE, ClientEntry, Cluster, ClusterError, Member, PrivateKeys,
 };
 use tetrarch_consensus::quorum::Quorums;
 use tetrarch_consensus::{FaultModel, ReplicaId};
@@ -167,7 +167,8 @@ pub fn generate(
         client_keys.push(keys);
     }
     let id = u64::from_le_bytes(id);
-    let cluster = Cluster { id, model, f, depth: 1, members, clients: entries };
+    let checkpoint_every = CHECKPOINT_EVERY;
+    let cluster = Cluster { id, model, f, depth: 1, checkpoint_every, members, clients: entries };
     Ok((cluster, replica_keys, client_keys))
 }
 

@@ -7,6 +7,7 @@
 
 pub mod admin;
 pub mod budget;
+pub mod checkpoint;
 pub mod cli;
 pub mod cluster_command;
 pub mod config;

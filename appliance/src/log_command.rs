@@ -4,7 +4,7 @@
 //! is left as it is. Must not: need a private key.
 //!
 //! Checked are the segments and records themselves, that the records follow from each other (they are
-//! replayed into a core, as at a start), that each body has the digest its batch names, and that its client
+//! replayed into a core, as at a start; from the oldest checkpoint on if those before it were given up), that each body has the digest its batch names, and that its client
 //! exists. Signatures of requests are checked and counted; one that does not hold is no fault of the
 //! log, because a replica that has the request from its client decides it whatever proof the leader
 //! sent. Votes carry no proof for others (docs/PROTOCOL.md, "Why no ACCEPT is signed").
@@ -24,8 +24,11 @@ use tetrarch_dataplane::crypto::hash::body_digest;
 use tetrarch_dataplane::storage::disk::PlainDirectory;
 use tetrarch_dataplane::storage::{Owner, log};
 
+use crate::checkpoint::file::CheckpointFile;
+use crate::checkpoint::image;
+use crate::checkpoint::store::Store;
 use crate::config::{data_dir, load_replica_file};
-use crate::recovery::log_path;
+use crate::recovery::{checkpoints_path, log_path};
 
 /// What was found in a log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -57,8 +60,13 @@ pub fn run(directory: &Path, id: u16, dump: bool) -> Result<()> {
     config.depth = cluster.depth;
     config.clients_max = cluster.clients.len() as u32;
     config.sessions_per_client_max = file.limits.sessions_per_client_max;
+    let owner = Owner { cluster: cluster.id, replica: id };
     let mut reader = Reader {
         core: Replica::new(config, Box::new(HeapPool), Instant(0)),
+        store: Store::new(checkpoints_path(&data_dir(directory, &file))),
+        owner,
+        started: false,
+        from: None,
         actions: Actions::with_capacity(ACTIONS_MAX),
         counts: Counts::default(),
         cluster: &cluster,
@@ -70,13 +78,20 @@ pub fn run(directory: &Path, id: u16, dump: bool) -> Result<()> {
             wrong = reader.record(lsn.0, record).err().map(|error| (lsn, error));
         }
     };
-    let (owner, recovered) = log::inspect(&mut PlainDirectory::open(&path)?, &mut each)?;
+    let (found, recovered) = log::inspect(&mut PlainDirectory::open(&path)?, &mut each)?;
     if let Some((lsn, error)) = wrong {
         bail!("log {}: record {lsn}: {error}", path.display());
     }
-    let expected = Owner { cluster: cluster.id, replica: id };
-    if owner.is_some_and(|owner| owner != expected) {
-        bail!("log {}: it is of {owner:?}, not of {expected:?}; correct data_dir", path.display());
+    if found.is_some_and(|found| found != owner) {
+        bail!("log {}: it is of {found:?}, not of {owner:?}; correct data_dir", path.display());
+    }
+    if let Some(file) = &reader.from {
+        bail!(
+            "log {}: begins with record {}, and does not hold the base of checkpoint {}",
+            path.display(),
+            recovered.first,
+            file.path().display()
+        );
     }
     let Counts { decided, requests, signatures, bad_signatures } = reader.counts;
     let torn = if recovered.torn { "; ends with an interrupted write" } else { "" };
@@ -93,6 +108,11 @@ pub fn run(directory: &Path, id: u16, dump: bool) -> Result<()> {
 
 struct Reader<'a> {
     core: Replica<SharedBytes>,
+    store: Store,
+    owner: Owner,
+    started: bool,
+    /// The log does not begin at the beginning: what follows from what is known from this one's base on.
+    from: Option<CheckpointFile>,
     actions: Actions<Action<SharedBytes>>,
     counts: Counts,
     cluster: &'a Cluster,
@@ -106,6 +126,17 @@ impl Reader<'_> {
                 Record::decode(bytes, &mut HeapPool).map_err(|error| anyhow!("{error}"))?;
             println!("{lsn} {}", line(&record));
         }
+        if !std::mem::replace(&mut self.started, true) && lsn > 1 {
+            self.from = Some(self.oldest_checkpoint(lsn)?);
+        }
+        if let Some(file) = self.from.take() {
+            if lsn == file.header.position.base.0 {
+                return self.begin_at(&file, bytes);
+            }
+            self.core.pass_over(bytes)?;
+            self.from = Some(file);
+            return Ok(());
+        }
         self.core.restore(Instant(0), bytes, &mut self.actions)?;
         let actions: Vec<_> = self.actions.drain().collect();
         for action in actions {
@@ -115,6 +146,29 @@ impl Reader<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The oldest checkpoint that holds and has its base behind `first`.
+    fn oldest_checkpoint(&self, first: u64) -> Result<CheckpointFile> {
+        for path in self.store.list()?.iter().rev() {
+            let opened = CheckpointFile::open(path, self.owner);
+            match opened.and_then(|file| file.verify().map(|()| file)) {
+                Ok(file) if file.header.position.base.0 >= first => return Ok(file),
+                Ok(_) => {}
+                Err(error) => println!("{error}"),
+            }
+        }
+        bail!(
+            "the log begins here, and no checkpoint in {} holds that could be used in place of the records \
+             before it",
+            self.store.path().display()
+        )
+    }
+
+    fn begin_at(&mut self, file: &CheckpointFile, base: &[u8]) -> Result<()> {
+        let ordered = image::Reader::new(file.image()?, file.header.size).ordered()?;
+        self.counts.decided = ordered.cid.0;
+        Ok(self.core.begin_at(Instant(0), &ordered, base)?)
     }
 
     fn batch(&mut self, batch: &Batch<SharedBytes>) -> Result<()> {
@@ -168,6 +222,15 @@ fn line(record: &Record<SharedBytes>) -> String {
         Record::Accepted(vote) => {
             format!("accept cid={} epoch={} {:?}", vote.at.cid, vote.at.epoch, vote.digest)
         }
+        Record::Base(base) => format!(
+            "base cid={} regency={} stopped={} mute={} written={} accepted={}",
+            base.state.decided,
+            base.state.regency,
+            base.stopped,
+            base.mute,
+            base.wrote.len(),
+            base.accepted.len()
+        ),
         Record::Decided { at, digest, claimed, batch } => {
             let how = if *claimed { "learned" } else { "decided" };
             let with = if batch.is_some() { " with batch" } else { "" };

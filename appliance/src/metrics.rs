@@ -206,6 +206,22 @@ numbers! {
     log_slowest_ns: "gauge",
     /// Segment files that hold records, or are about to.
     log_segments: "gauge",
+    /// Checkpoints made durable.
+    checkpoints: "counter",
+    /// Checkpoints not taken because the one before was still being written.
+    checkpoints_skipped: "counter",
+    /// Checkpoints that could not be written.
+    checkpoints_failed: "counter",
+    /// The last durable checkpoint: its instance.
+    checkpoint_instance: "gauge",
+    /// Bytes of its image.
+    checkpoint_size: "gauge",
+    /// Time that writing it took, ns.
+    checkpoint_write_ns: "gauge",
+    /// Time that taking the last one stopped execution for, ns.
+    checkpoint_pause_ns: "gauge",
+    /// Time that the slowest one did, ns.
+    checkpoint_pause_max_ns: "gauge",
     /// Bytes of frames that are free now.
     frames_free_size: "gauge",
     /// Bytes of all frames.

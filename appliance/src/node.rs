@@ -4,7 +4,9 @@
 //! the same parts, and differ in the endpoint below the links. Always true: no clock, thread, file
 //! or random number is used here; time comes with each turn. Must not: know where parts come from.
 
+use std::io::Read;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use tetrarch_client::cluster::{Cluster, PrivateKeys};
 use tetrarch_consensus::smr::{Replica, RestoreError};
@@ -19,6 +21,8 @@ use tetrarch_dataplane::stage::{Progress, Stage};
 use tetrarch_dataplane::storage::Storage;
 use tetrarch_dataplane::types::{Instant, PeerId};
 
+use crate::checkpoint::CheckpointSink;
+use crate::checkpoint::image::{self, ImageError};
 use crate::metrics::{IngressCounts, Metrics};
 use crate::payload::{FramePayload, FramePayloadPool};
 use crate::proofs::Proofs;
@@ -66,6 +70,23 @@ pub struct BadClientKey {
     pub client: u32,
     /// What is wrong with it.
     pub source: KeyError,
+}
+
+/// Why a checkpoint cannot be begun with.
+#[derive(Debug, thiserror::Error)]
+pub enum BeginError {
+    /// Its image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// Its base.
+    #[error("{0}")]
+    Restore(RestoreError),
+}
+
+impl From<RestoreError> for BeginError {
+    fn from(error: RestoreError) -> Self {
+        Self::Restore(error)
+    }
 }
 
 /// See the module.
@@ -166,6 +187,43 @@ impl Node {
             self.execution.replay(&context, &batch, &selection);
         }
         Ok(())
+    }
+
+    /// Passes over a record of the log that comes before the base of the checkpoint which
+    /// [`Node::begin_at`] will begin with.
+    ///
+    /// # Errors
+    /// The bytes are no record.
+    pub fn pass_over(&mut self, record: &[u8]) -> Result<(), RestoreError> {
+        self.ordering.pass_over(record)
+    }
+
+    /// There was no such base: forgets what was passed over.
+    pub fn forget_passed_over(&mut self) {
+        self.ordering.forget_passed_over();
+    }
+
+    /// Begins at a checkpoint with the record that is its base, before any record was replayed. `image` is
+    /// the checkpoint's, whole and verified.
+    ///
+    /// # Errors
+    /// It is not of this node. The node must not be used then.
+    pub fn begin_at<R: Read>(
+        &mut self,
+        now: Instant,
+        mut image: image::Reader<R>,
+        base: &[u8],
+    ) -> Result<(), BeginError> {
+        let ordered = image.ordered()?;
+        self.ordering.begin_at(now, &ordered, base)?;
+        self.execution.install(&ordered, image)?;
+        Ok(())
+    }
+
+    /// From now on hands checkpoints to `sink`, and gives up records before the number in `needed_from`.
+    pub fn keep_checkpoints(&mut self, sink: Box<dyn CheckpointSink>, needed_from: Arc<AtomicU64>) {
+        self.execution.keep_checkpoints(sink);
+        self.ordering.keep_records_from(needed_from);
     }
 
     /// From now on keeps records in `storage`, behind those that were replayed. The first one that a

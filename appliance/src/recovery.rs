@@ -6,23 +6,31 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tetrarch_consensus::limits::BATCH_SIZE_MAX;
 use tetrarch_consensus::record::RECORD_HEAD_SIZE_MAX;
-use tetrarch_consensus::smr::RestoreError;
-use tetrarch_consensus::{ConsensusId, Lsn, ReplicaId};
+use tetrarch_consensus::{ConsensusId, Lsn, spec};
 use tetrarch_dataplane::storage::file::{Access, FileLog, Opened, Probe};
 use tetrarch_dataplane::storage::{self, LogConfig, Owner};
 use tetrarch_dataplane::types::Instant;
 
-use crate::node::Node;
+use crate::checkpoint::Position;
+use crate::checkpoint::file::{CheckpointFile, FileError};
+use crate::checkpoint::image::{self, ImageError};
+use crate::checkpoint::store::Store;
+use crate::checkpoint::writer::{Pace, Writer, WriterParts};
+use crate::metrics::Metrics;
+use crate::node::{BeginError, Node};
 
 /// Name of the file in a data directory that says that the replica ran before.
 const MARKER: &str = "ran";
 /// Name of the log's directory in a data directory.
 const LOG: &str = "log";
+/// Name of the directory of checkpoints.
+const CHECKPOINTS: &str = "checkpoints";
 
 /// Bytes that the largest record takes in a group.
 pub const LOG_GROUP_SIZE_MIN: usize =
@@ -37,6 +45,17 @@ pub struct LogPlan {
     pub config: LogConfig,
     /// What reaches the disk.
     pub access: Access,
+    /// Its checkpoints.
+    pub checkpoints: CheckpointPlan,
+}
+
+/// Where a replica's checkpoints are.
+#[derive(Clone, Debug)]
+pub struct CheckpointPlan {
+    /// Their directory.
+    pub path: PathBuf,
+    /// What taking one may stop execution for before operators are told.
+    pub pause_max: Duration,
 }
 
 /// How a replica starts.
@@ -59,6 +78,11 @@ pub enum Memory {
 /// Where the log of a data directory is.
 pub fn log_path(data_dir: &Path) -> PathBuf {
     data_dir.join(LOG)
+}
+
+/// Where the checkpoints of a data directory are.
+pub fn checkpoints_path(data_dir: &Path) -> PathBuf {
+    data_dir.join(CHECKPOINTS)
 }
 
 impl Memory {
@@ -125,45 +149,30 @@ pub struct Recovered {
     /// Says what is wrong with it.
     pub probe: Probe,
     /// For people: what was found, and what reaches the disk.
-    pub lines: [String; 2],
+    pub lines: Vec<String>,
+    /// For people who should look.
+    pub warnings: Vec<String>,
+    /// Makes checkpoints durable as long as this lives.
+    _checkpoints: Option<Writer>,
 }
 
-/// Replays the log into `node`, and lets it keep its records there from now on.
+/// Begins with the newest checkpoint that can be used, replays the log behind it into `node`, and lets it
+/// keep its records and checkpoints there from now on.
 ///
 /// # Errors
 /// The log cannot be used.
 pub fn recover(
     node: &mut Node,
-    (cluster, id): (u64, ReplicaId),
+    owner: Owner,
     plan: &LogPlan,
     ran: bool,
     now: Instant,
+    metrics: Arc<Metrics>,
 ) -> Result<Recovered> {
-    let owner = Owner { cluster, replica: id.0 };
-    let mut wrong: Option<(storage::Lsn, RestoreError)> = None;
-    let mut each = |lsn, record: &[u8]| {
-        if wrong.is_none()
-            && let Err(error) = node.restore(now, record)
-        {
-            wrong = Some((lsn, error));
-        }
-    };
-    let Opened { log, recovered, access } =
-        FileLog::open(&plan.path, owner, plan.config, plan.access, &mut each)?;
-    let path = plan.path.display();
-    if let Some((lsn, error)) = wrong {
-        bail!(
-            "log {path}: record {lsn} cannot be used: {error}; start with the configuration that made \
-             it, or move the log away: then the replica starts as one without memory"
-        );
-    }
-    if recovered.first != storage::Lsn(1) {
-        bail!(
-            "log {path}: begins with record {}, and this release needs all; put the missing segments \
-             back, or move the log away",
-            recovered.first
-        );
-    }
+    let store = Store::new(plan.checkpoints.path.clone());
+    let mut warnings = Vec::new();
+    let (opened, newest) = replay(node, owner, plan, &store, now, &mut warnings)?;
+    let Opened { log, recovered, access } = opened;
     let empty = recovered.last == storage::Lsn(0);
     let lost = empty && ran;
     let probe = log.probe();
@@ -177,18 +186,166 @@ pub fn recover(
     }
     let data_dir = plan.path.parent().unwrap_or(&plan.path);
     note_run(data_dir)?;
-    let found = found(node.core().decided(), &recovered, lost);
-    Ok(Recovered { lost, probe, lines: [format!("log {path}: {found}"), access] })
+    let found = found(node.core().decided(), newest, &recovered, lost);
+    let lines = vec![format!("log {}: {found}", plan.path.display()), access];
+    let config = node.core().config();
+    let (every, n) = (config.checkpoint_every, config.view.n());
+    let writer = match config.view.index_of(config.id) {
+        Some(index) if every > 0 => {
+            let pace = Pace::new((index, n), every, plan.checkpoints.pause_max);
+            let probe = probe.clone();
+            let parts = WriterParts { store, owner, pace, watermark, probe, newest, metrics };
+            let (writer, sink, needed_from) = Writer::start(parts)?;
+            node.keep_checkpoints(sink, needed_from);
+            Some(writer)
+        }
+        _ => None,
+    };
+    Ok(Recovered { lost, probe, lines, warnings, _checkpoints: writer })
 }
 
-fn found(decided: ConsensusId, recovered: &storage::Recovered, lost: bool) -> String {
+/// Replays the log, from the newest checkpoint on that holds and has its base there. Those that cannot be
+/// used lose their names.
+fn replay(
+    node: &mut Node,
+    owner: Owner,
+    plan: &LogPlan,
+    store: &Store,
+    now: Instant,
+    warnings: &mut Vec<String>,
+) -> Result<(Opened, Option<Position>)> {
+    spec!("CKP.4", "CKP.5");
+    let path = plan.path.display();
+    let mut candidates = store.list()?.into_iter();
+    loop {
+        let candidate = next_whole(&mut candidates, owner, store, warnings)?;
+        let mut replay = Replay {
+            node: &mut *node,
+            now,
+            from: candidate.as_ref(),
+            started: false,
+            headless: false,
+            wrong: None,
+        };
+        let mut each = |lsn: storage::Lsn, record: &[u8]| replay.record(lsn, record);
+        let opened = FileLog::open(&plan.path, owner, plan.config, plan.access, &mut each)?;
+        if let Some(wrong) = replay.wrong {
+            bail!(
+                "log {path}: {wrong}; start with the configuration that made it, or move the log away: then \
+                 the replica starts as one without memory"
+            );
+        }
+        let begun = replay.from.is_none();
+        let storage::Recovered { first, last, .. } = opened.recovered;
+        match candidate {
+            Some(file) if begun => return Ok((opened, Some(file.header.position))),
+            Some(file) => {
+                warnings.push(format!(
+                    "checkpoint {}: cannot be used: its base, record {}, is not in the log, which ends with \
+                     record {last}; it is set aside",
+                    file.path().display(),
+                    file.header.position.base
+                ));
+                store.set_aside(file.path())?;
+                node.forget_passed_over();
+            }
+            None if first == storage::Lsn(1) => return Ok((opened, None)),
+            None => bail!(
+                "log {path}: begins with record {first}, and there is no checkpoint in {} that could be used \
+                 in place of those before it; put a whole one back, or move the log away: then the replica \
+                 starts as one without memory",
+                store.path().display()
+            ),
+        }
+    }
+}
+
+/// The next of `candidates` that holds. Those before it lose their names.
+fn next_whole(
+    candidates: &mut impl Iterator<Item = PathBuf>,
+    owner: Owner,
+    store: &Store,
+    warnings: &mut Vec<String>,
+) -> Result<Option<CheckpointFile>> {
+    for path in candidates {
+        let opened = CheckpointFile::open(&path, owner);
+        match opened.and_then(|file| file.verify().map(|()| file)) {
+            Ok(file) => return Ok(Some(file)),
+            Err(error @ FileError::Damaged { .. }) => {
+                warnings.push(format!("{error}; it is set aside, and the one before it used"));
+                store.set_aside(&path)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(None)
+}
+
+/// A replay in progress.
+struct Replay<'a> {
+    node: &'a mut Node,
+    now: Instant,
+    /// Begin with this checkpoint, when its base comes.
+    from: Option<&'a CheckpointFile>,
+    /// A record has come.
+    started: bool,
+    /// There is no checkpoint, and the first records are missing.
+    headless: bool,
+    wrong: Option<String>,
+}
+
+impl Replay<'_> {
+    fn record(&mut self, lsn: storage::Lsn, record: &[u8]) {
+        let first = !std::mem::replace(&mut self.started, true);
+        self.headless |= first && self.from.is_none() && lsn != storage::Lsn(1);
+        if self.wrong.is_some() || self.headless {
+            return;
+        }
+        let done = match self.from {
+            None => self.node.restore(self.now, record).map_err(|error| error.to_string()),
+            Some(file) if lsn.0 == file.header.position.base.0 => {
+                self.from = None;
+                let begun = begin_at(self.node, self.now, file, record);
+                begun.map_err(|error| format!("checkpoint {}: {error}", file.path().display()))
+            }
+            // Behind the base, if the log begins there: that is found out at its end.
+            Some(_) => self.node.pass_over(record).map_err(|error| error.to_string()),
+        };
+        if let Err(error) = done {
+            self.wrong = Some(format!("record {lsn} cannot be used: {error}"));
+        }
+    }
+}
+
+fn begin_at(
+    node: &mut Node,
+    now: Instant,
+    file: &CheckpointFile,
+    base: &[u8],
+) -> Result<(), BeginError> {
+    let from = file.image().map_err(ImageError::from)?;
+    node.begin_at(now, image::Reader::new(from, file.header.size), base)
+}
+
+fn found(
+    decided: ConsensusId,
+    newest: Option<Position>,
+    recovered: &storage::Recovered,
+    lost: bool,
+) -> String {
     let torn = if recovered.torn { ", after an interrupted write" } else { "" };
+    let from = match newest {
+        Some(position) => format!(" from checkpoint {} on", position.cid),
+        None => String::new(),
+    };
     match (recovered.last.0, lost) {
         (0, true) => "its records are gone".into(),
         (0, false) => "new".into(),
-        (last, _) => {
-            format!("{last} records in {} segments, decided {decided}{torn}", recovered.segments)
-        }
+        (last, _) => format!(
+            "{} records in {} segments, decided {decided}{from}{torn}",
+            last + 1 - recovered.first.0,
+            recovered.segments
+        ),
     }
 }
 
@@ -197,7 +354,10 @@ mod tests {
     use super::*;
 
     fn plan(data_dir: &Path) -> LogPlan {
-        LogPlan { path: log_path(data_dir), config: LogConfig::default(), access: Access::Plain }
+        let path = checkpoints_path(data_dir);
+        let checkpoints = CheckpointPlan { path, pause_max: Duration::from_secs(1) };
+        let (path, config) = (log_path(data_dir), LogConfig::default());
+        LogPlan { path, config, access: Access::Plain, checkpoints }
     }
 
     // rule: DUR.5

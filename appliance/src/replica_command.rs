@@ -65,6 +65,7 @@ pub fn run(directory: &Path, id: u16, fresh: bool, with_parent: bool) -> Result<
     let mut running = Running::start_with(Start::from(plan), &memory)?;
     let restarted = running.subject().restarted;
     if let Some(log) = &running.log {
+        log.warnings.iter().for_each(|line| warning!("{line}"));
         log.lines.iter().for_each(|line| info!("{line}"));
         if log.lost {
             warning!(

@@ -21,7 +21,7 @@ use tetrarch_dataplane::handshake::Identity;
 use tetrarch_dataplane::limits::HEADER_SIZE;
 use tetrarch_dataplane::links::{LinkConfig, Links};
 use tetrarch_dataplane::stage::CoreReport;
-use tetrarch_dataplane::storage::StorageError;
+use tetrarch_dataplane::storage::{Owner, StorageError};
 use tetrarch_dataplane::transport::choice::{self, TransportChoice};
 use tetrarch_dataplane::transport::tcp::TcpConfig;
 use tetrarch_dataplane::types::{OpenError, PeerId};
@@ -159,7 +159,9 @@ impl Running {
         let log = match memory {
             Memory::Volatile { .. } => None,
             Memory::Durable { log, ran } => {
-                let log = recover(&mut node, (cluster.id, id), log, *ran, clock.now())?;
+                let owner = Owner { cluster: cluster.id, replica: id.0 };
+                let metrics = Arc::clone(&subject.metrics);
+                let log = recover(&mut node, owner, log, *ran, clock.now(), metrics)?;
                 subject.restarted = log.lost;
                 Some(log)
             }

@@ -46,6 +46,7 @@ impl TestCluster {
             model,
             f,
             depth: 1,
+            checkpoint_every: 0,
             members: (0..).zip(&replica_keys).map(member).collect(),
             clients: (0..).zip(&client_keys).map(client).collect(),
         };

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tetrarch_consensus::config::ViewError;
-use tetrarch_consensus::limits::DEPTH_MAX;
+use tetrarch_consensus::limits::{DEPTH_MAX, decisions_told};
 use tetrarch_consensus::{FaultModel, ReplicaId, View, ViewId};
 use tetrarch_dataplane::crypto::keys::{KeyError, StaticPublic, StaticSecret};
 use tetrarch_dataplane::crypto::signature::{SigningKey, VerifyingKey};
@@ -107,6 +107,8 @@ pub struct Cluster {
     pub f: usize,
     /// Instances of consensus that may run at the same time.
     pub depth: usize,
+    /// Decisions from one checkpoint of a durable replica to the next; 0: there are none.
+    pub checkpoint_every: u64,
     /// The replicas, ascending by id.
     pub members: Vec<Member>,
     /// The clients, ascending by index, without gaps.
@@ -131,6 +133,17 @@ struct Head {
     f: usize,
     #[serde(default = "one")]
     depth: usize,
+    #[serde(default = "checkpoint_every")]
+    checkpoint_every: u64,
+}
+
+/// Decisions from one checkpoint to the next, unless a file says otherwise: at a few thousand decisions a
+/// second the log of some seconds is replayed at a start, and a checkpoint of some tens of megabytes costs
+/// less than writing the log does.
+pub const CHECKPOINT_EVERY: u64 = 8192;
+
+fn checkpoint_every() -> u64 {
+    CHECKPOINT_EVERY
 }
 
 /// The depth of a file that names none.
@@ -183,8 +196,8 @@ impl Cluster {
             clients.push(client(at, entry, file)?);
         }
         members.sort_by_key(|member| member.id);
-        let Head { f, depth, .. } = raw.cluster;
-        let cluster = Self { id, model, f, depth, members, clients };
+        let Head { f, depth, checkpoint_every, .. } = raw.cluster;
+        let cluster = Self { id, model, f, depth, checkpoint_every, members, clients };
         cluster.check(file)?;
         Ok(cluster)
     }
@@ -202,6 +215,16 @@ impl Cluster {
                 self.depth,
                 "no such number of instances may run at the same time",
                 format!("use 1 to {DEPTH_MAX}, the same for all replicas"),
+            ));
+        }
+        let least = decisions_told(DEPTH_MAX) as u64;
+        if self.checkpoint_every != 0 && !(least..=1 << 40).contains(&self.checkpoint_every) {
+            return Err(ClusterError::new(
+                file,
+                "cluster.checkpoint_every",
+                self.checkpoint_every,
+                "checkpoints cannot be so many decisions apart",
+                format!("use {least} or more, the same for all replicas, or 0 for none"),
             ));
         }
         let mut addresses = BTreeMap::new();
@@ -311,6 +334,7 @@ impl Cluster {
                 model: model_name(self.model).into(),
                 f: self.f,
                 depth: self.depth,
+                checkpoint_every: self.checkpoint_every,
             },
             replica: self.members.iter().map(ReplicaEntry::from).collect(),
             client: self.clients.iter().map(ClientKeys::from).collect(),

@@ -50,6 +50,7 @@ impl TestCluster {
             model: FaultModel::Byzantine,
             f: (addresses.len() - 1) / 3,
             depth: 1,
+            checkpoint_every: 0,
             members: members.collect(),
             clients: vec![ClientEntry {
                 index: 0,

@@ -1,6 +1,9 @@
 //! Everything a replica's core can want.
 
+use alloc::boxed::Box;
+
 use crate::batch::{Batch, Selection};
+use crate::checkpoint::Ordered;
 use crate::message::{Message, Position};
 use crate::record::Record;
 use crate::state_machine::Context;
@@ -50,6 +53,14 @@ pub enum Action<P> {
         /// Which requests: the others are duplicates or do not follow their session's last one
         /// (rule SMR.9).
         selection: Selection,
+    },
+    /// Take a checkpoint of the application as it is after the last `Execute`, and of the replies kept. It
+    /// counts when it is durable itself and the record `base` is (rule CKP.3).
+    Checkpoint {
+        /// The record from which a replay behind this checkpoint begins.
+        base: Lsn,
+        /// The core's share.
+        ordered: Box<Ordered>,
     },
     /// There is no room for a request: tell its client, with `Status::Busy`.
     AnswerBusy {

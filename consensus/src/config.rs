@@ -133,6 +133,9 @@ pub struct Config {
     /// Instances that may be open at the same time, 1 to `DEPTH_MAX`. The same for all members: what a
     /// state tells, and what a choice is made of, depends on it (rules SMR.1, SYNC.8).
     pub depth: usize,
+    /// A checkpoint every so many decisions, if records are made; 0: none. Two for each instance of the
+    /// depth at least, and the same for all members (rule CKP.1).
+    pub checkpoint_every: u64,
     /// Requests per batch at most.
     pub batch_requests_max: usize,
     /// Encoded bytes per batch at most.
@@ -169,6 +172,7 @@ impl Config {
             view,
             request_timeout: Duration::from_secs(2),
             depth: 1,
+            checkpoint_every: 0,
             batch_requests_max: BATCH_REQUESTS_MAX,
             batch_size_max: BATCH_SIZE_MAX,
             inline_body_max: INLINE_BODY_MAX,

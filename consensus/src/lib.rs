@@ -12,6 +12,7 @@ extern crate alloc;
 
 pub mod action;
 pub mod batch;
+pub mod checkpoint;
 pub mod config;
 pub mod input;
 pub mod limits;
@@ -29,6 +30,7 @@ pub mod vp;
 
 pub use action::{Action, Evidence, Recipients};
 pub use batch::{Batch, Identity, RequestView, Selection, SparseBatch};
+pub use checkpoint::Ordered;
 pub use config::{Config, FaultModel, View};
 pub use input::Input;
 pub use message::{Message, Request};

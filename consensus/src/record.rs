@@ -17,9 +17,13 @@
 //! | 20 | 4 | how many digests follow |
 //! | 24 | 32 | digest |
 
+pub mod base;
+
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 
+pub use self::base::{Base, Votes};
 use crate::batch::Batch;
 use crate::limits::{DEPTH_MAX, decisions_told};
 use crate::message::{Malformed, Position, Vote};
@@ -32,7 +36,7 @@ use crate::vp::safe_value::Resume;
 pub const HEAD_SIZE: usize = 56;
 
 /// Bytes of a record at most, beside its batch.
-pub const RECORD_HEAD_SIZE_MAX: usize = HEAD_SIZE + 32 * decisions_told(DEPTH_MAX);
+pub const RECORD_HEAD_SIZE_MAX: usize = HEAD_SIZE + base::BASE_SIZE_MAX;
 
 /// Something that has to survive before anybody is told of it.
 #[derive(Clone, Debug)]
@@ -83,6 +87,8 @@ pub enum Record<P> {
         /// Its bytes, unless they were written here in the same epoch.
         batch: Option<Batch<P>>,
     },
+    /// At an instance with a checkpoint: stands for all records before it (rule CKP.2).
+    Base(Box<Base>),
 }
 
 /// Why bytes are no record.
@@ -111,6 +117,7 @@ mod kind {
     pub(super) const DECIDED: u8 = 5;
     pub(super) const MEMORY_LOST: u8 = 6;
     pub(super) const MEMORY_WHOLE: u8 = 7;
+    pub(super) const BASE: u8 = 8;
 }
 
 const BATCH_FOLLOWS: u8 = 1;
@@ -161,6 +168,10 @@ impl<P: Payload> Record<P> {
                 let head = head(kind::DECIDED, *at, *digest);
                 (Head { flags: if *claimed { CLAIMED } else { 0 }, ..head }, &[], batch.as_ref())
             }
+            Self::Base(base) => {
+                let at = regency(&base.state.view, &base.state.regency, base.state.decided);
+                (head(kind::BASE, at, Digest::ZERO), &[], None)
+            }
         }
     }
 
@@ -178,6 +189,9 @@ impl<P: Payload> Record<P> {
         out.extend_from_slice(&head.digest.0);
         for digest in digests {
             out.extend_from_slice(&digest.0);
+        }
+        if let Self::Base(base) = self {
+            base.encode(out);
         }
         batch.map_or(&[], |batch| batch.payload().bytes())
     }
@@ -227,7 +241,15 @@ impl<P: Payload> Record<P> {
                 let resume = Resume { start: at.cid, bound: digests(rest, count)? };
                 Ok(Self::Synchronised { view, regency, resume })
             }
-            (kind::WRITTEN | kind::DECIDED, _) => bad(Malformed::Unknown),
+            (kind::BASE, 0) => {
+                let base = Base::decode(rest)?;
+                let of = &base.state;
+                match (of.view, of.decided, of.regency) == (view, at.cid, regency) {
+                    true => Ok(Self::Base(Box::new(base))),
+                    false => bad(Malformed::Inconsistent),
+                }
+            }
+            (kind::WRITTEN | kind::DECIDED | kind::BASE, _) => bad(Malformed::Unknown),
             (_, 0) if !rest.is_empty() => bad(Malformed::Trailing),
             (kind::MEMORY_LOST, 0) => Ok(Self::MemoryLost { view }),
             (kind::MEMORY_WHOLE, 0) => Ok(Self::MemoryWhole { view }),
@@ -261,6 +283,7 @@ fn u32_at(head: &[u8; HEAD_SIZE], at: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::{OpenState, ReplicaState, WriteSet, Written};
     use crate::payload::{HeapPool, SharedBytes};
     use proptest::prelude::*;
 
@@ -281,7 +304,39 @@ mod tests {
             Record::Accepted(Vote { at, digest }),
             decided(false, None),
             decided(true, Some(batch)),
+            Record::Base(Box::new(base(view, regency))),
         ]
+    }
+
+    fn base(view: ViewId, regency: Regency) -> Base {
+        let digest = Digest([5; 32]);
+        let written = Written { epoch: Epoch(4), digest };
+        let mut write_set = WriteSet::EMPTY;
+        write_set.insert(written);
+        let open = OpenState { certified: Some(written), write_set };
+        let votes = |wrote, accepted| Votes { epoch: Epoch(8), wrote, accepted };
+        Base {
+            state: ReplicaState {
+                view,
+                regency,
+                replica: crate::ReplicaId(2),
+                decided: ConsensusId(64),
+                decisions: alloc::vec![Digest([6; 32]), digest, digest],
+                open: alloc::vec![OpenState::BLANK, open],
+            },
+            timestamp_ns: 99,
+            claimed: ConsensusId(60),
+            stopped: false,
+            mute: true,
+            resume: Resume { start: ConsensusId(63), bound: alloc::vec![digest] },
+            votes: alloc::vec![
+                votes(None, None),
+                votes(Some(digest), None),
+                votes(None, Some(digest))
+            ],
+            wrote: alloc::vec![digest, digest],
+            accepted: alloc::vec![digest],
+        }
     }
 
     fn bytes(record: &Record<SharedBytes>) -> Vec<u8> {
@@ -316,7 +371,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_without_panic(
-            at in 0usize..8,
+            at in 0usize..9,
             changes in proptest::collection::vec((any::<u16>(), any::<u8>()), 0..8),
         ) {
             let mut bytes = bytes(&records()[at]);

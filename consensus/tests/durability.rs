@@ -47,3 +47,97 @@ fn a_proposal_waits_for_the_record_of_its_regency() {
     assert!(!proposals.is_empty());
     assert!(proposals.iter().all(|after| *after == begun), "{proposals:?}, begun at {begun}");
 }
+
+fn bytes(record: &Record<payload::SharedBytes>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let batch = record.encode(&mut bytes);
+    bytes.extend_from_slice(batch);
+    bytes
+}
+
+/// A core that has not begun, of the member that recorded.
+fn new_core(cluster: &Cluster) -> smr::Replica<payload::SharedBytes> {
+    let config = cluster.replica(1).config().clone();
+    smr::Replica::new(config, Box::new(payload::HeapPool), Instant(0))
+}
+
+/// A replica that begins at a checkpoint is where one is that replays everything, and nothing else will do
+/// as a base.
+// rule: CKP.2
+// rule: CKP.4
+// rule: CKP.5
+#[test]
+fn a_checkpoint_and_its_base_stand_for_all_records_before_them() {
+    let mut cluster = Cluster::four();
+    (cluster.depth, cluster.checkpoint_every) = (2, 4);
+    let mut actions = Actions::with_capacity(limits::ACTIONS_MAX);
+    for id in 0..4 {
+        cluster.start(id, false);
+        let replica = cluster.replicas.get_mut(&id).expect("a member");
+        replica.go_on_after(Lsn(0), &mut actions);
+    }
+    let first = actions.drain().find_map(|action| match action {
+        Action::Persist { record, .. } => Some(bytes(&record)),
+        _ => None,
+    });
+    let ask = |cluster: &mut Cluster, counter: u32| {
+        let made = request(7, counter, &format!("put {counter}"), true, &[]);
+        (0..4).for_each(|id| cluster.request(id, &made));
+        cluster.run(timeout() / 8);
+    };
+    (1..=6).for_each(|counter| ask(&mut cluster, counter));
+    // A change of leader lies between the two bases.
+    cluster.crash(0);
+    ask(&mut cluster, 7);
+    cluster.run(timeout() * 4);
+    (8..=10).for_each(|counter| ask(&mut cluster, counter));
+    assert_eq!(cluster.decided(1), 10);
+    let mine = |(id, ..): &&(u16, Lsn, Ordered)| *id == 1;
+    let taken: Vec<_> = cluster.checkpoints.iter().filter(mine).collect();
+    assert_eq!(taken.iter().map(|(.., ordered)| ordered.cid.0).collect::<Vec<_>>(), [4, 8]);
+    for (_, _, ordered) in &cluster.checkpoints {
+        let same = taken.iter().find(|(.., other)| other.cid == ordered.cid).expect("taken by all");
+        assert_eq!(&same.2, ordered, "everybody's is the same");
+    }
+    let records = cluster.records.iter().filter(|(id, ..)| *id == 1).map(|(.., it)| bytes(it));
+    let records: Vec<Vec<u8>> = first.into_iter().chain(records).collect();
+    let replay = |core: &mut smr::Replica<_>, records: &[Vec<u8>]| {
+        let mut actions = Actions::with_capacity(limits::ACTIONS_MAX);
+        for record in records {
+            core.restore(Instant(0), record, &mut actions)?;
+            actions.drain().for_each(drop);
+        }
+        Ok::<(), smr::RestoreError>(())
+    };
+    let mut whole = new_core(&cluster);
+    replay(&mut whole, &records).expect("its own records");
+    for (_, base, ordered) in &taken {
+        let at = base.0 as usize - 1;
+        let mut core = new_core(&cluster);
+        records[..at].iter().for_each(|record| core.pass_over(record).expect("a record"));
+        core.begin_at(Instant(0), ordered, &records[at]).expect("its base");
+        assert_eq!(core.decided(), ordered.cid);
+        replay(&mut core, &records[at + 1..]).expect("the records behind it");
+        assert_eq!((core.decided(), core.regency()), (whole.decided(), whole.regency()));
+        assert_eq!(core.log_start(), whole.log_start(), "what helps others is kept");
+        // Another record, another instance, other sessions' time.
+        let begin = |ordered: &Ordered, record: &[u8]| {
+            new_core(&cluster).begin_at(Instant(0), ordered, record)
+        };
+        assert!(begin(ordered, &records[at - 1]).is_err(), "no base");
+        let later = Ordered { timestamp_ns: ordered.timestamp_ns + 1, ..ordered.clone() };
+        let other = Err(smr::RestoreError::Base(ordered.cid));
+        assert_eq!(begin(&later, &records[at]), other);
+        let mut decisions = ordered.decisions.clone();
+        decisions.reverse();
+        assert_eq!(begin(&Ordered { decisions, ..ordered.clone() }, &records[at]), other);
+        let sessions = vec![(ClientId::new(63, 1 << 20), Sequence::new(1, 1))];
+        let unknown = begin(&Ordered { sessions, ..ordered.clone() }, &records[at]);
+        assert!(matches!(unknown, Err(smr::RestoreError::Session(_))));
+    }
+    // A base that does not follow from the records before it is found out when it is passed.
+    let (second, lacks) = (taken[1].1.0 as usize - 1, taken[0].1.0 as usize - 2);
+    let mut without = records[..=second].to_vec();
+    without.swap(second, lacks + 1);
+    assert!(replay(&mut new_core(&cluster), &without).is_err());
+}

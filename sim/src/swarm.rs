@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use tetrarch_consensus::config::Check;
-use tetrarch_consensus::limits::{BATCH_SIZE_MAX, PENDING_MAX};
+use tetrarch_consensus::limits::{BATCH_SIZE_MAX, PENDING_MAX, decisions_told};
 use tetrarch_consensus::quorum::Quorums;
 use tetrarch_consensus::{FaultModel, ReplicaId};
 
@@ -185,6 +185,10 @@ pub struct Options {
     pub execution: Duration,
     /// What members keep on disks.
     pub disks: Disks,
+    /// Decisions from one checkpoint to the next, with disks; 0: there are none.
+    pub checkpoint_every: u64,
+    /// Are records given up that lie before two checkpoints?
+    pub truncate: bool,
     /// Instances that may be open at once.
     pub depth: usize,
     /// Requests per batch.
@@ -275,6 +279,11 @@ impl Options {
         if disks != Disks::None {
             let mut rng = Rng::new(self.seed ^ 0x6469_736b_7300);
             self.crash_every = rng.duration(self.timeout, self.timeout * 10);
+            let mut rng = Rng::new(self.seed ^ 0x636b_7074_0000);
+            let every: u64 = rng.pick(&[0, 2, 2, 3, 5, 5, 9, 20, 70]);
+            let least = decisions_told(self.depth) as u64;
+            self.checkpoint_every = if every == 0 { 0 } else { every.max(least) };
+            self.truncate = rng.chance(700);
         }
     }
 
@@ -340,6 +349,8 @@ impl Options {
             },
             execution: if rng.chance(300) { rng.duration(MS / 10, 5 * MS) } else { Duration::ZERO },
             disks: Disks::None,
+            checkpoint_every: 0,
+            truncate: false,
             depth: 1,
             batch_requests_max: rng.pick(&[1, 2, 4, 16, 1024]),
             // All bodies have one size. A draw of its own leaves the others as they were.

@@ -10,6 +10,11 @@ use tetrarch_sim::{Coverage, Options, Wishes, run};
 // rule: DUR.3
 // rule: DUR.4
 // rule: DUR.5
+// rule: CKP.1
+// rule: CKP.2
+// rule: CKP.3
+// rule: CKP.4
+// rule: CKP.5
 #[test]
 fn whoever_goes_down_comes_back_with_everything_it_told() {
     let wishes = Wishes { disks: Disks::Honest, ..Wishes::default() };
@@ -19,7 +24,16 @@ fn whoever_goes_down_comes_back_with_everything_it_told() {
         assert_eq!(outcome.violation, None, "tetrarch-sim --disks honest --seed {seed} --log full");
         coverage.merge(&outcome.coverage);
     }
-    for what in ["restarts with memory", "crashes that lose records", "disks lost", "syncs"] {
+    for what in [
+        "restarts with memory",
+        "crashes that lose records",
+        "disks lost",
+        "syncs",
+        "checkpoints",
+        "restarts from a checkpoint",
+        "checkpoints passed over",
+        "times that records were given up",
+    ] {
         assert!(coverage.get(what) > 20, "{what}: {}", coverage.get(what));
     }
 }

@@ -4,13 +4,14 @@
 //! batch only when all its replies fit the ring ahead; each executed request has exactly one reply,
 //! which is kept. Must not: decide what runs (the core's selection does), or send.
 
+use std::io::Read;
 use std::sync::Arc;
 
 use tetrarch_consensus::limits::{FULL_RESULT_SIZE_MAX, RESULT_SIZE_MAX};
 use tetrarch_consensus::message::reply::{REPLY_HEADER_SIZE, ReplyHeader, Status};
 use tetrarch_consensus::{
-    Batch, ClientId, Context, Lsn, Replies, RequestView, Selection, Sequence, StateMachine, ViewId,
-    spec,
+    Batch, ClientId, Context, Lsn, Ordered, Replies, RequestView, Selection, Sequence,
+    StateMachine, ViewId, spec,
 };
 use tetrarch_dataplane::frame::FramePool;
 use tetrarch_dataplane::limits::BURST_MAX;
@@ -21,6 +22,8 @@ use tetrarch_dataplane::types::Instant;
 
 use super::reply_page::ReplyPage;
 use super::{Answer, ExecutionRings, Wakers, Work, wake};
+use crate::checkpoint::image::{self, ImageError};
+use crate::checkpoint::{CheckpointSink, Position};
 use crate::metrics::Metrics;
 use crate::payload::FramePayload;
 use crate::reply_cache::ReplyCache;
@@ -48,6 +51,8 @@ pub struct Execution {
     scratch: Vec<u8>,
     rejects: RejectCounts,
     metrics: Arc<Metrics>,
+    /// Where checkpoints go, if they are kept.
+    checkpoints: Option<Box<dyn CheckpointSink>>,
     wakers: Wakers,
 }
 
@@ -77,6 +82,7 @@ impl Execution {
             scratch: vec![0; REPLY_HEADER_SIZE + RESULT_SIZE_MAX],
             rejects: RejectCounts::new(),
             metrics,
+            checkpoints: None,
             wakers: Wakers::default(),
         }
     }
@@ -94,6 +100,32 @@ impl Execution {
         self.replays = false;
     }
 
+    /// From now on hands checkpoints to `sink`.
+    pub fn keep_checkpoints(&mut self, sink: Box<dyn CheckpointSink>) {
+        self.checkpoints = Some(sink);
+    }
+
+    /// Goes on with the state in an image whose first part was read.
+    ///
+    /// # Errors
+    /// It cannot be read. The stage must not be used then.
+    pub fn install<R: Read>(
+        &mut self,
+        ordered: &Ordered,
+        image: image::Reader<R>,
+    ) -> Result<(), ImageError> {
+        spec!("CKP.4");
+        image.state(ordered, &mut self.cache, &mut *self.service)
+    }
+
+    fn checkpoint(&mut self, base: Lsn, ordered: &Ordered) {
+        spec!("CKP.1");
+        let Self { service, cache, checkpoints, .. } = self;
+        let Some(sink) = checkpoints else { return };
+        let position = Position { cid: ordered.cid, base };
+        sink.take(position, &mut |out| image::write(ordered, cache, &**service, out));
+    }
+
     /// The application, for checkers and tests.
     pub fn service(&self) -> &dyn StateMachine {
         &*self.service
@@ -106,7 +138,7 @@ impl Execution {
             None => return Progress::Idle,
             Some(Work::Execute { batch, .. }) => batch.len(),
             Some(Work::Resend { .. } | Work::Busy { .. }) => 1,
-            Some(Work::Reads(_)) => 0,
+            Some(Work::Reads(_) | Work::Checkpoint { .. }) => 0,
         };
         if room < needed || self.rings.executed.room() == 0 {
             return Progress::Idle;
@@ -118,6 +150,7 @@ impl Execution {
             }
             Some(Work::Resend { client, sequence }) => self.resend(client, sequence),
             Some(Work::Busy { client, sequence }) => self.say(client, sequence, Status::Busy),
+            Some(Work::Checkpoint { base, ordered }) => self.checkpoint(base, &ordered),
             Some(Work::Reads(answer)) => self.answers_reads = answer,
             None => return Progress::Idle,
         }

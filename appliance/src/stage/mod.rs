@@ -34,8 +34,8 @@ pub mod worker;
 
 use tetrarch_consensus::limits::{ACTIONS_MAX, BATCH_REQUESTS_MAX, EXECUTION_LAG_MAX};
 use tetrarch_consensus::{
-    Batch, ClientId, ConsensusId, Context, Evidence, Input, Lsn, Message, Recipients, Regency,
-    ReplicaId, Request, Selection, Sequence, Verified,
+    Batch, ClientId, ConsensusId, Context, Evidence, Input, Lsn, Message, Ordered, Recipients,
+    Regency, ReplicaId, Request, Selection, Sequence, Verified,
 };
 use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::frame::Frame;
@@ -122,6 +122,13 @@ pub enum Work {
         selection: Selection,
         /// What has to be durable before anybody is told.
         after: Lsn,
+    },
+    /// Take a checkpoint of what was executed up to here.
+    Checkpoint {
+        /// The record from which a replay behind it begins.
+        base: Lsn,
+        /// The core's share.
+        ordered: Box<Ordered>,
     },
     /// From here on, answer read-only requests or leave them unanswered (rule LAG.5).
     Reads(bool),

@@ -7,12 +7,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use tetrarch_consensus::limits::{ACTIONS_MAX, REQUESTS_PER_STEP_MAX};
 use tetrarch_consensus::smr::{Replica, RestoreError};
 use tetrarch_consensus::{
-    Action, Actions, Batch, ConsensusId, Context, Input, Instant as CoreInstant, Lsn, Protocol,
-    Request, Selection, spec,
+    Action, Actions, Batch, ConsensusId, Context, Input, Instant as CoreInstant, Lsn, Ordered,
+    Protocol, Request, Selection, spec,
 };
 use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::stage::{Progress, Stage};
@@ -110,6 +111,39 @@ impl Ordering {
         watermark
     }
 
+    /// Passes over a record before the base of the checkpoint that is begun with.
+    ///
+    /// # Errors
+    /// The bytes are no record.
+    pub fn pass_over(&mut self, record: &[u8]) -> Result<(), RestoreError> {
+        self.core.pass_over(record)
+    }
+
+    /// No checkpoint was begun with: forgets what was passed over.
+    pub fn forget_passed_over(&mut self) {
+        self.core.forget_passed_over();
+    }
+
+    /// Begins at a checkpoint, with the record that is its base.
+    ///
+    /// # Errors
+    /// It is not its base.
+    pub fn begin_at(
+        &mut self,
+        now: Instant,
+        ordered: &Ordered,
+        record: &[u8],
+    ) -> Result<(), RestoreError> {
+        self.core.begin_at(CoreInstant(now.0), ordered, record)
+    }
+
+    /// From now on gives up records before the number that this holds.
+    pub fn keep_records_from(&mut self, needed_from: Arc<AtomicU64>) {
+        if let Some(records) = &mut self.records {
+            records.keep_from(needed_from);
+        }
+    }
+
     /// Wakes `waker` when something has become durable.
     pub fn wake_when_durable(&mut self, waker: Waker) {
         if let Some(records) = &mut self.records {
@@ -174,7 +208,9 @@ impl Ordering {
             }
             let room = match action {
                 Action::Send { .. } => self.rings.sends.room(),
-                Action::Execute { .. } | Action::ResendReply { .. } => self.rings.work.room(),
+                Action::Execute { .. } | Action::Checkpoint { .. } | Action::ResendReply { .. } => {
+                    self.rings.work.room()
+                }
                 _ => 1,
             };
             if room == 0 {
@@ -199,6 +235,7 @@ impl Ordering {
                 let after = self.appended;
                 self.work(Work::Execute { context, batch, selection, after });
             }
+            Action::Checkpoint { base, ordered } => self.work(Work::Checkpoint { base, ordered }),
             Action::ResendReply { client, sequence } => {
                 self.work(Work::Resend { client, sequence });
             }

@@ -39,13 +39,22 @@ pub struct Records {
     storage: Box<dyn Storage>,
     head: Vec<u8>,
     durable: Lsn,
+    /// The record before which none is needed, and up to where records were given up.
+    needed_from: Option<Arc<AtomicU64>>,
+    given_up: u64,
 }
 
 impl Records {
     /// Records go to `storage`.
     pub fn new(mut storage: Box<dyn Storage>) -> Self {
         let durable = Lsn(storage.durable().0);
-        Self { storage, head: Vec::with_capacity(RECORD_HEAD_SIZE_MAX), durable }
+        let head = Vec::with_capacity(RECORD_HEAD_SIZE_MAX);
+        Self { storage, head, durable, needed_from: None, given_up: 0 }
+    }
+
+    /// From now on gives up records before the number that this holds.
+    pub fn keep_from(&mut self, needed_from: Arc<AtomicU64>) {
+        self.needed_from = Some(needed_from);
     }
 
     /// What other stages look at.
@@ -70,6 +79,14 @@ impl Records {
 
     /// Hands over what was appended, if no write is under way.
     pub fn flush(&mut self) {
+        if let Some(needed_from) = &self.needed_from {
+            let below = needed_from.load(Ordering::Acquire);
+            if below > self.given_up {
+                spec!("CKP.3");
+                self.given_up = below;
+                self.storage.truncate(storage::Lsn(below));
+            }
+        }
         self.storage.flush();
     }
 

@@ -69,6 +69,17 @@ impl DecisionLog {
         self.entries.push_back(Entry { at, digest, timestamp_ns, start, size });
     }
 
+    /// The newest instance that is kept.
+    pub(crate) fn last(&self) -> Option<ConsensusId> {
+        self.entries.back().map(|entry| entry.at.cid)
+    }
+
+    /// Forgets all of them: what comes next need not follow.
+    pub(crate) fn clear(&mut self) {
+        self.entries.clear();
+        self.end = 0;
+    }
+
     /// The oldest instance that is kept.
     pub(crate) fn start(&self) -> Option<ConsensusId> {
         self.entries.front().map(|entry| entry.at.cid)

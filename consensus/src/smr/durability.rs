@@ -15,7 +15,7 @@ use crate::protocol::Actions;
 use crate::record::{BadRecord, Record};
 use crate::smr::replica::Replica;
 use crate::spec;
-use crate::types::{ConsensusId, Digest, Instant, Lsn, Regency, ViewId};
+use crate::types::{ClientId, ConsensusId, Digest, Instant, Lsn, Regency, ViewId};
 use crate::vp::instance::Verdict;
 use crate::vp::safe_value::Resume;
 
@@ -46,6 +46,10 @@ pub enum RestoreError {
     Regency(Regency),
     /// The decided batch is neither in the record nor before it.
     Batch(ConsensusId),
+    /// It says something else than what is here, or belongs to another checkpoint.
+    Base(ConsensusId),
+    /// The checkpoint has a session that the limits of this replica do not allow.
+    Session(ClientId),
 }
 
 impl fmt::Display for RestoreError {
@@ -58,7 +62,15 @@ impl fmt::Display for RestoreError {
                 "it is of instance {cid}, which cannot be open here; was the depth larger?"
             ),
             Self::Regency(regency) => write!(out, "regency {regency} does not follow"),
-            Self::Batch(cid) => write!(out, "the batch decided in instance {cid} is missing"),
+            Self::Batch(cid) => write!(out, "a batch of instance {cid} is missing"),
+            Self::Base(cid) => write!(
+                out,
+                "the base at instance {cid} says something else than the checkpoint or the records before it"
+            ),
+            Self::Session(client) => write!(
+                out,
+                "session {client} is beyond the list of clients or sessions_per_client_max; were they larger?"
+            ),
         }
     }
 }
@@ -147,21 +159,16 @@ impl<P: Payload> Replica<P> {
                 }
                 self.hold_to(resume);
             }
-            Record::Written { at, mut batch } => {
+            Record::Written { at, batch } => {
                 check(at.view)?;
                 let open =
                     self.window.to_write().is_some_and(|cid| self.window.position(cid) == at);
-                let free = |bound| bound == batch.digest;
+                let digest = batch.digest;
+                let free = |bound| bound == digest;
                 if !open || self.stopped || !self.window.at(at.cid).bound.is_none_or(free) {
                     return Err(RestoreError::Instance(at.cid));
                 }
-                let digest = batch.digest;
-                let open = self.window.at_mut(at.cid);
-                open.proposal = Some(digest);
-                // Written was what was convincing, or what a correct member vouched for (VAL.3).
-                batch.authentic = Selection::ALL;
-                open.keep(batch);
-                self.note_write(at.cid, digest);
+                self.write_again(at.cid, batch);
                 if self.crash_only() {
                     self.note_accept(at.cid, digest);
                 }
@@ -190,8 +197,24 @@ impl<P: Payload> Replica<P> {
                 }
                 self.executed = at.cid;
             }
+            Record::Base(base) => {
+                if *base != self.base() {
+                    return Err(RestoreError::Base(base.state.decided));
+                }
+            }
         }
         Ok(())
+    }
+
+    /// `batch` was written in `cid`, the lowest instance that was not.
+    pub(super) fn write_again(&mut self, cid: ConsensusId, mut batch: Batch<P>) {
+        let digest = batch.digest;
+        let open = self.window.at_mut(cid);
+        open.proposal = Some(digest);
+        // Written was what was convincing, or what a correct member vouched for (VAL.3).
+        batch.authentic = Selection::ALL;
+        open.keep(batch);
+        self.note_write(cid, digest);
     }
 
     /// From here on this replica takes part again, and answers reads once it has executed what is
@@ -253,6 +276,11 @@ impl<P: Payload> Replica<P> {
     pub(super) fn knows_what_it_proposed(&self) -> bool {
         spec!("DUR.4");
         self.durability.restored != Some(self.regency)
+    }
+
+    /// The last record that was made.
+    pub(super) fn last_record(&self) -> Lsn {
+        self.durability.last.unwrap_or_default()
     }
 
     /// Are records made?

@@ -4,6 +4,7 @@
 //! Always true: a decided batch never changes. Must not: execute anything.
 
 mod assembly;
+mod base;
 pub mod bodies;
 pub mod client;
 pub mod complaints;

@@ -492,6 +492,7 @@ impl<P: Payload> Replica<P> {
             self.speculate_again();
         }
         self.withdraw_wish();
+        self.take_checkpoint(actions);
         self.after_delivery(actions);
         true
     }

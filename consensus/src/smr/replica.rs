@@ -92,6 +92,8 @@ pub struct Replica<P> {
     pub(super) lag: Lag<P>,
     pub(super) timers: Timers,
     pub(super) durability: Durability,
+    /// Batches that were written in instances above those whose records were passed over so far.
+    pub(super) earlier: Vec<(ConsensusId, Batch<P>)>,
     pub(super) ignored: IgnoredCounts,
     /// Reused lists of requests, and the request list without requests.
     pub(super) selected: Vec<Request<P>>,
@@ -102,8 +104,9 @@ impl<P: Payload> Replica<P> {
     /// A replica that starts at `now` with nothing decided.
     ///
     /// # Panics
-    /// When `config.id` is not a member of `config.view`, `config.depth` is not 1 to [`DEPTH_MAX`], or
-    /// `pool` is empty from the start.
+    /// When `config.id` is not a member of `config.view`, `config.depth` is not 1 to [`DEPTH_MAX`],
+    /// `config.checkpoint_every` is less than twice the depth and not 0, or `pool` is empty from the
+    /// start.
     pub fn new(config: Config, mut pool: Box<dyn PayloadPool<P> + Send>, now: Instant) -> Self {
         let view = &config.view;
         let index = view.index_of(config.id).expect("a replica is a member of its view");
@@ -114,6 +117,11 @@ impl<P: Payload> Replica<P> {
         let per_digest = config.checks.votes_per_digest;
         let depth = config.depth;
         assert!((1..=DEPTH_MAX).contains(&depth), "the depth is 1 to DEPTH_MAX");
+        let every = config.checkpoint_every;
+        assert!(
+            every == 0 || every >= decisions_told(depth) as u64,
+            "checkpoints are farther apart"
+        );
         let resume = Resume { start: ConsensusId(1), bound: Vec::new() };
         Self {
             quorums: view.quorums(),
@@ -144,6 +152,7 @@ impl<P: Payload> Replica<P> {
             lag: Lag::new(n, config.restarted),
             timers: Timers::new(now, config.request_timeout),
             durability: Durability::default(),
+            earlier: Vec::new(),
             ignored: IgnoredCounts::default(),
             selected: Vec::with_capacity(BATCH_REQUESTS_MAX),
             no_requests,
@@ -182,6 +191,11 @@ impl<P: Payload> Replica<P> {
             self.advance(actions);
             self.check_invariants();
         }
+    }
+
+    /// What it was told at its start.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// Who this is.

@@ -176,7 +176,7 @@ impl<P: Payload> Replica<P> {
     }
 
     /// What this replica says of itself.
-    fn state(&self) -> ReplicaState {
+    pub(super) fn state(&self) -> ReplicaState {
         spec!("SYNC.5");
         ReplicaState {
             view: self.config.view.id(),

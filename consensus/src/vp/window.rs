@@ -96,6 +96,14 @@ impl<P> Window<P> {
         })
     }
 
+    /// Nothing has happened yet: the lowest instance is `first`, in epoch 0.
+    pub(crate) fn begin_at(&mut self, first: ConsensusId) {
+        assert!(self.first == 0 && self.start() == ConsensusId(1), "nothing has happened yet");
+        for (above, instance) in self.ring.iter_mut().enumerate() {
+            instance.at.cid = ConsensusId(first.0 + above as u64);
+        }
+    }
+
     /// The lowest instance is over: its memory becomes the instance after the highest.
     pub(crate) fn slide(&mut self) {
         let next = self.end().next();

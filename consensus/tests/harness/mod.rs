@@ -59,6 +59,9 @@ pub struct Cluster {
     pub log: Vec<String>,
     /// Records that were made, and what left after which of them.
     pub records: Vec<(u16, Lsn, Record<Bytes>)>,
+    /// Checkpoints that were asked for, with their bases.
+    pub checkpoints: Vec<(u16, Lsn, Ordered)>,
+    pub checkpoint_every: u64,
     pub sent: Vec<(u16, Lsn, Message<Bytes>)>,
 }
 
@@ -87,6 +90,8 @@ impl Cluster {
             states: Vec::new(),
             log: Vec::new(),
             records: Vec::new(),
+            checkpoints: Vec::new(),
+            checkpoint_every: 0,
             sent: Vec::new(),
         };
         for id in members {
@@ -116,6 +121,7 @@ impl Cluster {
         config.pending_max = self.pending_max;
         config.decision_log_size = 0;
         config.restarted = restarted;
+        config.checkpoint_every = self.checkpoint_every;
         let replica = Replica::new(config, Box::new(HeapPool), self.now);
         self.replicas.insert(id, replica);
         self.executed.insert(id, Vec::new());
@@ -159,6 +165,7 @@ impl Cluster {
         self.log.push(format!("{id}: {line}"));
         match action {
             Action::Persist { lsn, record } => self.records.push((id, lsn, record)),
+            Action::Checkpoint { base, ordered } => self.checkpoints.push((id, base, *ordered)),
             Action::Send { to, message, after } => {
                 self.sent.push((id, after, message.clone()));
                 let message = sign(message);

@@ -180,6 +180,9 @@ impl Names {
                 let (cid, name) = (context.cid, self.batch(batch));
                 format!("execute cid={cid} {name}: {}", operations.join(" "))
             }
+            Action::Checkpoint { base, ordered } => {
+                format!("checkpoint cid={} base {base}", ordered.cid)
+            }
             Action::ResendReply { client, sequence } => {
                 format!("answer {client} {sequence} again")
             }

@@ -168,6 +168,7 @@ impl World {
                 }
                 Action::AnswerBusy { .. }
                 | Action::Persist { .. }
+                | Action::Checkpoint { .. }
                 | Action::ResendReply { .. }
                 | Action::Installed { .. }
                 | Action::Behind { .. }

@@ -88,6 +88,8 @@ pub struct Checker {
     issued: BTreeMap<(ClientId, Sequence), Digest>,
     provable: BTreeMap<Digest, u64>,
     answers: BTreeMap<(ClientId, Sequence), Answer>,
+    /// Digest of the checkpoint at an instance.
+    checkpoints: BTreeMap<ConsensusId, [u8; 32]>,
     wanted: Regency,
     mutant: bool,
     /// What clients did.
@@ -111,6 +113,7 @@ impl Checker {
             issued: BTreeMap::new(),
             provable: BTreeMap::new(),
             answers: BTreeMap::new(),
+            checkpoints: BTreeMap::new(),
             wanted: Regency(0),
             mutant,
             history: History::default(),
@@ -278,6 +281,24 @@ impl Checker {
         for &(client, sequence, operation, answer) in answers {
             self.answers.insert((client, sequence), answer);
             self.history.ordered(client, sequence, operation, answer);
+        }
+    }
+
+    /// A member has a checkpoint with this digest.
+    pub fn checkpoint(&mut self, member: usize, cid: ConsensusId, digest: [u8; 32]) {
+        if *self.checkpoints.entry(cid).or_insert(digest) != digest {
+            let text = format!("cid {cid}: member {member} has another checkpoint than the first");
+            self.fail(Property::Agreement, text);
+        }
+    }
+
+    /// A member that was down goes on behind `cid`, with the service as it was there.
+    pub fn resumes(&mut self, member: usize, cid: ConsensusId, state: u64) {
+        (self.members[member].decided, self.members[member].executed) = (cid.0, cid.0);
+        let known = self.canonical.get(cid.0 as usize - 1).and_then(|decision| decision.state);
+        if known != Some(state) {
+            let text = format!("cid {cid}: member {member} comes back with another state");
+            self.fail(Property::Agreement, text);
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tetrarch_consensus::payload::SharedBytes;
 use tetrarch_consensus::{Action, Actions, Input, Instant, Lsn, Protocol, Recipients, Record};
 
+use super::checkpoint::Checkpoint;
 use super::member::{Host, Job, Pool};
 use super::{Event, World};
 use crate::byzantine::Msg;
@@ -39,16 +40,30 @@ pub(super) enum Held {
 /// One core's disk.
 #[derive(Default)]
 pub(super) struct Journal {
-    records: Vec<Vec<u8>>,
-    synced: u64,
+    /// How many records were given up, and those that come after them.
+    pub(super) dropped: u64,
+    pub(super) records: Vec<Vec<u8>>,
+    pub(super) synced: u64,
     writing: bool,
     held: VecDeque<(Lsn, Held)>,
+    /// Those that are durable, the newest last, and one that is being written.
+    pub(super) checkpoints: VecDeque<Checkpoint>,
+    pub(super) unfinished: Option<Checkpoint>,
+    /// The base of the last one that was given up.
+    pub(super) before: Option<Lsn>,
+}
+
+/// What is on the disk of a member that is down.
+pub(super) struct Disk {
+    pub(super) dropped: u64,
+    pub(super) records: Vec<Vec<u8>>,
+    pub(super) checkpoints: VecDeque<Checkpoint>,
 }
 
 impl Journal {
     /// The last record that was appended.
     pub(super) fn last(&self) -> Lsn {
-        Lsn(self.records.len() as u64)
+        Lsn(self.dropped + self.records.len() as u64)
     }
 }
 
@@ -142,17 +157,20 @@ impl World {
     pub(super) fn lose_power(&mut self, member: usize) {
         let node = &mut self.nodes[member];
         let Some(host) = node.hosts.first_mut().filter(|host| host.keeps_records) else { return };
-        let Journal { mut records, synced, .. } = std::mem::take(&mut host.journal);
+        let journal = std::mem::take(&mut host.journal);
+        let Journal { dropped, mut records, synced, mut checkpoints, .. } = journal;
+        let synced = synced.saturating_sub(dropped);
         let kept = self.rng.range(synced, records.len() as u64) as usize;
         if kept < records.len() {
             self.coverage.count("crashes that lose records");
         }
         records.truncate(kept);
-        node.disk = Some(records);
+        self.damage(&mut checkpoints);
+        self.nodes[member].disk = Some(Disk { dropped, records, checkpoints });
     }
 
     /// Starts `member` with what is on its disk.
-    pub(super) fn restore(&mut self, member: usize, records: Vec<Vec<u8>>) {
+    pub(super) fn restore(&mut self, member: usize, mut disk: Disk) {
         self.coverage.count("restarts with memory");
         // Memory is not short before anything was received.
         let pool = Pool { starvation: 0, ..self.pool() };
@@ -161,8 +179,10 @@ impl World {
         let mut host = Host::new(config, pool, now);
         host.keeps_records = true;
         self.nodes[member].hosts.push(host);
+        let Some(first) = self.begin(member, &mut disk) else { return };
+        let Disk { dropped, records, checkpoints } = disk;
         let mut actions = Actions::with_capacity(0);
-        for (at, bytes) in records.iter().enumerate() {
+        for (at, bytes) in records.iter().enumerate().skip(first) {
             let core = &mut self.nodes[member].hosts[0].core;
             if let Err(error) = core.restore(now, bytes, &mut actions) {
                 let text = format!("member {member} cannot use its record {}: {error}", at + 1);
@@ -171,8 +191,10 @@ impl World {
             for action in actions.drain() {
                 if let Action::Execute { context, batch, selection } = action {
                     self.note_delivery(member, &context, &batch, &selection);
-                    let after = Lsn(at as u64 + 1);
-                    let _ = self.apply(member, 0, &Job { context, batch, selection, after });
+                    let after = Lsn(dropped + at as u64 + 1);
+                    let checkpoint = None;
+                    let job = Job { context, batch, selection, after, checkpoint };
+                    let _ = self.apply(member, 0, &job);
                 }
             }
         }
@@ -180,8 +202,9 @@ impl World {
             format!("{member}: is back with {} records", records.len())
         });
         let host = &mut self.nodes[member].hosts[0];
-        let last = Lsn(records.len() as u64);
-        host.journal = Journal { records, synced: last.0, ..Journal::default() };
+        let last = Lsn(dropped + records.len() as u64);
+        host.journal =
+            Journal { dropped, records, synced: last.0, checkpoints, ..Journal::default() };
         host.core.go_on_after(last, &mut actions);
         let wanted = host.core.wanted();
         self.checker.wanted(wanted);
@@ -196,7 +219,9 @@ impl World {
     fn a_disk_may_be_lost(&mut self) -> bool {
         let mut faulty = 0;
         for (member, node) in self.nodes.iter_mut().enumerate() {
-            node.lost_disk &= !node.is_correct();
+            // What says that it has learned enough has to survive, too.
+            let synced = |host: &Host| host.journal.synced == host.journal.last().0;
+            node.lost_disk &= !(node.is_correct() && node.hosts.iter().all(synced));
             let planned = self.options.crashes.iter().any(|crash| crash.member == member);
             faulty += usize::from(node.adversary.is_some() || planned || node.lost_disk);
         }

@@ -13,11 +13,12 @@ use tetrarch_consensus::payload::HeapPool;
 use tetrarch_consensus::payload::SharedBytes;
 use tetrarch_consensus::smr::Replica;
 use tetrarch_consensus::{
-    Action, Actions, Batch, ClientId, ConsensusId, Context, Input, Instant, Lsn, Message,
+    Action, Actions, Batch, ClientId, ConsensusId, Context, Input, Instant, Lsn, Message, Ordered,
     PayloadPool, Protocol, Recipients, Sequence, Verified,
 };
 
-use super::disk::{Held, Journal};
+use super::checkpoint::Kept;
+use super::disk::{Disk, Held, Journal};
 use super::{Event, World};
 use crate::byzantine::{Adversary, Msg, Outbox, Scene};
 use crate::checker::Property;
@@ -35,6 +36,8 @@ pub(super) struct Job {
     pub(super) selection: Selection,
     /// What has to be durable before anybody hears of it.
     pub(super) after: Lsn,
+    /// A checkpoint is due then, with this base.
+    pub(super) checkpoint: Option<(Lsn, Box<Ordered>)>,
 }
 
 /// Memory that is short now and then.
@@ -58,7 +61,7 @@ pub struct Host {
     actions: Actions<Action<SharedBytes>>,
     service: Service,
     jobs: VecDeque<Job>,
-    replies: BTreeMap<ClientId, VecDeque<(Sequence, Answer)>>,
+    replies: Kept,
     pub(super) executed: ConsensusId,
     executed_after: Lsn,
     pub(super) keeps_records: bool,
@@ -86,6 +89,16 @@ impl Host {
             spins: (Instant(0), 0),
         }
     }
+
+    /// What execution has made so far.
+    pub(super) fn state(&self) -> (Service, Kept) {
+        (self.service.clone(), self.replies.clone())
+    }
+
+    /// Execution goes on from here.
+    pub(super) fn install(&mut self, service: Service, replies: Kept) {
+        (self.service, self.replies) = (service, replies);
+    }
 }
 
 /// A place in the cluster: one core, or two with one identity, or none while it is down.
@@ -93,7 +106,7 @@ pub struct Node {
     pub(super) hosts: Vec<Host>,
     pub(super) adversary: Option<Adversary>,
     /// What a member that is down has on its disk.
-    pub(super) disk: Option<Vec<Vec<u8>>>,
+    pub(super) disk: Option<Disk>,
     /// Its disk was lost, and it has not learned enough since.
     pub(super) lost_disk: bool,
     /// Local clock minus true time, in ns.
@@ -188,9 +201,21 @@ impl World {
                 let after = self.nodes[member].hosts[host].journal.last();
                 let life = self.nodes[member].life;
                 let jobs = &mut self.nodes[member].hosts[host].jobs;
-                jobs.push_back(Job { context, batch, selection, after });
+                let checkpoint = None;
+                jobs.push_back(Job { context, batch, selection, after, checkpoint });
                 let at = now + self.options.execution * jobs.len() as u32;
                 self.push(at, Event::Executed { member, host, life });
+            }
+            Action::Checkpoint { base, ordered } => {
+                let job = self.nodes[member].hosts[host].jobs.back_mut();
+                let job = job.filter(|job| job.context.cid == ordered.cid);
+                match job {
+                    Some(job) => job.checkpoint = Some((base, ordered)),
+                    None => {
+                        let text = format!("member {member}: a checkpoint of what is not executed");
+                        self.checker.fail(Property::Order, text);
+                    }
+                }
             }
             Action::ResendReply { client, sequence } => {
                 self.coverage.count("replies asked for again");
@@ -233,7 +258,10 @@ impl World {
             *at != member && node.adversary.is_none() && node.hosts.iter().any(kept)
         };
         let keepers = self.nodes.iter().enumerate().filter(keeps).count();
-        let honest = self.nodes[member].adversary.is_none();
+        let node = &self.nodes[member];
+        // Records are kept for those that have theirs: one without may hear first of those that gave some up.
+        let lost = node.lost_disk && self.options.truncate;
+        let honest = node.adversary.is_none() && !lost;
         if honest && keepers >= self.view.quorums().one_correct() {
             let text = format!(
                 "member {member} gives up after {decided}, though {keepers} honest members keep the \
@@ -480,6 +508,9 @@ impl World {
         for (client, sequence, _, answer) in self.apply(member, host, &job) {
             let reply = Reply { client, sequence, read_only: false, answer };
             self.tell_after(member, host, job.after, Held::Reply(reply));
+        }
+        if let Some((base, ordered)) = &job.checkpoint {
+            self.start_checkpoint(member, host, *base, ordered);
         }
         self.step(member, host, Input::Executed(job.context.cid));
     }

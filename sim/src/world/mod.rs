@@ -5,6 +5,7 @@
 //! network becomes good, and everything that correct clients want must get done. Always true: the same
 //! options give the same run. Must not: read a clock or draw from anything but the seed.
 
+mod checkpoint;
 mod disk;
 mod faults;
 mod member;
@@ -50,6 +51,7 @@ enum Event {
     Wake { member: usize, host: usize, life: u32, at: Instant },
     Executed { member: usize, host: usize, life: u32 },
     Synced { member: usize, host: usize, life: u32, to: Lsn },
+    Checkpointed { member: usize, host: usize, life: u32 },
     Connected { member: usize, peer: usize, life: u32 },
     Client { index: usize, at: Instant },
     Rascal { index: usize },
@@ -216,6 +218,7 @@ impl World {
         config.pending_max = self.options.pending_max;
         config.request_timeout = self.options.timeout;
         config.depth = self.options.depth;
+        config.checkpoint_every = self.options.checkpoint_every;
         config.batch_requests_max = self.options.batch_requests_max;
         config.inline_body_max = match self.options.is_villain(member) {
             // Its core proposes whole batches; what leaves it is up to the adversary.
@@ -407,6 +410,11 @@ impl World {
                     self.on_synced(member, host, to);
                 }
             }
+            Event::Checkpointed { member, host, life } => {
+                if self.nodes[member].life == life {
+                    self.on_checkpointed(member, host);
+                }
+            }
             Event::Connected { member, peer, life } => {
                 if self.nodes[member].life == life && self.net.is_up(member, peer) {
                     self.on_connected(member, peer);
@@ -552,6 +560,7 @@ fn concerns(event: &Event) -> Option<usize> {
         | Event::Wake { member, .. }
         | Event::Executed { member, .. }
         | Event::Synced { member, .. }
+        | Event::Checkpointed { member, .. }
         | Event::Connected { member, .. }
         | Event::Adversary { member } => Some(*member),
         Event::Reply { .. } | Event::Client { .. } | Event::Rascal { .. } | Event::Fault(_) => None,

@@ -93,7 +93,7 @@ pub(super) fn signed_size(signed: &SignedState) -> usize {
     state_size(&signed.state) + SIGNATURE_SIZE
 }
 
-fn state_size(state: &ReplicaState) -> usize {
+pub(crate) fn state_size(state: &ReplicaState) -> usize {
     let open = |open: &OpenState| {
         let pairs = usize::from(open.certified.is_some()) + open.write_set.as_slice().len();
         OPEN_SIZE + pairs * WRITTEN_SIZE
@@ -112,7 +112,7 @@ pub(super) fn read_signed(reader: &mut Reader<'_>) -> Result<SignedState, Malfor
     Ok(SignedState { state: read_state(reader)?, signature: reader.array()? })
 }
 
-fn write_state(writer: &mut Writer<'_>, state: &ReplicaState) {
+pub(crate) fn write_state(writer: &mut Writer<'_>, state: &ReplicaState) {
     assert!(state.decisions.len() <= decisions_told(DEPTH_MAX), "two for each open instance");
     assert!(state.open.len() <= DEPTH_MAX, "no more than may be open");
     writer.u32(state.view.0);
@@ -141,7 +141,7 @@ fn write_open(writer: &mut Writer<'_>, open: &OpenState) {
     }
 }
 
-fn read_state(reader: &mut Reader<'_>) -> Result<ReplicaState, Malformed> {
+pub(crate) fn read_state(reader: &mut Reader<'_>) -> Result<ReplicaState, Malformed> {
     let (view, regency) = (ViewId(reader.u32()?), Regency(reader.u32()?));
     let decided = ConsensusId(reader.u64()?);
     let replica = ReplicaId(reader.u16()?);

@@ -345,6 +345,22 @@ impl<P: Payload> Requests<P> {
         self.table.find(client).map_or(Sequence::NONE, |at| self.table.session(at).executed)
     }
 
+    /// Last executed request of each session that has one, clients ascending.
+    pub fn sessions(&self) -> impl Iterator<Item = (ClientId, Sequence)> + '_ {
+        self.table.executed()
+    }
+
+    /// Before anything else: the last executed request of a session was `executed`. `false`: there may
+    /// be no such session.
+    pub fn restore(&mut self, client: ClientId, executed: Sequence) -> bool {
+        spec!("CKP.4");
+        let Some(at) = self.open(client) else {
+            return false;
+        };
+        self.table.sessions[at as usize].executed = executed;
+        true
+    }
+
     /// Is there anything that [`Requests::select`] would take?
     pub fn has_orderable(&self) -> bool {
         self.proposable().head() != NONE

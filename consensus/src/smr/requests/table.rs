@@ -199,6 +199,18 @@ impl<P: Payload> Table<P> {
         self.clients.get(identity as usize)?.sessions.get(number).copied()
     }
 
+    /// Last executed request of each session that has one, clients ascending.
+    pub(super) fn executed(&self) -> impl Iterator<Item = (ClientId, Sequence)> + '_ {
+        self.clients.iter().enumerate().flat_map(move |(identity, client)| {
+            let known = client.sessions.iter().enumerate().filter(|(_, at)| **at != NONE);
+            let executed = move |(number, at): (usize, &u32)| {
+                let client = ClientId::new(identity as u32, number as u32);
+                (client, self.session(*at).executed)
+            };
+            known.map(executed).filter(|(_, executed)| *executed != Sequence::NONE)
+        })
+    }
+
     /// What is pending of one client.
     pub(super) fn client_load(&self, identity: u32) -> Load {
         self.clients[identity as usize].load

@@ -1,0 +1,114 @@
+//! Files of checkpoints: whole ones, damaged ones, and what a failed write leaves.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use tetrarch_consensus::{ConsensusId, Lsn};
+use tetrarch_dataplane::storage::Owner;
+
+use super::file::{CheckpointFile, FileError};
+use super::store::Store;
+use super::{CHUNK_SIZE, Position};
+
+const OWNER: Owner = Owner { cluster: 0x7e57, replica: 2 };
+
+/// A directory that is gone when the test ends.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Self {
+        let name = format!("tetrarch-checkpoints-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let _ = fs::remove_dir_all(&path);
+        Self(path)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn position(cid: u64) -> Position {
+    Position { cid: ConsensusId(cid), base: Lsn(10 * cid) }
+}
+
+fn image(size: usize) -> Vec<u8> {
+    (0..size).map(|at| (at * 31 / 7) as u8).collect()
+}
+
+fn whole(path: &Path) -> Result<CheckpointFile, FileError> {
+    CheckpointFile::open(path, OWNER).and_then(|file| file.verify().map(|()| file))
+}
+
+// rule: CKP.3
+#[test]
+fn the_last_two_stay_and_hold_what_was_written() {
+    let directory = Directory::new("two");
+    let store = Store::new(directory.0.join("checkpoints"));
+    assert!(store.list().expect("none yet").is_empty());
+    let sizes = [0, 1, CHUNK_SIZE, 3 * CHUNK_SIZE + 5];
+    for (cid, size) in (1..).zip(sizes) {
+        let root = store.add(OWNER, position(cid), &image(size)).expect("a writable directory");
+        let paths = store.list().expect("a directory");
+        assert_eq!(paths.len(), 2.min(cid as usize));
+        let file = whole(&paths[0]).expect("it was written");
+        let header = file.header;
+        assert_eq!((header.position, header.root), (position(cid), root));
+        let mut bytes = Vec::new();
+        file.image().expect("open").read_to_end(&mut bytes).expect("its bytes");
+        assert!(bytes == image(size));
+    }
+    let paths = store.list().expect("a directory");
+    let cids = paths.iter().map(|path| whole(path).expect("whole").header.position.cid.0);
+    assert_eq!(cids.collect::<Vec<_>>(), [4, 3], "the newest first");
+    let other = Owner { replica: 1, ..OWNER };
+    assert!(matches!(CheckpointFile::open(&paths[0], other), Err(FileError::Foreign { .. })));
+    // The same state has the same root, wherever and whenever it was taken.
+    let mine = store.add(OWNER, position(5), &image(9)).expect("writable");
+    let theirs = store.add(other, position(6), &image(9)).expect("writable");
+    assert_eq!(mine, theirs);
+}
+
+// rule: CKP.4
+#[test]
+fn no_damage_goes_unseen() {
+    let directory = Directory::new("damage");
+    let store = Store::new(directory.0.clone());
+    store.add(OWNER, position(7), &image(CHUNK_SIZE + 100)).expect("a writable directory");
+    let path = store.list().expect("a directory").remove(0);
+    let good = fs::read(&path).expect("just written");
+    let header: Vec<usize> = (0..120).collect();
+    let image_and_leaves = (4096..good.len()).step_by(4099).chain([good.len() - 1]);
+    for at in header.into_iter().chain(image_and_leaves) {
+        let mut bad = good.clone();
+        bad[at] ^= 4;
+        fs::write(&path, &bad).expect("ours");
+        assert!(matches!(whole(&path), Err(FileError::Damaged { .. })), "byte {at}");
+    }
+    for size in [0, 50, 4095, 4096, 4096 + CHUNK_SIZE, good.len() - 1] {
+        fs::write(&path, &good[..size]).expect("ours");
+        assert!(matches!(whole(&path), Err(FileError::Damaged { .. })), "{size} bytes are left");
+    }
+    fs::write(&path, [&good[..], &[0]].concat()).expect("ours");
+    assert!(whole(&path).is_err(), "a byte more");
+    store.set_aside(&path).expect("ours");
+    assert!(store.list().expect("a directory").is_empty(), "its name is gone");
+    assert_eq!(fs::read_dir(&directory.0).expect("ours").count(), 1, "its bytes are not");
+}
+
+#[test]
+fn what_cannot_be_written_leaves_nothing_and_the_others() {
+    let directory = Directory::new("full");
+    let store = Store::new(directory.0.clone());
+    store.add(OWNER, position(1), &image(10)).expect("a writable directory");
+    // In the way of the new file's name.
+    fs::create_dir_all(directory.0.join(format!("{:016}.checkpoint", 2))).expect("ours");
+    let error = store.add(OWNER, position(2), &image(10)).expect_err("the name is taken");
+    assert!(error.to_string().contains("cannot write"), "{error}");
+    assert!(!directory.0.join("checkpoint.new").exists());
+    let paths = store.list().expect("a directory");
+    assert!(whole(paths.last().expect("the first one")).is_ok());
+}

@@ -1,0 +1,249 @@
+//! The thread that makes checkpoints durable.
+//!
+//! Owns the thread and the memory of the image that it writes. Always true: one is written at a time, and one
+//! that comes meanwhile is left out, so the memory is that of one image; records are given up only when two
+//! checkpoints behind them are durable, with their bases (rule CKP.3). Must not: run on a stage's core.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use tetrarch_consensus::spec;
+use tetrarch_dataplane::ring::{Consumer, Producer, ring};
+use tetrarch_dataplane::storage::Owner;
+use tetrarch_dataplane::storage::file::Probe;
+
+use super::store::Store;
+use super::{CheckpointSink, Position};
+use crate::metrics::Metrics;
+use crate::stage::records::Watermark;
+use crate::{info, warning};
+
+/// How often the thread looks whether what it waits for has happened.
+const TICK: Duration = Duration::from_millis(20);
+/// A replica's turn to write comes after so long at the latest.
+const TURN_MAX: Duration = Duration::from_secs(10);
+
+/// When a replica writes, and what it says.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Decisions from the taking of a checkpoint until this replica begins to write it.
+    pub after: u64,
+    /// What a checkpoint may stop execution for before operators are told.
+    pub pause_max: Duration,
+}
+
+impl Pace {
+    /// That of the member at `index` of `n`, which take checkpoints every `every` decisions: the
+    /// members write one after the other, in the first half of what lies between two checkpoints.
+    pub fn new((index, n): (usize, usize), every: u64, pause_max: Duration) -> Self {
+        Self { after: every / 2 * index as u64 / n as u64, pause_max }
+    }
+}
+
+struct Job {
+    position: Position,
+    image: Vec<u8>,
+    pause: Duration,
+}
+
+/// The execution stage's end.
+struct Sink {
+    jobs: Producer<Job>,
+    buffers: Consumer<Vec<u8>>,
+    thread: Thread,
+    metrics: Arc<Metrics>,
+}
+
+impl CheckpointSink for Sink {
+    fn take(&mut self, position: Position, fill: &mut dyn FnMut(&mut Vec<u8>)) {
+        if self.jobs.room() == 0 {
+            self.metrics.checkpoints_skipped.add(1);
+            return;
+        }
+        let start = Instant::now();
+        let mut image = self.buffers.pop().unwrap_or_default();
+        image.clear();
+        fill(&mut image);
+        let pause = start.elapsed();
+        let pause_ns = pause.as_nanos() as u64;
+        self.metrics.checkpoint_pause_ns.set(pause_ns);
+        let slowest = self.metrics.checkpoint_pause_max_ns.get().max(pause_ns);
+        self.metrics.checkpoint_pause_max_ns.set(slowest);
+        let pushed = self.jobs.push(Job { position, image, pause });
+        debug_assert!(pushed.is_ok(), "the room was checked");
+        self.thread.unpark();
+    }
+}
+
+/// The thread, while it runs.
+pub struct Writer {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread works with.
+pub struct WriterParts {
+    /// Where the checkpoints are.
+    pub store: Store,
+    /// Whose they are.
+    pub owner: Owner,
+    /// When they are written.
+    pub pace: Pace,
+    /// How far the log is durable.
+    pub watermark: Watermark,
+    /// Says when the log has failed.
+    pub probe: Probe,
+    /// The newest checkpoint that the directory holds.
+    pub newest: Option<Position>,
+    /// Where its numbers are published.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Writer {
+    /// Starts the thread. Returns what takes checkpoints, and the record before which none is needed.
+    ///
+    /// # Errors
+    /// The system refuses a thread.
+    pub fn start(parts: WriterParts) -> Result<(Self, Box<dyn CheckpointSink>, Arc<AtomicU64>)> {
+        let (jobs_in, jobs) = ring(1);
+        let (buffers_in, buffers) = ring(1);
+        let stop = Arc::new(AtomicBool::new(false));
+        let needed_from = Arc::new(AtomicU64::new(0));
+        let metrics = Arc::clone(&parts.metrics);
+        let worker = Worker {
+            parts,
+            jobs,
+            buffers: buffers_in,
+            stop: Arc::clone(&stop),
+            needed_from: Arc::clone(&needed_from),
+            older: None,
+        };
+        let thread = std::thread::Builder::new()
+            .name("checkpoints".into())
+            .spawn(move || worker.run())
+            .context("the system refused a thread; raise the limit of processes (ulimit -u)")?;
+        let sink = Sink { jobs: jobs_in, buffers, thread: thread.thread().clone(), metrics };
+        Ok((Self { stop, thread: Some(thread) }, Box::new(sink), needed_from))
+    }
+}
+
+impl Drop for Writer {
+    /// What is being written is given up, as at a crash.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // It has said why, if it panicked.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    parts: WriterParts,
+    jobs: Consumer<Job>,
+    buffers: Producer<Vec<u8>>,
+    stop: Arc<AtomicBool>,
+    needed_from: Arc<AtomicU64>,
+    /// The one before the newest.
+    older: Option<Position>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        while !self.stops() {
+            if self.jobs.is_empty() {
+                std::thread::park_timeout(TICK * 50);
+                continue;
+            }
+            self.work();
+            // Only now there is room for the next one.
+            if let Some(job) = self.jobs.pop() {
+                let _ = self.buffers.push(job.image);
+            }
+        }
+    }
+
+    fn stops(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// Writes the job that waits.
+    fn work(&mut self) {
+        let Some((position, pause)) = self.jobs.front().map(|job| (job.position, job.pause)) else {
+            return;
+        };
+        if pause > self.parts.pace.pause_max {
+            warning!(
+                "checkpoint {}: taking it stopped execution for {} ms, more than checkpoints.pause_max_ms = {}: \
+                 raise cluster.checkpoint_every so that this happens less often, or raise the limit",
+                position.cid,
+                pause.as_millis(),
+                self.parts.pace.pause_max.as_millis()
+            );
+        }
+        if !self.wait_for_turn(position) || !self.wait_for_base(position) {
+            return;
+        }
+        let start = Instant::now();
+        let Some(job) = self.jobs.front() else { return };
+        let WriterParts { store, owner, metrics, .. } = &self.parts;
+        match store.add(*owner, position, &job.image) {
+            Ok(_) => {
+                metrics.checkpoints.add(1);
+                metrics.checkpoint_instance.set(position.cid.0);
+                metrics.checkpoint_size.set(job.image.len() as u64);
+                metrics.checkpoint_write_ns.set(start.elapsed().as_nanos() as u64);
+                self.release(position);
+            }
+            Err(error) => {
+                metrics.checkpoints_failed.add(1);
+                warning!(
+                    "{error}; the log goes on growing until a checkpoint can be written: make room, or look at \
+                     the disk"
+                );
+            }
+        }
+    }
+
+    /// Lets the other members write first. `false`: there is no time left.
+    fn wait_for_turn(&self, position: Position) -> bool {
+        let until = position.cid.0.saturating_add(self.parts.pace.after);
+        let start = Instant::now();
+        while self.parts.metrics.executed.get() < until && start.elapsed() < TURN_MAX {
+            if self.stops() {
+                return false;
+            }
+            std::thread::park_timeout(TICK);
+        }
+        !self.stops()
+    }
+
+    /// Waits until the base is durable, as it is by then as a rule: a checkpoint without one is of no use.
+    /// `false`: there is no time left, or it never will be.
+    fn wait_for_base(&self, position: Position) -> bool {
+        spec!("CKP.3");
+        while self.parts.watermark.get() < position.base {
+            if self.stops() || self.parts.probe.failure().is_some() {
+                return false;
+            }
+            std::thread::park_timeout(TICK);
+        }
+        true
+    }
+
+    /// Lets go of records, now that `newer` is durable: two checkpoints are kept, and the records from the base
+    /// before them on, because batches of instances that a base says are open are there.
+    fn release(&mut self, newer: Position) {
+        spec!("CKP.3");
+        let newest = self.parts.newest.replace(newer);
+        let older = std::mem::replace(&mut self.older, newest);
+        if let Some(before) = older {
+            self.needed_from.store(before.base.0, Ordering::Release);
+        }
+        info!("checkpoint {}: durable", newer.cid);
+    }
+}
