@@ -41,6 +41,9 @@ pub enum Command {
     /// Look at the log of a durable replica that is down
     #[command(subcommand)]
     Log(LogCommand),
+    /// Look at the checkpoints of a durable replica that is down
+    #[command(subcommand)]
+    Checkpoint(CheckpointCommand),
     /// Let clients of other protocols use a cluster
     #[command(subcommand)]
     Gateway(GatewayCommand),
@@ -55,7 +58,16 @@ pub enum LogCommand {
     Dump(LogArgs),
 }
 
-/// Options of `log`.
+/// What to do with checkpoints.
+#[derive(Subcommand, Debug)]
+pub enum CheckpointCommand {
+    /// Print a line for each: instance, base, size, digest
+    List(LogArgs),
+    /// Check each: every chunk, the digest of all, sessions, replies, and that the service takes it
+    Verify(LogArgs),
+}
+
+/// Options of `log` and `checkpoint`.
 #[derive(Args, Debug)]
 pub struct LogArgs {
     /// The cluster directory
@@ -249,6 +261,9 @@ mod tests {
             "tetrarch replica d --id 2",
             "tetrarch cluster d --kill-after 5 --restart",
             "tetrarch status d --json",
+            "tetrarch log verify d --id 3",
+            "tetrarch checkpoint list d --id 3",
+            "tetrarch checkpoint verify d --id 3",
             "tetrarch placement d --id 1 --json",
             "tetrarch gateway redis d --client 1 --listen 127.0.0.1:6379 --reads read-only",
         ] {

@@ -8,6 +8,7 @@
 pub mod admin;
 pub mod budget;
 pub mod checkpoint;
+pub mod checkpoint_command;
 pub mod cli;
 pub mod cluster_command;
 pub mod config;

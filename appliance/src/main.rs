@@ -8,14 +8,17 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use tetrarch_appliance::cli::{
-    Cli, Command, GatewayCommand, InitArgs, LogCommand, PlacementArgs, StatusArgs,
+    CheckpointCommand, Cli, Command, GatewayCommand, InitArgs, LogCommand, PlacementArgs,
+    StatusArgs,
 };
 use tetrarch_appliance::cluster_command::{self, ClusterOptions};
 use tetrarch_appliance::config::{PlacementFile, PlacementPlan};
 use tetrarch_appliance::init::{InitOptions, client_key_name, init};
 use tetrarch_appliance::machine::Machine;
 use tetrarch_appliance::status::Report;
-use tetrarch_appliance::{demo, gateway, log_command, placement_command, replica_command};
+use tetrarch_appliance::{
+    checkpoint_command, demo, gateway, log_command, placement_command, replica_command,
+};
 use tetrarch_dataplane::alloc_guard::FrozenAllocator;
 
 #[global_allocator]
@@ -50,6 +53,12 @@ fn run(command: Command) -> Result<ExitCode> {
             log_command::run(&args.directory, args.id, false)?
         }
         Command::Log(LogCommand::Dump(args)) => log_command::run(&args.directory, args.id, true)?,
+        Command::Checkpoint(CheckpointCommand::List(args)) => {
+            checkpoint_command::run(&args.directory, args.id, false)?;
+        }
+        Command::Checkpoint(CheckpointCommand::Verify(args)) => {
+            checkpoint_command::run(&args.directory, args.id, true)?;
+        }
         Command::Gateway(GatewayCommand::Redis(args)) => gateway::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)
