@@ -409,7 +409,6 @@ fn a_log_is_cut_behind_checkpoints_and_a_damaged_one_is_passed_over() {
     let error = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && error.contains("there is no checkpoint in"), "{error}");
     for id in [0, 1, 3] {
-        cluster.wait_for_port(id);
         cluster.replicas[id] = Some(cluster.spawn(id));
     }
     for key in 0..100 {
