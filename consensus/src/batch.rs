@@ -12,8 +12,8 @@
 //! | | 8 x count | layout: body size 4, proof size 2, kind of proof 1, reserved 1 |
 //! | | | for each request: body, then proof |
 //!
-//! The batch digest covers everything up to the end of the identities, and through the digests in
-//! them every request body. It does not cover proofs: who proves a request how is between the
+//! The batch digest is the [`body_digest`] of everything up to the end of the identities, and covers
+//! through the digests in them every request body. It does not cover proofs: who proves a request how is between the
 //! client and each replica, and never a reason for two replicas to disagree about a value.
 
 mod selection;
@@ -96,7 +96,7 @@ impl<P: Payload> Batch<P> {
     /// further checks.
     pub fn parse(payload: P) -> Result<Self, Malformed> {
         let Structure { timestamp_ns, digest, count, .. } =
-            check_structure::<false>(payload.bytes())?;
+            check_structure::<false>(payload.bytes(), None)?;
         Ok(Self { timestamp_ns, digest, authentic: Selection::NONE, count, payload })
     }
 
@@ -120,7 +120,7 @@ impl<P: Payload> Batch<P> {
             encode(bytes, timestamp_ns, requests.clone());
         })?;
         // Each of them was encoded from parts that were checked when it came.
-        debug_assert!(check_structure::<false>(payload.bytes()).is_ok(), "it can be parsed");
+        debug_assert!(check_structure::<false>(payload.bytes(), None).is_ok(), "it can be parsed");
         let digest = digest_of(payload.bytes(), count);
         Some(Self { timestamp_ns, digest, authentic: Selection::ALL, count, payload })
     }
@@ -161,7 +161,7 @@ impl<P: Payload> Batch<P> {
 
     /// Where the first body begins.
     fn bodies_start(&self) -> usize {
-        BATCH_HEADER_SIZE + self.count * (IDENTITY_SIZE + LAYOUT_SIZE)
+        identities_end(self.count) + self.count * LAYOUT_SIZE
     }
 
     /// The request at `view` as a value of its own that shares the batch's memory.
@@ -223,8 +223,11 @@ struct Structure {
 }
 
 /// Checks the structure of a batch, whole or, with `MAY_OMIT`, with bodies left out, and hashes the
-/// identities.
-fn check_structure<const MAY_OMIT: bool>(bytes: &[u8]) -> Result<Structure, Malformed> {
+/// identities. When nothing follows them, `known` is their digest if somebody has computed it.
+fn check_structure<const MAY_OMIT: bool>(
+    bytes: &[u8],
+    known: Option<Digest>,
+) -> Result<Structure, Malformed> {
     if bytes.len() > BATCH_SIZE_MAX {
         return Err(Malformed::TooLong);
     }
@@ -236,7 +239,12 @@ fn check_structure<const MAY_OMIT: bool>(bytes: &[u8]) -> Result<Structure, Malf
     if count > BATCH_REQUESTS_MAX {
         return Err(Malformed::TooMany);
     }
-    let identities_end = BATCH_HEADER_SIZE + count * IDENTITY_SIZE;
+    if MAY_OMIT && is_bare(bytes, count) {
+        let digest = known.unwrap_or_else(|| body_digest(bytes));
+        debug_assert_eq!(digest, body_digest(bytes), "whoever knows it has computed it");
+        return Ok(Structure { timestamp_ns, digest, count, omitted: count });
+    }
+    let identities_end = identities_end(count);
     let mut at = identities_end + count * LAYOUT_SIZE;
     let mut omitted = 0;
     for index in 0..count {
@@ -263,10 +271,33 @@ fn check_structure<const MAY_OMIT: bool>(bytes: &[u8]) -> Result<Structure, Malf
     Ok(Structure { timestamp_ns, digest: digest_of(bytes, count), count, omitted })
 }
 
+/// Where the identities of `count` requests end.
+fn identities_end(count: usize) -> usize {
+    BATCH_HEADER_SIZE + count * IDENTITY_SIZE
+}
+
+/// Does nothing follow the identities of this batch of `count` requests, because all bodies are left
+/// out?
+fn is_bare(bytes: &[u8], count: usize) -> bool {
+    count > 0 && bytes.len() == identities_end(count)
+}
+
 /// The digest of the batch of `count` requests that begins with `bytes`.
 fn digest_of(bytes: &[u8], count: usize) -> Digest {
-    let identities_end = BATCH_HEADER_SIZE + count * IDENTITY_SIZE;
-    Digest(*blake3::hash(&bytes[..identities_end]).as_bytes())
+    body_digest(&bytes[..identities_end(count)])
+}
+
+/// BLAKE3 of `body`, padded with zeros to whole blocks of 64 bytes: what a link computes of the body of
+/// every message. It does not bind the size; a batch and a request say their sizes inside.
+pub fn body_digest(body: &[u8]) -> Digest {
+    const BLOCK: usize = 64;
+    let padding = body.len().next_multiple_of(BLOCK) - body.len();
+    if padding == 0 {
+        return Digest(*blake3::hash(body).as_bytes());
+    }
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(body).update(&[0; BLOCK][..padding]);
+    Digest(*hasher.finalize().as_bytes())
 }
 
 struct Layout {

@@ -33,7 +33,7 @@ pub fn admit(keys: &Keys, member: usize, hostile: bool, mut message: Msg) -> Opt
             let batch = &mut propose.batch;
             if hostile {
                 let announced = batch.digest;
-                if SparseBatch::parse(batch.payload().clone()).ok()?.digest != announced {
+                if SparseBatch::parse(batch.payload().clone(), None).ok()?.digest != announced {
                     return None;
                 }
             }

@@ -88,21 +88,25 @@ impl Egress {
         if to == Recipients::One(self.own) {
             return Some(message);
         }
-        let Some(body) = self.encode(&message) else {
+        let Some(frame) = self.encode(&message) else {
             // The pool is empty: the message is lost as on a bad wire, and repeated like there.
             self.rejects.add(Reject::PoolExhausted);
             return None;
         };
         // The links compute it where it is needed; once here is less than once for each of them.
-        let known = to == Recipients::Others || body.size() > BUNDLED_SIZE_MAX;
+        let needed = to == Recipients::Others || frame.size() > BUNDLED_SIZE_MAX;
+        let trailer_size = codec::trailer_size(message.kind());
+        let compute = || body_digest(&frame.bytes()[..frame.size() - trailer_size]);
+        let known = codec::known_digest(&message).map(|digest| digest.0);
+        let body_digest = known.or_else(|| needed.then(compute));
         let out = Outgoing {
             to: PeerId::replica(self.own.0),
             kind: message.kind(),
             auth: proof::NONE,
             session: 0,
-            proof_size: 0,
-            body_digest: known.then(|| body_digest(body.bytes())),
-            frame: Some(body),
+            proof_size: trailer_size as u16,
+            body_digest,
+            frame: Some(frame),
         };
         match to {
             Recipients::One(member) => {

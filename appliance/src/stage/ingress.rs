@@ -7,7 +7,9 @@
 
 use std::sync::Arc;
 
-use tetrarch_consensus::message::codec::{decode, decode_request, visit_states};
+use tetrarch_consensus::message::codec::{
+    decode_hashed, decode_request, trailer_size, visit_states,
+};
 use tetrarch_consensus::message::{Malformed, kind, proof};
 use tetrarch_consensus::{
     Batch, ClientId, Digest, Input, Message, ReplicaId, Request, RequestValidator, RequestView,
@@ -167,10 +169,15 @@ impl Ingress {
         if matches!(received.kind, kind::REQUEST | kind::REPLY) {
             return Err(Reject::NotAllowed);
         }
-        if received.auth != proof::NONE || received.proof_size != 0 || received.session != 0 {
+        let trailer_size = trailer_size(received.kind);
+        if received.auth != proof::NONE
+            || usize::from(received.proof_size) != trailer_size
+            || received.session != 0
+        {
             return Err(Reject::Malformed);
         }
-        let mut message = decode(received.kind, FramePayload(received.frame)).map_err(reject)?;
+        let (frame, digest) = (FramePayload(received.frame), Digest(received.body_digest));
+        let mut message = decode_hashed(received.kind, frame, digest).map_err(reject)?;
         match &mut message {
             Message::Forwarded(batch) => self.check_batch(batch, Some(Memory::MacVectors))?,
             Message::Stop(stop) => {
@@ -295,5 +302,98 @@ fn reject(malformed: Malformed) -> Reject {
     match malformed {
         Malformed::Unknown => Reject::UnknownKind,
         _ => Reject::Malformed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{TestCluster, request_bytes};
+    use tetrarch_consensus::batch::SparseBatch;
+    use tetrarch_consensus::message::{Position, Propose, ProposeSparse, Vote, codec};
+    use tetrarch_consensus::payload::{HeapPool, SharedBytes};
+    use tetrarch_consensus::{ConsensusId, Epoch, ViewId};
+    use tetrarch_dataplane::arena::{Arena, ArenaSpec, SlotClass};
+    use tetrarch_dataplane::crypto::hash::body_digest;
+    use tetrarch_dataplane::types::PeerId;
+    use tetrarch_services::null::NullValidator;
+
+    const AT: Position = Position { view: ViewId(0), cid: ConsensusId(1), epoch: Epoch(0) };
+
+    struct World {
+        ingress: Ingress,
+        arena: Arena,
+    }
+
+    fn world() -> World {
+        let cluster = TestCluster::new(4, 1, 1);
+        let own = ReplicaId(1);
+        let proofs = Proofs::new(&cluster.cluster, own, &cluster.replica_keys[1]);
+        let proofs = proofs.expect("keys that give secrecy");
+        let ingress = Ingress::new(cluster.cluster.view(), proofs, Box::new(NullValidator), 1);
+        let classes = vec![SlotClass { slot_size: 1024, count: 4 }];
+        World { ingress, arena: Arena::heap(&ArenaSpec { classes }).expect("4 KiB") }
+    }
+
+    impl World {
+        /// As from the links: with the digest of everything but `trailer_size` bytes.
+        fn check(
+            &mut self,
+            message: &Message<SharedBytes>,
+            trailer_size: usize,
+        ) -> Result<Message<FramePayload>, Reject> {
+            let mut bytes = vec![0; codec::encoded_size(message)];
+            codec::encode(message, &mut bytes);
+            let body = &bytes[..bytes.len() - trailer_size];
+            let received = Received {
+                peer: PeerId::replica(0),
+                kind: message.kind(),
+                auth: proof::NONE,
+                proof_size: trailer_size as u16,
+                session: 0,
+                body_digest: body_digest(body),
+                frame: self.arena.pool().copy_from(&bytes).expect("a slot"),
+            };
+            match self.ingress.check_member(ReplicaId(0), received)? {
+                Input::Peer { message, .. } => Ok(message.into_inner()),
+                _ => panic!("a message of a member"),
+            }
+        }
+    }
+
+    fn batch() -> Batch<SharedBytes> {
+        let body = request_bytes(ClientId::new(0, 0), 1, b"", false);
+        let (size, digest) = (body.len(), Digest(body_digest(&body)));
+        let request = decode_request(SharedBytes::from(&body[..]), size, digest, proof::NONE);
+        Batch::build(&mut HeapPool, 7, &[request.expect("well formed")]).expect("heap")
+    }
+
+    #[test]
+    fn a_proposal_without_bodies_has_the_digest_that_its_link_computed() {
+        let mut world = world();
+        let batch = batch();
+        let bare = SparseBatch::of(&batch, &Selection::ALL, &mut HeapPool).expect("heap");
+        let message = Message::ProposeSparse(ProposeSparse { at: AT, batch: bare });
+        match world.check(&message, trailer_size(kind::PROPOSE)) {
+            Ok(Message::ProposeSparse(propose)) => {
+                assert_eq!((propose.at, propose.batch.digest), (AT, batch.digest));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_follows_a_body_is_as_long_as_its_kind_says() {
+        let mut world = world();
+        let batch = batch();
+        let vote = Message::Write(Vote { at: AT, digest: batch.digest });
+        let propose = Message::Propose(Propose { at: AT, batch });
+        for (message, right) in [(&vote, 0), (&propose, 16)] {
+            for trailer_size in [0, 8, 16, 24] {
+                let checked = world.check(message, trailer_size);
+                let expected = (trailer_size != right).then_some(Reject::Malformed);
+                assert_eq!(checked.err(), expected, "{trailer_size} bytes");
+            }
+        }
     }
 }

@@ -4,14 +4,15 @@
 //! header and the identities, which are the same. Must not: be taken for a batch; only
 //! [`SparseBatch::complete`] makes one of it.
 //!
-//! Encoded like a batch, but the layout entry of a request that is left out is zero except for its last
-//! byte, which is [`OMITTED`], and neither body nor proof of it follows. At least one is left out, so
-//! that each value has one encoding for each choice of what is left out.
+//! When all bodies are left out it ends with the identities: it is *bare*, and the digest of all its bytes
+//! is that of the batch. Else it is encoded like a batch, but the layout entry of a request that is left
+//! out is zero except for its last byte, which is [`OMITTED`], and neither body nor proof of it follows.
+//! At least one is left out, so that each value has one encoding for each choice of what is left out.
 
-use super::views::outlines;
+use super::views::sparse_outlines;
 use super::{
-    BATCH_HEADER_SIZE, Batch, IDENTITY_SIZE, LAYOUT_SIZE, Layout, Outline, RequestView, Selection,
-    Structure, check_structure, read_identity,
+    Batch, LAYOUT_SIZE, Layout, Outline, RequestView, Selection, Structure, check_structure,
+    identities_end, is_bare, read_identity,
 };
 use crate::message::{Malformed, Request};
 use crate::payload::{Payload, PayloadPool};
@@ -21,7 +22,7 @@ use crate::types::{ClientId, Digest, Sequence};
 pub const OMITTED: u8 = 1;
 
 /// The layout entry of a request that is left out.
-const OMITTED_LAYOUT: [u8; LAYOUT_SIZE] = [0, 0, 0, 0, 0, 0, 0, OMITTED];
+pub(super) const OMITTED_LAYOUT: [u8; LAYOUT_SIZE] = [0, 0, 0, 0, 0, 0, 0, OMITTED];
 
 /// What a batch says of a request besides its body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,22 +60,24 @@ pub(super) fn is_omitted(bytes: &[u8], entry: usize) -> Result<bool, Malformed> 
 }
 
 impl<P: Payload> SparseBatch<P> {
-    /// Checks the structure of `payload` and hashes the identities. Nothing is marked authentic.
+    /// Checks the structure of `payload` and hashes the identities; if it is bare and somebody has
+    /// computed the digest of its bytes already, `known` is taken for it. Nothing is marked authentic.
     ///
     /// # Errors
-    /// [`Malformed`] names the first thing that is wrong; a batch of which nothing is left out is
-    /// [`Malformed::Inconsistent`].
-    pub fn parse(payload: P) -> Result<Self, Malformed> {
+    /// [`Malformed`] names the first thing that is wrong; a batch of which nothing is left out, or all
+    /// of it in the form for a part, is [`Malformed::Inconsistent`].
+    pub fn parse(payload: P, known: Option<Digest>) -> Result<Self, Malformed> {
         let Structure { timestamp_ns, digest, count, omitted } =
-            check_structure::<true>(payload.bytes())?;
-        if omitted == 0 {
+            check_structure::<true>(payload.bytes(), known)?;
+        if omitted == 0 || omitted == count && !is_bare(payload.bytes(), count) {
             return Err(Malformed::Inconsistent);
         }
         let authentic = Selection::NONE;
         Ok(Self { timestamp_ns, digest, authentic, count, payload })
     }
 
-    /// `batch` without the bodies at the places in `omitted`, in memory of `pool`; `None` when that is empty.
+    /// `batch` without the bodies at the places in `omitted`, in memory of `pool`; `None` when that is
+    /// empty. Without any body it shares the batch's bytes.
     ///
     /// # Panics
     /// When nothing in the batch is to be left out.
@@ -85,38 +88,13 @@ impl<P: Payload> SparseBatch<P> {
     ) -> Option<Self> {
         let any = (0..batch.len()).any(|index| omitted.contains(index));
         assert!(any, "a sparse batch leaves something out");
-        let bodies_start = batch.bodies_start();
-        let whole = batch.payload().bytes();
-        // All of them, as a rule: then nobody has to look where each one lies.
-        let held = || {
-            let some = *omitted != Selection::first(batch.len());
-            let views = some.then(|| batch.requests().enumerate()).into_iter().flatten();
-            views.filter(|(index, _)| !omitted.contains(*index)).map(|(_, view)| view)
-        };
-        let size = held().map(|view| view.body.len() + view.proof.len()).sum::<usize>();
-        let payload = pool.build(bodies_start + size, &mut |bytes| {
-            bytes[..bodies_start].copy_from_slice(&whole[..bodies_start]);
-            let layouts = &mut bytes[BATCH_HEADER_SIZE + batch.len() * IDENTITY_SIZE..bodies_start];
-            for (index, layout) in layouts.as_chunks_mut().0.iter_mut().enumerate() {
-                if omitted.contains(index) {
-                    *layout = OMITTED_LAYOUT;
-                }
-            }
-            let mut at = bodies_start;
-            for view in held() {
-                for part in [view.body, view.proof] {
-                    bytes[at..at + part.len()].copy_from_slice(part);
-                    at += part.len();
-                }
-            }
-        })?;
-        Some(Self {
-            timestamp_ns: batch.timestamp_ns,
-            digest: batch.digest,
-            authentic: batch.authentic,
-            count: batch.len(),
-            payload,
-        })
+        let payload = if omitted.contains_first(batch.len()) {
+            batch.payload().slice(0, identities_end(batch.len()))
+        } else {
+            encode_part(batch, omitted, pool)
+        }?;
+        let Batch { timestamp_ns, digest, authentic, count, .. } = *batch;
+        Some(Self { timestamp_ns, digest, authentic, count, payload })
     }
 
     /// How many requests, those left out included.
@@ -137,13 +115,20 @@ impl<P: Payload> SparseBatch<P> {
     /// What is said of each request before its body, in order.
     #[inline]
     pub fn outlines(&self) -> impl ExactSizeIterator<Item = Outline<'_>> {
-        outlines(self.payload.bytes(), self.count)
+        sparse_outlines(self.payload.bytes(), self.count)
     }
 
     /// Is the request at `index` left out?
     pub fn omits(&self, index: usize) -> bool {
-        let entry = BATCH_HEADER_SIZE + self.count * IDENTITY_SIZE + index * LAYOUT_SIZE;
-        index < self.count && self.payload.bytes()[entry + LAYOUT_SIZE - 1] == OMITTED
+        let entry = identities_end(self.count) + index * LAYOUT_SIZE;
+        index < self.count
+            && (self.is_bare() || self.payload.bytes()[entry + LAYOUT_SIZE - 1] == OMITTED)
+    }
+
+    /// Are all bodies left out? Then `digest` is the [`body_digest`](super::body_digest) of the encoded
+    /// bytes.
+    pub fn is_bare(&self) -> bool {
+        is_bare(self.payload.bytes(), self.count)
     }
 
     /// The places of the requests that are left out, ascending.
@@ -164,10 +149,12 @@ impl<P: Payload> SparseBatch<P> {
     /// The requests that are not left out, with their places.
     pub fn requests(&self) -> impl Iterator<Item = (usize, RequestView<'_>)> {
         let bytes = self.payload.bytes();
-        let layouts = BATCH_HEADER_SIZE + self.count * IDENTITY_SIZE;
+        let layouts = identities_end(self.count);
         let mut at = layouts + self.count * LAYOUT_SIZE;
         let holds = |(index, outline): (usize, Outline<'_>)| (!outline.omitted).then_some(index);
-        let held = self.outlines().enumerate().filter_map(holds);
+        // Nobody looks for what a bare one does not have.
+        let places = (!self.is_bare()).then(|| self.outlines().enumerate());
+        let held = places.into_iter().flatten().filter_map(holds);
         // Parsed batches only: none of these can fail.
         held.map_while(move |index| {
             let layout = Layout::read(bytes, layouts + index * LAYOUT_SIZE).ok()?;
@@ -192,15 +179,22 @@ impl<P: Payload> SparseBatch<P> {
     where
         P: 'a,
     {
-        let sparse = self.payload.bytes();
-        let layouts = BATCH_HEADER_SIZE + self.count * IDENTITY_SIZE;
-        let bodies_start = layouts + self.count * LAYOUT_SIZE;
+        let (identities, rest) = self.payload.bytes().split_at(identities_end(self.count));
+        let layouts_size = self.count * LAYOUT_SIZE;
+        // Nothing is left of a bare one.
+        let (layouts, bodies) = rest.split_at_checked(layouts_size).unwrap_or_default();
+        let size = identities.len() + layouts_size + bodies.len() + found_size;
         let mut omitted = Selection::NONE;
-        let payload = pool.build(sparse.len() + found_size, &mut |bytes| {
-            let (front, mut rest) = bytes.split_at_mut(bodies_start);
-            front.copy_from_slice(&sparse[..bodies_start]);
-            let mut held = &sparse[bodies_start..];
-            let entries = front[layouts..].as_chunks_mut::<LAYOUT_SIZE>().0;
+        let payload = pool.build(size, &mut |bytes| {
+            let (front, rest) = bytes.split_at_mut(identities.len());
+            front.copy_from_slice(identities);
+            let (entries, mut rest) = rest.split_at_mut(layouts_size);
+            let (entries, mut held) = (entries.as_chunks_mut::<LAYOUT_SIZE>().0, bodies);
+            if layouts.is_empty() {
+                entries.fill(OMITTED_LAYOUT);
+            } else {
+                entries.as_flattened_mut().copy_from_slice(layouts);
+            }
             for (index, entry) in entries.iter_mut().enumerate() {
                 let blob = if *entry == OMITTED_LAYOUT {
                     omitted.insert(index);
@@ -225,6 +219,35 @@ impl<P: Payload> SparseBatch<P> {
         let (timestamp_ns, digest, count) = (self.timestamp_ns, self.digest, self.count);
         Some(Batch { timestamp_ns, digest, authentic, count, payload })
     }
+}
+
+/// The encoding of `batch` without the bodies at the places in `omitted`, which are not all of them.
+fn encode_part<P: Payload>(
+    batch: &Batch<P>,
+    omitted: &Selection,
+    pool: &mut dyn PayloadPool<P>,
+) -> Option<P> {
+    let bodies_start = batch.bodies_start();
+    let whole = batch.payload().bytes();
+    let views = || batch.requests().enumerate();
+    let held = || views().filter(|(index, _)| !omitted.contains(*index)).map(|(_, view)| view);
+    let size = held().map(|view| view.body.len() + view.proof.len()).sum::<usize>();
+    pool.build(bodies_start + size, &mut |bytes| {
+        bytes[..bodies_start].copy_from_slice(&whole[..bodies_start]);
+        let layouts = &mut bytes[identities_end(batch.len())..bodies_start];
+        for (index, layout) in layouts.as_chunks_mut().0.iter_mut().enumerate() {
+            if omitted.contains(index) {
+                *layout = OMITTED_LAYOUT;
+            }
+        }
+        let mut at = bodies_start;
+        for view in held() {
+            for part in [view.body, view.proof] {
+                bytes[at..at + part.len()].copy_from_slice(part);
+                at += part.len();
+            }
+        }
+    })
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Owns the forms in which others see a request that lies in a batch: all of it, or only what its
 //! identity and layout say. Always true: nothing is copied. Must not: check anything; the batch was.
 
-use super::sparse::{Identity, OMITTED};
+use super::sparse::{Identity, OMITTED, OMITTED_LAYOUT};
 use super::{BATCH_HEADER_SIZE, IDENTITY_SIZE, LAYOUT_SIZE, REQUEST_HEADER_SIZE, Replier};
 use crate::types::{ClientId, Digest, Sequence};
 
@@ -58,8 +58,7 @@ pub struct Outline<'a> {
     pub omitted: bool,
 }
 
-/// The outlines of the `count` requests of a batch, whole or sparse, whose parsed encoding begins with
-/// `bytes`.
+/// The outlines of the `count` requests of a whole batch, whose parsed encoding begins with `bytes`.
 #[inline]
 pub(super) fn outlines(bytes: &[u8], count: usize) -> impl ExactSizeIterator<Item = Outline<'_>> {
     let rest = &bytes[BATCH_HEADER_SIZE..];
@@ -67,6 +66,22 @@ pub(super) fn outlines(bytes: &[u8], count: usize) -> impl ExactSizeIterator<Ite
     let layouts = &rest[..count * LAYOUT_SIZE];
     let parts = identities.as_chunks().0.iter().zip(layouts.as_chunks().0);
     parts.map(|(identity, layout)| Outline::read(identity, layout))
+}
+
+/// The outlines of the `count` requests of a sparse batch, whose parsed encoding is `bytes`.
+#[inline]
+pub(super) fn sparse_outlines(
+    bytes: &[u8],
+    count: usize,
+) -> impl ExactSizeIterator<Item = Outline<'_>> {
+    let rest = &bytes[BATCH_HEADER_SIZE..];
+    let (identities, rest) = rest.split_at(count * IDENTITY_SIZE);
+    // None in a bare one.
+    let layouts = rest.get(..count * LAYOUT_SIZE).unwrap_or_default().as_chunks().0;
+    let identities = identities.as_chunks().0.iter().enumerate();
+    identities.map(move |(index, identity)| {
+        Outline::read(identity, layouts.get(index).unwrap_or(&OMITTED_LAYOUT))
+    })
 }
 
 impl<'a> Outline<'a> {

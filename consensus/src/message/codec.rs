@@ -6,12 +6,13 @@
 //! not: authenticate anything; what is decoded is well formed, not true.
 //!
 //! Little endian. A *position* is view 4, epoch 4, instance 8. "Batch" stands for
-//! [`Batch`] and is always last, so that its size needs no field.
+//! [`Batch`] and is always last, so that its size needs no field; a PROPOSE has its position behind
+//! the body, where the messages of clients have their proofs ([`trailer_size`]).
 //!
 //! | kind | body |
 //! |---|---|
 //! | FORWARDED | batch |
-//! | PROPOSE | position 16, batch, whole or [sparse](crate::batch::sparse) |
+//! | PROPOSE | batch, whole or [sparse](crate::batch::sparse); after the body: position 16 |
 //! | WRITE, ACCEPT | position 16, digest 32 |
 //! | REFUSE | position 16, digest 32, reason 1 (0 clock, 1 proof), zero 7, client 8 |
 //! | STOP | view 4, regency 4, batch |
@@ -67,7 +68,23 @@ const REASON_CLOCK: u8 = 0;
 const REASON_PROOF: u8 = 1;
 const STATUS_STOPPED: u8 = 1;
 
-/// Bytes of the body of `message`.
+/// How many of the last bytes of a message between replicas are not its body. In a PROPOSE that is the
+/// position: so the digest of a body that is a [bare](SparseBatch::is_bare) batch is the batch's.
+pub fn trailer_size(kind: u8) -> usize {
+    if kind == kind::PROPOSE { POSITION_SIZE } else { 0 }
+}
+
+/// The digest of the body of `message`, where it is known already.
+pub fn known_digest<P: Payload>(message: &Message<P>) -> Option<Digest> {
+    match message {
+        Message::ProposeSparse(ProposeSparse { batch, .. }) if batch.is_bare() => {
+            Some(batch.digest)
+        }
+        _ => None,
+    }
+}
+
+/// Bytes of `message`: its body, and what follows it ([`trailer_size`]).
 pub fn encoded_size<P: Payload>(message: &Message<P>) -> usize {
     match message {
         Message::Forwarded(batch) => batch_size(batch),
@@ -92,8 +109,7 @@ pub fn encoded_size<P: Payload>(message: &Message<P>) -> usize {
     }
 }
 
-/// Writes the body of `message` to the start of `out` and says how long it is: exactly
-/// [`encoded_size`], which is the least that `out` must hold.
+/// Writes `message` to the start of `out` and says how long it is: exactly [`encoded_size`], which is the least that `out` must hold.
 pub fn encode<P: Payload>(message: &Message<P>, out: &mut [u8]) -> usize {
     let size = encoded_size(message);
     assert!(out.len() >= size, "the caller makes room for encoded_size bytes");
@@ -101,12 +117,12 @@ pub fn encode<P: Payload>(message: &Message<P>, out: &mut [u8]) -> usize {
     match message {
         Message::Forwarded(batch) => writer.bytes(batch.payload().bytes()),
         Message::Propose(propose) => {
-            write_position(&mut writer, propose.at);
             writer.bytes(propose.batch.payload().bytes());
+            write_position(&mut writer, propose.at);
         }
         Message::ProposeSparse(propose) => {
-            write_position(&mut writer, propose.at);
             writer.bytes(propose.batch.payload().bytes());
+            write_position(&mut writer, propose.at);
         }
         Message::Write(vote) | Message::Accept(vote) => write_vote(&mut writer, vote),
         Message::Refuse(refuse) => write_refuse(&mut writer, refuse),
@@ -151,20 +167,38 @@ pub fn encode<P: Payload>(message: &Message<P>, out: &mut [u8]) -> usize {
     size
 }
 
-/// The message of kind `kind` whose body is all of `payload`. Batches inside it share the memory
+/// The message of kind `kind` that is all of `payload`. Batches inside it share the memory
 /// of `payload`; no request in them is marked authentic, and no signature was checked.
 ///
 /// # Errors
 /// [`Malformed`] names the first thing that is wrong. REQUEST and REPLY are not between replicas and
 /// are [`Malformed::Unknown`] here.
 pub fn decode<P: Payload>(kind: u8, payload: P) -> Result<Message<P>, Malformed> {
+    decode_parts(kind, payload, None)
+}
+
+/// As [`decode`], with the digest of the body, which the link has computed and compared: it need not be
+/// computed again for a batch that is the body.
+///
+/// # Errors
+/// Those of [`decode`].
+pub fn decode_hashed<P: Payload>(
+    kind: u8,
+    payload: P,
+    digest: Digest,
+) -> Result<Message<P>, Malformed> {
+    decode_parts(kind, payload, Some(digest))
+}
+
+fn decode_parts<P: Payload>(
+    kind: u8,
+    payload: P,
+    digest: Option<Digest>,
+) -> Result<Message<P>, Malformed> {
     let mut reader = Reader::new(payload.bytes());
     let message = match kind {
         kind::FORWARDED => return Ok(Message::Forwarded(list_from(&payload, 0)?)),
-        kind::PROPOSE => {
-            let at = read_position(&mut reader)?;
-            return propose_from(&payload, at, reader.position());
-        }
+        kind::PROPOSE => return propose_from(&payload, digest),
         kind::WRITE => Message::Write(read_vote(&mut reader)?),
         kind::ACCEPT => Message::Accept(read_vote(&mut reader)?),
         kind::REFUSE => Message::Refuse(read_refuse(&mut reader)?),
@@ -257,17 +291,17 @@ fn rest_of<P: Payload>(payload: &P, start: usize) -> Result<P, Malformed> {
     payload.slice(start, size).ok_or(Malformed::Truncated)
 }
 
-/// The proposal whose batch, whole or sparse, begins at `start`. A batch that leaves something out has
-/// a reserved byte set for one that does not.
-fn propose_from<P: Payload>(
-    payload: &P,
-    at: Position,
-    start: usize,
-) -> Result<Message<P>, Malformed> {
-    match batch_from(payload, start) {
+/// The proposal that is all of `payload`, with the digest of its body if somebody knows it.
+fn propose_from<P: Payload>(payload: &P, digest: Option<Digest>) -> Result<Message<P>, Malformed> {
+    let bytes = payload.bytes();
+    let size = bytes.len().checked_sub(POSITION_SIZE).ok_or(Malformed::Truncated)?;
+    let at = read_position(&mut Reader::new(&bytes[size..]))?;
+    let body = payload.slice(0, size).ok_or(Malformed::Truncated)?;
+    match Batch::parse(body.clone()) {
         Ok(batch) => Ok(Message::Propose(Propose { at, batch })),
-        Err(Malformed::Reserved) => {
-            let batch = SparseBatch::parse(rest_of(payload, start)?)?;
+        // When bodies are left out, a reserved byte is set, or nothing follows the identities.
+        Err(Malformed::Reserved | Malformed::Truncated) => {
+            let batch = SparseBatch::parse(body, digest)?;
             Ok(Message::ProposeSparse(ProposeSparse { at, batch }))
         }
         Err(malformed) => Err(malformed),

@@ -97,12 +97,13 @@ impl World {
     }
 
     fn received(&self, peer: PeerId, kind: u8, auth: u8, bytes: &[u8]) -> Option<Received> {
-        // A client's proof is what is behind its request: where that ends, the request says.
+        // A client's proof is what is behind its request: where that ends, the request says. The
+        // link carries a member's trailer like a proof.
         let body_size = match bytes.get(24..28) {
             Some(size) if peer.is_client() => {
                 32 + u32::from_le_bytes([size[0], size[1], size[2], size[3]]) as usize
             }
-            _ => bytes.len(),
+            _ => bytes.len().saturating_sub(codec::trailer_size(kind)),
         };
         let body = &bytes[..body_size.min(bytes.len())];
         let session = if peer.is_client() { read_session(bytes) } else { 0 };

@@ -11,6 +11,7 @@ use tetrarch_consensus::limits::{
 };
 use tetrarch_consensus::message::codec::{REQUEST_PREFIX, STATE_PREFIX};
 use tetrarch_consensus::message::kind;
+use tetrarch_dataplane::crypto::hash::body_digest;
 use tetrarch_dataplane::handshake::{HELLO_SIZE, REPLY_SIZE};
 use tetrarch_dataplane::limits::{FRAME_SIZE_MAX, PROOF_SIZE_MAX};
 use tetrarch_dataplane::links::{KIND_BUNDLE, KIND_HELLO, KIND_PING, KIND_REPLY};
@@ -96,5 +97,15 @@ fn sizes_are_those_of_the_code() {
         text(&STATE_PREFIX),
     ] {
         assert!(document.contains(&expected), "docs/WIRE.md does not say {expected:?}");
+    }
+}
+
+/// The digest that links compute of a body is that of a batch whose identities are the body.
+#[test]
+fn links_and_batches_have_one_rule_for_digests() {
+    let bytes: Vec<u8> = (0..5000u32).map(|at| (at * 7 + at / 256) as u8).collect();
+    for size in (0..300).chain([1023, 1024, 1025, 4096, 4999]) {
+        let body = &bytes[..size];
+        assert_eq!(tetrarch_consensus::batch::body_digest(body).0, body_digest(body), "{size}");
     }
 }

@@ -296,7 +296,7 @@ impl Puppet {
             kind,
             auth: proof::NONE,
             session: 0,
-            proof_size: 0,
+            proof_size: codec::trailer_size(message.kind()) as u16,
             body_digest: None,
             frame: Some(frame),
         };

@@ -1,5 +1,6 @@
 use super::*;
 use crate::batch::tests::request;
+use crate::batch::{BATCH_HEADER_SIZE, IDENTITY_SIZE, body_digest};
 use crate::payload::{HeapPool, SharedBytes};
 use alloc::vec::Vec;
 
@@ -18,7 +19,7 @@ fn without(places: &[usize]) -> SparseBatch<SharedBytes> {
 }
 
 fn parse(bytes: &[u8]) -> Result<SparseBatch<SharedBytes>, Malformed> {
-    SparseBatch::parse(SharedBytes::from(bytes))
+    SparseBatch::parse(SharedBytes::from(bytes), None)
 }
 
 // rule: BODY.1
@@ -70,28 +71,61 @@ fn neither_form_is_taken_for_the_other() {
     let sparse = without(&[1]);
     let as_whole = Batch::parse(sparse.payload().clone());
     assert_eq!(as_whole.err(), Some(Malformed::Reserved));
-    let as_sparse = SparseBatch::parse(batch().payload().clone());
+    let as_sparse = parse(batch().payload().bytes());
     assert_eq!(as_sparse.err(), Some(Malformed::Inconsistent), "nothing is left out");
+    let as_whole = Batch::parse(without(&[0, 1, 2, 3]).payload().clone());
+    assert_eq!(as_whole.err(), Some(Malformed::Truncated));
+}
+
+// rule: BODY.1
+#[test]
+fn body_1_without_any_body_its_bytes_are_what_the_digest_covers() {
+    let bare = without(&[0, 1, 2, 3]);
+    assert!(bare.is_bare() && !without(&[0, 1, 2]).is_bare());
+    let bytes = bare.payload().bytes();
+    assert_eq!(bytes.len(), BATCH_HEADER_SIZE + 4 * IDENTITY_SIZE);
+    assert!(batch().payload().bytes().starts_with(bytes));
+    assert_eq!(body_digest(bytes), batch().digest);
+    let known = SparseBatch::parse(bare.payload().clone(), Some(batch().digest));
+    assert_eq!(known.expect("well formed").digest, batch().digest);
+    // The same in the form for a part of them: there is one encoding only.
+    let long = [bytes, [OMITTED_LAYOUT; 4].as_flattened()].concat();
+    assert_eq!(parse(&long).err(), Some(Malformed::Inconsistent));
+}
+
+#[test]
+fn a_digest_that_somebody_knows_is_taken_only_for_the_bytes_that_it_is_of() {
+    // Of a part of the bodies, it is the digest of more than the identities.
+    let sparse = without(&[1]);
+    let known = Some(body_digest(sparse.payload().bytes()));
+    let parsed = SparseBatch::parse(sparse.payload().clone(), known);
+    assert_eq!(parsed.expect("well formed").digest, batch().digest);
 }
 
 #[test]
 fn no_prefix_and_no_changed_byte_is_accepted_or_panics() {
-    let sparse = without(&[1, 2]);
-    let bytes = sparse.payload().bytes();
-    for end in 0..bytes.len() {
-        assert!(parse(&bytes[..end]).is_err(), "prefix of {end}");
-    }
-    for at in 0..bytes.len() {
-        for flip in [1, 0x40, 0xff] {
-            let mut changed = bytes.to_vec();
-            changed[at] ^= flip;
-            if let Ok(parsed) = parse(&changed) {
-                assert_eq!(parsed.requests().count() + parsed.omitted().count(), parsed.len());
+    for places in [&[1, 2][..], &[0, 1, 2, 3]] {
+        let sparse = without(places);
+        let bytes = sparse.payload().bytes();
+        for end in 0..bytes.len() {
+            // Its identities alone are the bare one; the tag of a link covers the size.
+            let is_bare = parse(&bytes[..end]).is_ok_and(|prefix| prefix.is_bare());
+            assert_eq!(is_bare, end == identities_end(4), "prefix of {end}");
+            assert!(is_bare || parse(&bytes[..end]).is_err(), "prefix of {end}");
+        }
+        for at in 0..bytes.len() {
+            for flip in [1, 0x40, 0xff] {
+                let mut changed = bytes.to_vec();
+                changed[at] ^= flip;
+                if let Ok(parsed) = parse(&changed) {
+                    assert_eq!(parsed.requests().count() + parsed.omitted().count(), parsed.len());
+                }
             }
         }
+        // Behind identities there are layouts.
+        let reason = if sparse.is_bare() { Malformed::Truncated } else { Malformed::Trailing };
+        assert_eq!(parse(&[bytes, &[0]].concat()).err(), Some(reason));
     }
-    let longer = [bytes, &[0]].concat();
-    assert_eq!(parse(&longer).err(), Some(Malformed::Trailing));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use core::fmt::Write as _;
 use proptest::prelude::*;
 
 use super::*;
-use crate::batch::{REQUEST_HEADER_SIZE, REQUEST_READ_ONLY, Replier};
+use crate::batch::{REQUEST_HEADER_SIZE, REQUEST_READ_ONLY, Replier, body_digest};
 use crate::limits::{DEPTH_MAX, OPERATION_SIZE_MAX, WRITE_SET_MAX, decisions_told};
 use crate::message::{OpenState, ReplicaState, WriteSet, Written, proof};
 use crate::payload::{HeapPool, SharedBytes};
@@ -136,6 +136,7 @@ fn golden() -> Vec<(&'static str, Message<Bytes>, &'static str)> {
     let mut second = Selection::NONE;
     second.insert(1);
     let sparse = SparseBatch::of(&batch, &second, &mut HeapPool).expect("heap");
+    let bare = SparseBatch::of(&batch, &Selection::ALL, &mut HeapPool).expect("heap");
     let fetch_bodies = FetchBodies { at, digest: sparse.digest, which: second };
     let bodies = Bodies { at, digest: sparse.digest, requests: batch.clone() };
     let fetch = Fetch { view, from: ConsensusId(3), to: ConsensusId(9), with_batches: true };
@@ -148,6 +149,7 @@ fn golden() -> Vec<(&'static str, Message<Bytes>, &'static str)> {
         vector!("forwarded", Message::Forwarded(batch.clone())),
         vector!("propose", Message::Propose(Propose { at, batch: batch.clone() })),
         vector!("propose_sparse", Message::ProposeSparse(ProposeSparse { at, batch: sparse })),
+        vector!("propose_bare", Message::ProposeSparse(ProposeSparse { at, batch: bare })),
         vector!("write", Message::Write(vote)),
         vector!("accept", Message::Accept(vote)),
         vector!("refuse_clock", refuse(RefuseReason::Clock)),
@@ -230,10 +232,16 @@ fn no_prefix_and_no_extension_of_a_message_is_a_message() {
     for (name, message, _) in golden() {
         let mut bytes = encoded(&message);
         for end in 0..bytes.len() {
-            assert!(decoded(message.kind(), &bytes[..end]).is_err(), "{name}: prefix of {end}");
+            let prefix = decoded(message.kind(), &bytes[..end]);
+            // Of a proposal: without any body, and for bytes that follow. The tag covers the size.
+            let bare = prefix.as_ref().is_ok_and(|prefix| known_digest(prefix).is_some());
+            assert!(prefix.is_err() || bare && name != "propose_bare", "{name}: prefix of {end}");
         }
         bytes.push(0);
-        assert_eq!(decoded(message.kind(), &bytes), Err(Malformed::Trailing), "{name}");
+        // Behind the identities of a batch there are layouts.
+        let reason =
+            if name == "propose_bare" { Malformed::Truncated } else { Malformed::Trailing };
+        assert_eq!(decoded(message.kind(), &bytes), Err(reason), "{name}");
     }
 }
 
@@ -321,6 +329,20 @@ fn batches_share_the_memory_of_their_message() {
     assert!(frame.contains(&propose.batch.payload().bytes().as_ptr()));
     let marked = (0..propose.batch.len()).any(|at| propose.batch.authentic.contains(at));
     assert!(!marked, "nothing is authentic before ingress says so");
+}
+
+#[test]
+fn the_body_of_a_bare_proposal_has_the_digest_of_its_batch() {
+    for (name, message, _) in golden() {
+        let bytes = encoded(&message);
+        let body = &bytes[..bytes.len() - trailer_size(message.kind())];
+        let known = known_digest(&message);
+        assert_eq!(known.is_some(), name == "propose_bare", "{name}");
+        assert!(known.is_none_or(|known| known == body_digest(body)), "{name}");
+        let hashed =
+            decode_hashed(message.kind(), SharedBytes::from(&bytes[..]), body_digest(body));
+        assert_eq!(hashed.as_ref(), Ok(&message), "{name}");
+    }
 }
 
 #[test]

@@ -59,10 +59,11 @@ fn vector(file: &str) -> Vec<u8> {
 }
 
 fn vectors() -> Vec<Seed> {
-    const MESSAGES: [(&str, u8); 18] = [
+    const MESSAGES: [(&str, u8); 19] = [
         ("forwarded", kind::FORWARDED),
         ("propose", kind::PROPOSE),
         ("propose_sparse", kind::PROPOSE),
+        ("propose_bare", kind::PROPOSE),
         ("write", kind::WRITE),
         ("accept", kind::ACCEPT),
         ("refuse_clock", kind::REFUSE),
@@ -86,7 +87,7 @@ fn vectors() -> Vec<Seed> {
         .collect();
     seeds.push(seed("request", "golden", vector(&file("request"))));
     seeds.push(seed("reply", "golden", vector(&file("reply"))));
-    seeds.push(seed("link_header", "golden", vector("dataplane/src/vectors/header_v2.hex")));
+    seeds.push(seed("link_header", "golden", vector("dataplane/src/vectors/header_v3.hex")));
     let bundle = vector("dataplane/src/vectors/bundle.hex");
     seeds.push(seed("bundle", "golden", [&[2], &bundle[..]].concat()));
     seeds
