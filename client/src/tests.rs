@@ -152,7 +152,7 @@ fn a_session_that_is_told_busy_holds_back_and_comes_again() {
     world.turns(10);
     assert_eq!(world.results(), [(other, b"other".to_vec())], "others are not concerned");
     let counts = world.driver.counts();
-    assert_eq!((counts.busy, counts.held_back), (40, 1));
+    assert_eq!((counts.busy, counts.held_back), (44, 1), "all, and the oldest once more");
     let more = world.driver.submit(world.now, 0, Mode::Ordered, b"more");
     assert_eq!(more, Err(Busy::Overload));
     world.replicas.iter_mut().for_each(|replica| replica.manner = Manner::Honest);

@@ -146,7 +146,7 @@ pub struct Config {
     /// Sessions of one client at most: ids above are refused, so the session table is bounded by
     /// the client list times this.
     pub sessions_per_client_max: u32,
-    /// Requests that may be pending before only the next one of each session is taken in.
+    /// Requests that may be pending before only the next two of each session are taken in.
     pub pending_max: usize,
     /// Encoded bytes, likewise.
     pub pending_size_max: usize,

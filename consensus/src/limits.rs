@@ -71,7 +71,7 @@ pub const ADMISSION_WINDOW: usize = 4 * SESSION_WINDOW;
 /// floods can make a replica hold.
 pub const PENDING_SIZE_PER_CLIENT_MAX: usize = 16 * 1024 * 1024;
 
-/// Requests pending, by default, before only the next one of each session is taken in: sixteen of the
+/// Requests pending, by default, before only the next two of each session are taken in: sixteen of the
 /// largest batches, more than a cluster orders between two messages of a client, and less than it
 /// orders in the time after which clients ask again.
 pub const PENDING_MAX: usize = 16 * BATCH_REQUESTS_MAX;

@@ -389,7 +389,7 @@ impl<P: Payload> ClientCore<P> {
             return;
         }
         if header.status == Status::Busy {
-            return self.on_busy(slot, member);
+            return self.on_busy(slot, member, actions);
         }
         if header.digest && matches!(self.matching, Matching::Custom { .. }) {
             // Nobody was asked for it, and it cannot be compared.

@@ -5,18 +5,22 @@
 //! than one-correct members changes nothing that others see. Must not: skip or end a request.
 //!
 //! As TCP does after a loss (Jacobson, *Congestion avoidance and control*, 1988): half as much in
-//! flight, once a round; what may have been turned away is sent again from the oldest on, one for
-//! each that ends; and a timer helps when nothing ends any more.
+//! flight, once a round; and a timer helps when nothing ends any more. What was turned away is sent
+//! again, to those who said so, when there is room for it: when it is one of the next two. More is tried after
+//! a time without Busy, not after a number of answers: what is turned away costs the replicas as much as
+//! what they order, so the share of it must not grow with the load.
 
 use super::*;
 
-/// One more may be in flight after so many times as many as are allowed have ended: to try more than
-/// there is room for costs the replicas, most where little may be in flight.
-const GROWTH_ROUNDS: usize = 8;
+/// Replicas have room for so many requests of a session, its oldest ones (rule SMR.14).
+const NEAR: usize = 2;
 
-/// Replicas do not tell a session Busy more often than every 64th part of the timeout. What is turned
-/// away in silence after that shows within so many such parts.
-const SILENCE: u32 = 4;
+/// A session that has heard no Busy for this part of the timeout is at ease.
+const EASE: u32 = 16;
+
+/// A session at ease that was told Busy before may have this part more in flight, and one at least: it
+/// comes from one to a full window in eighteen such times.
+const GROWTH: usize = 4;
 
 /// Busy answers to all sessions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -38,16 +42,14 @@ pub(super) struct Overload {
     believed: bool,
     /// Requests in flight at most.
     limit: usize,
-    /// Requests that ended since the limit was moved.
-    ended: usize,
     /// How often in a row a pause went by without an end.
     attempts: u32,
-    /// Requests from this number on may have been turned away since they were sent.
-    again_from: Option<Sequence>,
+    /// The last request that a member had no room for.
+    turned_away: Sequence,
     /// The last request of the round in which the limit was halved: it is not again before this ended.
     round: Option<Sequence>,
-    /// When a member said Busy last.
-    heard_at: Instant,
+    /// When more may be in flight, unless a member says Busy before.
+    grow_at: Instant,
     /// Since when the session waits for an end, and when it looks whether one came.
     paused_at: Instant,
     pub(super) retry_at: Option<Instant>,
@@ -60,11 +62,10 @@ impl Overload {
             told: 0,
             believed: false,
             limit: SESSION_WINDOW,
-            ended: 0,
             attempts: 0,
-            again_from: None,
+            turned_away: Sequence::NONE,
             round: None,
-            heard_at: Instant(0),
+            grow_at: Instant(0),
             paused_at: Instant(0),
             retry_at: None,
         }
@@ -76,8 +77,9 @@ impl Overload {
         self.limit.min(window)
     }
 
-    /// A member said Busy. Is it known that a correct one is?
-    fn hear(&mut self, member: usize, one_correct: usize) -> bool {
+    /// A member said Busy to `request`. Is it known that a correct one is?
+    fn hear(&mut self, member: usize, request: Sequence, one_correct: usize) -> bool {
+        self.turned_away = self.turned_away.max(request);
         self.members |= 1 << member;
         self.told |= 1 << member;
         let believed = self.members.count_ones() as usize >= one_correct;
@@ -99,26 +101,23 @@ impl Overload {
             return false;
         }
         self.limit = (in_flight.min(self.limit) / 2).max(1);
-        self.ended = 0;
         self.round = Some(newest);
         true
     }
 
-    /// A request ended: there is room again, and a little more after many. `oldest` is the one in
-    /// flight now.
-    fn grow(&mut self, oldest: Option<Sequence>) {
+    /// A little more may be in flight. Says whether that is as much as ever.
+    fn grow(&mut self) -> bool {
+        self.limit = (self.limit + (self.limit / GROWTH).max(1)).min(SESSION_WINDOW);
+        self.limit == SESSION_WINDOW
+    }
+
+    /// A request ended, and `oldest` is the oldest in flight now. Was it turned away, or one after it?
+    fn advance(&mut self, oldest: Option<Sequence>) -> bool {
         self.attempts = 0;
-        self.ended += 1;
-        if self.ended >= GROWTH_ROUNDS * self.limit {
-            self.limit = (self.limit + 1).min(SESSION_WINDOW);
-            self.ended = 0;
-        }
-        if oldest.is_none_or(|oldest| self.round.is_none_or(|round| oldest > round)) {
+        if self.round.is_some_and(|round| oldest.is_none_or(|oldest| oldest > round)) {
             self.round = None;
         }
-        if oldest.is_none() {
-            self.again_from = None;
-        }
+        oldest.is_some_and(|oldest| oldest <= self.turned_away)
     }
 }
 
@@ -128,26 +127,40 @@ impl<P: Payload> ClientCore<P> {
         self.busy
     }
 
-    /// `member` has no room for the ordered request in `slot`.
-    pub(super) fn on_busy(&mut self, slot: SlotIndex, member: usize) {
+    /// `member` had no room for the ordered request in `slot`. If that is the oldest of its session by now,
+    /// there is, so it is sent again; once, because what is oldest and turned away lacks more than that.
+    pub(super) fn on_busy(
+        &mut self,
+        slot: SlotIndex,
+        member: usize,
+        actions: &mut Actions<ClientAction<P>>,
+    ) {
         crate::spec!("CLI.9");
         self.busy.heard += 1;
-        let entry = self.slots.get(slot);
+        let entry = self.slots.get_mut(slot);
         if entry.read_only {
             // Others answer, or it is ordered after a pause.
             return;
         }
-        let session = entry.session;
-        let one_correct = self.config.view.quorums().one_correct();
-        let now = self.now;
-        let Session { ordered, overload, .. } = &mut self.sessions[session as usize];
-        if overload.hear(member, one_correct) {
-            if overload.shrink(ordered.len(), ordered.newest()) {
-                self.busy.believed += 1;
-            }
-            overload.again_from = ordered.oldest();
+        let (session, request) = (entry.session, entry.sequence);
+        let at_once = self.sessions[session as usize].ordered.front() == Some(slot)
+            && entry.tried_again & 1 << member == 0;
+        match at_once {
+            true => entry.tried_again |= 1 << member,
+            false => entry.turned_away |= 1 << member,
         }
-        overload.heard_at = now;
+        let one_correct = self.config.view.quorums().one_correct();
+        let Session { ordered, overload, .. } = &mut self.sessions[session as usize];
+        if overload.hear(member, request, one_correct)
+            && overload.shrink(ordered.len(), ordered.newest())
+        {
+            self.busy.believed += 1;
+        }
+        overload.grow_at = self.now + self.config.request_timeout / EASE;
+        if at_once {
+            self.send_to_each(slot, 1 << member, actions);
+        }
+        let overload = &mut self.sessions[session as usize].overload;
         if overload.retry_at.is_none() {
             self.pause(session);
         }
@@ -171,52 +184,45 @@ impl<P: Payload> ClientCore<P> {
         pause / 2 + (pause / 2).mul_f64((self.dice >> 11) as f64 / (1u64 << 53) as f64)
     }
 
-    /// Requests of `session` ended. What may have been turned away takes their place.
+    /// Requests of `session` ended. What was turned away is sent again once there is room for it.
     #[inline]
     pub(super) fn go_on(&mut self, session: u32, actions: &mut Actions<ClientAction<P>>) {
         let Session { ordered, overload, .. } = &mut self.sessions[session as usize];
-        overload.grow(ordered.oldest());
-        match overload.again_from {
-            Some(from) => self.try_again(session, from, actions),
-            None if overload.told != 0 && !overload.believed => self.try_alone(session, actions),
-            None => {}
+        if overload.advance(ordered.oldest()) {
+            self.try_near(session, actions);
         }
     }
 
-    /// Sends the oldest request of `session` to the members that said Busy alone, which may lack it:
-    /// whoever lies about that gets a request twice. (The leader may be the one that is behind.)
-    fn try_alone(&mut self, session: u32, actions: &mut Actions<ClientAction<P>>) {
+    /// Sends the oldest requests of `session` to those who turned them away. (The leader may be among
+    /// them; whoever lies gets a request twice.)
+    #[cold]
+    fn try_near(&mut self, session: u32, actions: &mut Actions<ClientAction<P>>) {
         crate::spec!("CLI.9");
-        let Session { ordered, overload, .. } = &self.sessions[session as usize];
-        let Some(slot) = ordered.front() else { return };
-        let mut told = overload.told;
-        while told != 0 {
-            let member = self.config.view.members()[told.trailing_zeros() as usize];
-            told &= told - 1;
+        for at in 0..NEAR {
+            let Some(slot) = self.sessions[session as usize].ordered.at(at) else { continue };
+            let members = core::mem::take(&mut self.slots.get_mut(slot).turned_away);
+            if self.slots.get(slot).ended.is_none() {
+                self.send_to_each(slot, members, actions);
+            }
+        }
+    }
+
+    /// Sends the request in `slot` to `members`: bit i is the member at place i.
+    fn send_to_each(
+        &mut self,
+        slot: SlotIndex,
+        mut members: u64,
+        actions: &mut Actions<ClientAction<P>>,
+    ) {
+        while members != 0 {
+            let member = self.config.view.members()[members.trailing_zeros() as usize];
+            members &= members - 1;
             self.send_as_first(slot, To::One(member), actions);
         }
     }
 
-    /// Sends requests of `session` again, from number `from` on and as far as it may have them in
-    /// flight. For replicas it may be the first time: they are proved the way they were first.
-    fn try_again(&mut self, session: u32, from: Sequence, actions: &mut Actions<ClientAction<P>>) {
-        crate::spec!("CLI.9");
-        let Session { ordered, overload, .. } = &self.sessions[session as usize];
-        let limit = overload.room(self.config.window).min(ordered.len());
-        let all = limit == ordered.len();
-        let mut next = from;
-        for at in ordered.place_of(from)..limit {
-            let Session { ordered, .. } = &self.sessions[session as usize];
-            next = ordered.number_at(at + 1);
-            let Some(slot) = ordered.at(at) else { continue };
-            if self.slots.get(slot).ended.is_none() {
-                self.send_as_first(slot, To::All, actions);
-            }
-        }
-        self.sessions[session as usize].overload.again_from = (!all).then_some(next);
-    }
-
-    /// The pause is over. When nothing has ended, everything that may be in flight is sent again.
+    /// The pause is over. When nothing has ended, the oldest request is sent again: to everybody if
+    /// a correct member said Busy, since members say so now and then only; else to who did.
     pub(super) fn retry(&mut self, session: u32, actions: &mut Actions<ClientAction<P>>) {
         crate::spec!("CLI.9");
         let Session { ordered, overload, progress, .. } = &mut self.sessions[session as usize];
@@ -224,18 +230,23 @@ impl<P: Payload> ClientCore<P> {
             return;
         }
         (overload.members, overload.round, overload.retry_at) = (0, None, None);
-        let over = overload.heard_at + self.config.request_timeout / 64 * SILENCE <= self.now;
-        let oldest = ordered.oldest();
-        let ended = oldest.is_none() || *progress >= overload.paused_at;
-        if ended && over && overload.again_from.is_none() {
-            return overload.be_at_ease();
-        }
-        if let Some(oldest) = oldest.filter(|_| !ended) {
-            overload.attempts = overload.attempts.saturating_add(1);
-            match overload.believed {
-                true => self.try_again(session, oldest, actions),
-                false => self.try_alone(session, actions),
+        match ordered.front().filter(|_| *progress < overload.paused_at) {
+            Some(oldest) => {
+                overload.attempts = overload.attempts.saturating_add(1);
+                let (believed, told) = (overload.believed, overload.told);
+                match believed {
+                    true => self.send_as_first(oldest, To::All, actions),
+                    false => self.send_to_each(oldest, told, actions),
+                }
             }
+            None if overload.grow_at <= self.now => {
+                overload.be_at_ease();
+                overload.grow_at = self.now + self.config.request_timeout / EASE;
+                if overload.grow() {
+                    return;
+                }
+            }
+            None => {}
         }
         self.pause(session);
     }

@@ -99,15 +99,6 @@ impl Window {
         Sequence::new(self.incarnation, self.next - (self.slots.len() - at) as u32)
     }
 
-    /// Where request `sequence` is, as [`Window::at`] counts; what has ended is at 0.
-    pub(super) fn place_of(&self, sequence: Sequence) -> usize {
-        match self.position(sequence) {
-            Some(at) => at,
-            None if sequence > self.newest() => self.slots.len(),
-            None => 0,
-        }
-    }
-
     /// Requests in flight, oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = SlotIndex> + '_ {
         self.slots.iter().flatten().copied()

@@ -52,6 +52,10 @@ pub(super) struct Slot<P> {
     pub(super) certified: Option<Instant>,
     /// Was everybody asked for the result?
     pub(super) asked: bool,
+    /// Members that had no room for it when it was sent last: bit i is the member at place i.
+    pub(super) turned_away: u64,
+    /// Members that it was sent to again at once when they said so, likewise.
+    pub(super) tried_again: u64,
     /// How it ended, while it waits for those before it.
     pub(super) ended: Option<(Status, P)>,
 }
@@ -102,6 +106,8 @@ impl<P> Slots<P> {
             kept: None,
             certified: None,
             asked: false,
+            turned_away: 0,
+            tried_again: 0,
             ended: None,
         };
         if let Some(index) = self.free.pop() {

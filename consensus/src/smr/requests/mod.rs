@@ -64,7 +64,7 @@ pub enum RefusedRequest {
     Demoted,
     /// This client has too many bytes pending.
     TooManyBytes,
-    /// Too much is pending, and this request is not the next of its session.
+    /// Too much is pending, and this request is none of the next two of its session.
     Overload,
     /// Larger than any batch.
     TooLarge,

@@ -1,18 +1,18 @@
 //! Which requests there is room for when much is pending.
 //!
-//! Owns the limits of rule SMR.14. Always true: the next request of a session has room while its
-//! client has, and no client takes more of the rest than it leaves free for others. Must not: know
-//! who leads, or what proposals and members wait for: whoever asks says so.
+//! Owns the limits of rule SMR.14. Always true: the next two requests of a session have room while
+//! their client has, and no client takes more of the rest than it leaves free for others. Must not:
+//! know who leads, or what proposals and members wait for: whoever asks says so.
 
 use super::table::Load;
 use super::{RefusedRequest, Requests};
 use crate::batch::{IDENTITY_SIZE, LAYOUT_SIZE, REQUEST_HEADER_SIZE, encoded_size};
 use crate::config::Config;
-use crate::limits::PENDING_SIZE_PER_CLIENT_MAX;
+use crate::limits::{PENDING_SIZE_PER_CLIENT_MAX, SESSION_WINDOW};
 use crate::message::Request;
 use crate::payload::Payload;
 use crate::spec;
-use crate::types::{ClientId, Instant};
+use crate::types::{ClientId, Instant, Sequence};
 use core::time::Duration;
 
 /// How much room a request has that is one too many for the configured limits.
@@ -22,7 +22,7 @@ pub enum Room {
     Leader,
     /// As much again: what the leader admits must not be missing here.
     Follower,
-    /// A proposal waits for it: the same as the next of a session.
+    /// A proposal waits for it: the same as the next ones of a session.
     Awaited,
     /// A member waits for it more than for anything else: for the next of a session there is room even
     /// beyond what its client may have.
@@ -77,8 +77,8 @@ impl<P: Payload> Requests<P> {
         own.bytes + size <= PENDING_SIZE_PER_CLIENT_MAX / 2 && self.limits.allow(1, own, all, size)
     }
 
-    /// Is there room for a request of session `at`? The next one of a session has room while its
-    /// client has; what comes after it has less, so that it never keeps another session waiting.
+    /// Is there room for a request of session `at`? The next two of a session have room while
+    /// their client has; what comes after them has less, so that it never keeps another session waiting.
     /// `known`: an unsigned version of it is pending. `room` is asked only when there is little.
     pub(super) fn place(
         &self,
@@ -94,12 +94,12 @@ impl<P: Payload> Requests<P> {
         }
         let (own, all) = (self.table.client_load(identity), self.table.load());
         let in_half = own.bytes + size <= PENDING_SIZE_PER_CLIENT_MAX / 2;
-        let next = request.sequence.follows(self.table.session(at).executed);
         if own.bytes + size > PENDING_SIZE_PER_CLIENT_MAX {
+            let next = request.sequence.follows(self.table.session(at).executed);
             let favoured = next && room(request) == Room::Favoured;
             return if favoured { Ok(Place::Ample) } else { Err(RefusedRequest::TooManyBytes) };
         }
-        if next {
+        if self.is_near(at, request.sequence) {
             return Ok(Place::Ample);
         }
         match room(request) {
@@ -111,16 +111,24 @@ impl<P: Payload> Requests<P> {
         }
     }
 
-    /// May its client be told, now, that there is no room for its request? Not more often than once
-    /// in `pause` for each session.
+    /// Is this the next request of session `at`, or the one after that, which is here? Two, because the
+    /// others may have decided the first one before this replica: then the second is the client's next.
+    fn is_near(&self, at: u32, number: Sequence) -> bool {
+        let reached = self.reached(at);
+        let next = self.table.after(at, reached).map(|slot| self.table.slot(slot));
+        number.follows(reached) || next.is_some_and(|next| number.follows(next.request().sequence))
+    }
+
+    /// May its client be told, now, that there is no room for its request? Not more often in `pause`
+    /// than a session has requests in flight: then a correct client hears of each.
     pub fn may_tell_busy(&mut self, now: Instant, client: ClientId, pause: Duration) -> bool {
         spec!("SMR.14");
         let Some(at) = self.table.find(client) else { return false };
-        let told = &mut self.table.sessions[at as usize].told_busy;
-        let may = told.is_none_or(|told| told + pause <= now);
-        if may {
-            *told = Some(now);
+        let (since, told) = &mut self.table.sessions[at as usize].told_busy;
+        if *since + pause <= now {
+            (*since, *told) = (now, 0);
         }
-        may
+        *told += 1;
+        *told as usize <= SESSION_WINDOW
     }
 }

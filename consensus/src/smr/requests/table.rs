@@ -32,8 +32,8 @@ pub(super) struct Session {
     found: u32,
     /// What its next request is to the clock: says which lists the session is in.
     pub(super) turn: Turn,
-    /// When its client was told last that there is no room.
-    pub(super) told_busy: Option<Instant>,
+    /// Since when its client was told, and how often, that there is no room.
+    pub(super) told_busy: (Instant, u32),
 }
 
 /// What the request that may be ordered next in a session is to the clock (rule TIME.1).
@@ -183,7 +183,7 @@ impl<P: Payload> Table<P> {
             checked: Sequence::NONE,
             found: NONE,
             turn: Turn::None,
-            told_busy: None,
+            told_busy: (Instant(0), 0),
         });
         let sessions = &mut self.clients[client.identity() as usize].sessions;
         let number = client.session() as usize;

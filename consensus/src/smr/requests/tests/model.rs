@@ -109,7 +109,9 @@ impl Model {
         if known.is_some_and(|known| is_signed(known) || !is_signed(&request)) {
             return Admission::Duplicate;
         }
-        let keeps = known.is_some() || sequence.follows(executed) || room == Room::Awaited;
+        let next = self.first(client).filter(|first| first.follows(executed));
+        let near = sequence.follows(executed) || next.is_some_and(|next| sequence.follows(next));
+        let keeps = known.is_some() || near || room == Room::Awaited;
         let admission = match room {
             _ if keeps || self.has_room(&request, 1) => Admission::Accepted,
             Room::Follower if self.has_room(&request, 2) => Admission::Spare,
