@@ -218,7 +218,7 @@ numbers! {
     checkpoint_size: "gauge",
     /// Time that writing it took, ns.
     checkpoint_write_ns: "gauge",
-    /// Time that taking the last one stopped execution for, ns.
+    /// The longest time that a piece of taking the last one stopped execution for, ns.
     checkpoint_pause_ns: "gauge",
     /// Time that the slowest one did, ns.
     checkpoint_pause_max_ns: "gauge",

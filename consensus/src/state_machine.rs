@@ -46,6 +46,19 @@ pub trait StateMachine: Send {
     /// Writes the state as bytes, deterministically.
     fn snapshot(&self, out: &mut dyn FnMut(&[u8]));
 
+    /// Begins a snapshot of the state as it is now, for [`StateMachine::continue_snapshot`] to write in
+    /// pieces between batches, in place of one that was begun before. `false`: it can be written as a whole
+    /// only, by [`StateMachine::snapshot`], while execution waits.
+    fn begin_snapshot(&mut self) -> bool {
+        false
+    }
+
+    /// Writes about `size` further bytes of the snapshot that was begun: all pieces together are what
+    /// [`StateMachine::snapshot`] would have written when it was. `true`: that was the last piece.
+    fn continue_snapshot(&mut self, _size: usize, _out: &mut dyn FnMut(&[u8])) -> bool {
+        true
+    }
+
     /// Replaces the state by a snapshot. `read` fills what it can and returns how much.
     ///
     /// # Errors

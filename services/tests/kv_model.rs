@@ -336,6 +336,44 @@ proptest! {
     }
 
     #[test]
+    fn a_snapshot_in_pieces_is_of_the_moment_when_it_was_begun(
+        before in prop::collection::vec(command(), 0..80),
+        meanwhile in prop::collection::vec((command(), 0..8000usize), 1..60),
+        flush in any::<bool>(),
+    ) {
+        let (mut service, mut twin) = (new(), new());
+        let mut now_ms = 1_000;
+        let mut run = |service: &mut KvService, twin: &mut KvService, command: &str| {
+            now_ms += 1;
+            execute(service, now_ms, &operation(command));
+            execute(twin, now_ms, &operation(command));
+        };
+        before.iter().for_each(|command| run(&mut service, &mut twin, command));
+        let whole = snapshot(&service);
+        // One that was begun and left is no obstacle.
+        prop_assert!(service.begin_snapshot());
+        service.continue_snapshot(3000, &mut |_| {});
+        prop_assert!(service.begin_snapshot());
+        let (mut pieces, mut done) = (Vec::new(), false);
+        let mut write = |service: &mut KvService, size| {
+            service.continue_snapshot(size, &mut |piece| pieces.extend_from_slice(piece))
+        };
+        for (at, (command, size)) in meanwhile.iter().enumerate() {
+            done = done || write(&mut service, *size);
+            if flush && at == meanwhile.len() / 2 {
+                run(&mut service, &mut twin, "FLUSHALL");
+            }
+            run(&mut service, &mut twin, command);
+        }
+        while !done {
+            done = write(&mut service, 5000);
+        }
+        prop_assert!(pieces == whole, "{} bytes, not {}", pieces.len(), whole.len());
+        prop_assert!(snapshot(&service) == snapshot(&twin), "the walk changed the store");
+        prop_assert_eq!(service.digest(), twin.digest());
+    }
+
+    #[test]
     fn a_bent_snapshot_is_refused_or_is_another_state(
         commands in prop::collection::vec(command(), 1..20),
         at in any::<prop::sample::Index>(),

@@ -29,6 +29,7 @@ use tetrarch_dataplane::crypto::merkle;
 use tetrarch_dataplane::storage::Owner;
 use tetrarch_dataplane::types::Digest;
 
+use super::chunks::Chunks;
 use super::{CHUNK_SIZE, Position};
 
 const MAGIC: [u8; 8] = *b"TTRCKPT1";
@@ -127,11 +128,11 @@ impl Header {
 ///
 /// # Errors
 /// As the system says.
-pub fn write(path: &Path, owner: Owner, position: Position, image: &[u8]) -> io::Result<Digest> {
+pub fn write(path: &Path, owner: Owner, position: Position, image: &Chunks) -> io::Result<Digest> {
     let file = File::create(path)?;
-    let mut leaves = Vec::with_capacity(image.len().div_ceil(CHUNK_SIZE));
+    let mut leaves = Vec::with_capacity(image.iter().len());
     let mut at = IMAGE;
-    for (number, chunk) in image.chunks(CHUNK_SIZE).enumerate() {
+    for (number, chunk) in image.iter().enumerate() {
         leaves.push(merkle::leaf(number as u64, chunk));
         file.write_all_at(chunk, at)?;
         at += chunk.len() as u64;
@@ -141,7 +142,7 @@ pub fn write(path: &Path, owner: Owner, position: Position, image: &[u8]) -> io:
         }
     }
     file.write_all_at(leaves.as_flattened(), at)?;
-    let size = image.len() as u64;
+    let size = image.size() as u64;
     let root = merkle::root(size, CHUNK_SIZE as u64, &mut leaves);
     let header = Header { owner, position, size, root };
     let mut block = [0; IMAGE as usize];

@@ -15,6 +15,7 @@ use std::io::{self, Read};
 
 use tetrarch_consensus::{Ordered, StateMachine, spec};
 
+use super::chunks::Chunks;
 use crate::reply_cache::ReplyCache;
 
 /// Why bytes are no image.
@@ -41,21 +42,19 @@ pub enum ImageError {
     Part(u64),
 }
 
-/// Appends an image to `out`.
-pub fn write(ordered: &Ordered, cache: &ReplyCache, service: &dyn StateMachine, out: &mut Vec<u8>) {
+/// Appends all of an image to `out` but the service's snapshot.
+pub fn begin(ordered: &Ordered, cache: &ReplyCache, out: &mut Chunks) {
     spec!("CKP.1");
-    part(out, |out| ordered.encode(out));
-    part(out, |out| cache.write(out));
-    service.snapshot(&mut |bytes| out.extend_from_slice(bytes));
-}
-
-/// Appends what `fill` appends, behind its size.
-fn part(out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
-    let at = out.len();
-    out.extend_from_slice(&[0; 8]);
-    fill(out);
-    let size = (out.len() - at - 8) as u64;
-    out[at..at + 8].copy_from_slice(&size.to_le_bytes());
+    let mut part = Vec::new();
+    let mut append = |part: &mut Vec<u8>| {
+        out.push(&(part.len() as u64).to_le_bytes());
+        out.push(part);
+        part.clear();
+    };
+    ordered.encode(&mut part);
+    append(&mut part);
+    cache.write(&mut part);
+    append(&mut part);
 }
 
 /// Reads an image of `size` bytes.

@@ -1,9 +1,10 @@
 //! Checkpoints of a node, on its disk.
 //!
-//! Owns what is in one (`image`), how it lies in a file (`file`), which files there are (`store`) and the thread that
+//! Owns what is in one (`image`, made in `chunks`), how it lies in a file (`file`), which files there are (`store`) and the thread that
 //! writes them (`writer`). Always true: a file has its name only when all of it is durable; what does not
 //! hold is never used. Must not: stop a stage for longer than copying the state takes.
 
+pub mod chunks;
 pub mod file;
 pub mod image;
 pub mod store;
@@ -11,6 +12,7 @@ pub mod store;
 mod tests;
 pub mod writer;
 
+use chunks::Chunks;
 use tetrarch_consensus::{ConsensusId, Lsn};
 
 /// Bytes that are checked, and later transferred, at a time.
@@ -27,7 +29,12 @@ pub struct Position {
 
 /// Where a node's checkpoints go.
 pub trait CheckpointSink: Send {
-    /// Takes one, whose image `fill` appends to memory, unless the one before is still being written.
-    /// Returns before it is durable.
-    fn take(&mut self, position: Position, fill: &mut dyn FnMut(&mut Vec<u8>));
+    /// Memory for an image, unless the one before is still being written: then this one is left out.
+    fn begin(&mut self) -> Option<Chunks>;
+    /// Runs one piece of the copying, while execution waits, and notes for how long.
+    fn copy(&mut self, piece: &mut dyn FnMut());
+    /// The image is complete. Returns before it is durable.
+    fn take(&mut self, position: Position, image: Chunks);
+    /// One is due while the one before is still being copied: it is left out.
+    fn leave_out(&mut self);
 }

@@ -12,6 +12,7 @@ use tetrarch_dataplane::storage::Owner;
 use tetrarch_dataplane::types::Digest;
 
 use super::Position;
+use super::chunks::Chunks;
 use super::file::{self, FileError};
 
 const SUFFIX: &str = ".checkpoint";
@@ -65,7 +66,7 @@ impl Store {
     ///
     /// # Errors
     /// As the system says. What was there before is there still.
-    pub fn add(&self, owner: Owner, position: Position, image: &[u8]) -> Result<Digest, FileError> {
+    pub fn add(&self, owner: Owner, position: Position, image: &Chunks) -> Result<Digest, FileError> {
         spec!("CKP.3");
         let made = self.make(owner, position, image);
         let root = made.inspect_err(|_| {
@@ -79,7 +80,7 @@ impl Store {
         Ok(root)
     }
 
-    fn make(&self, owner: Owner, position: Position, image: &[u8]) -> io::Result<Digest> {
+    fn make(&self, owner: Owner, position: Position, image: &Chunks) -> io::Result<Digest> {
         if !self.path.is_dir() {
             fs::create_dir_all(&self.path)?;
             if let Some(parent) = self.path.parent().filter(|it| !it.as_os_str().is_empty()) {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tetrarch_consensus::{ConsensusId, Lsn};
 use tetrarch_dataplane::storage::Owner;
 
+use super::chunks::Chunks;
 use super::file::{CheckpointFile, FileError};
 use super::store::Store;
 use super::{CHUNK_SIZE, Position};
@@ -35,8 +36,18 @@ fn position(cid: u64) -> Position {
     Position { cid: ConsensusId(cid), base: Lsn(10 * cid) }
 }
 
-fn image(size: usize) -> Vec<u8> {
+fn bytes(size: usize) -> Vec<u8> {
     (0..size).map(|at| (at * 31 / 7) as u8).collect()
+}
+
+/// The same, as it comes from a service: in pieces.
+fn image(size: usize) -> Chunks {
+    let mut image = Chunks::default();
+    image.push(&bytes(2 * CHUNK_SIZE));
+    image.clear();
+    bytes(size).chunks(4999).for_each(|piece| image.push(piece));
+    assert_eq!(image.size(), size);
+    image
 }
 
 fn whole(path: &Path) -> Result<CheckpointFile, FileError> {
@@ -57,9 +68,9 @@ fn the_last_two_stay_and_hold_what_was_written() {
         let file = whole(&paths[0]).expect("it was written");
         let header = file.header;
         assert_eq!((header.position, header.root), (position(cid), root));
-        let mut bytes = Vec::new();
-        file.image().expect("open").read_to_end(&mut bytes).expect("its bytes");
-        assert!(bytes == image(size));
+        let mut read = Vec::new();
+        file.image().expect("open").read_to_end(&mut read).expect("its bytes");
+        assert!(read == bytes(size));
     }
     let paths = store.list().expect("a directory");
     let cids = paths.iter().map(|path| whole(path).expect("whole").header.position.cid.0);

@@ -15,6 +15,7 @@ use tetrarch_dataplane::ring::{Consumer, Producer, ring};
 use tetrarch_dataplane::storage::Owner;
 use tetrarch_dataplane::storage::file::Probe;
 
+use super::chunks::Chunks;
 use super::store::Store;
 use super::{CheckpointSink, Position};
 use crate::metrics::Metrics;
@@ -45,29 +46,40 @@ impl Pace {
 
 struct Job {
     position: Position,
-    image: Vec<u8>,
+    image: Chunks,
     pause: Duration,
 }
 
 /// The execution stage's end.
 struct Sink {
     jobs: Producer<Job>,
-    buffers: Consumer<Vec<u8>>,
+    buffers: Consumer<Chunks>,
     thread: Thread,
+    /// The longest that execution has waited for a piece of the copy that is being made.
+    pause: Duration,
     metrics: Arc<Metrics>,
 }
 
 impl CheckpointSink for Sink {
-    fn take(&mut self, position: Position, fill: &mut dyn FnMut(&mut Vec<u8>)) {
+    fn begin(&mut self) -> Option<Chunks> {
         if self.jobs.room() == 0 {
-            self.metrics.checkpoints_skipped.add(1);
-            return;
+            self.leave_out();
+            return None;
         }
-        let start = Instant::now();
+        self.pause = Duration::ZERO;
         let mut image = self.buffers.pop().unwrap_or_default();
         image.clear();
-        fill(&mut image);
-        let pause = start.elapsed();
+        Some(image)
+    }
+
+    fn copy(&mut self, piece: &mut dyn FnMut()) {
+        let start = Instant::now();
+        piece();
+        self.pause = self.pause.max(start.elapsed());
+    }
+
+    fn take(&mut self, position: Position, image: Chunks) {
+        let pause = self.pause;
         let pause_ns = pause.as_nanos() as u64;
         self.metrics.checkpoint_pause_ns.set(pause_ns);
         let slowest = self.metrics.checkpoint_pause_max_ns.get().max(pause_ns);
@@ -75,6 +87,10 @@ impl CheckpointSink for Sink {
         let pushed = self.jobs.push(Job { position, image, pause });
         debug_assert!(pushed.is_ok(), "the room was checked");
         self.thread.unpark();
+    }
+
+    fn leave_out(&mut self) {
+        self.metrics.checkpoints_skipped.add(1);
     }
 }
 
@@ -125,7 +141,9 @@ impl Writer {
             .name("checkpoints".into())
             .spawn(move || worker.run())
             .context("the system refused a thread; raise the limit of processes (ulimit -u)")?;
-        let sink = Sink { jobs: jobs_in, buffers, thread: thread.thread().clone(), metrics };
+        let waker = thread.thread().clone();
+        let pause = Duration::ZERO;
+        let sink = Sink { jobs: jobs_in, buffers, thread: waker, pause, metrics };
         Ok((Self { stop, thread: Some(thread) }, Box::new(sink), needed_from))
     }
 }
@@ -145,7 +163,7 @@ impl Drop for Writer {
 struct Worker {
     parts: WriterParts,
     jobs: Consumer<Job>,
-    buffers: Producer<Vec<u8>>,
+    buffers: Producer<Chunks>,
     stop: Arc<AtomicBool>,
     needed_from: Arc<AtomicU64>,
     /// The one before the newest.
@@ -195,7 +213,7 @@ impl Worker {
             Ok(_) => {
                 metrics.checkpoints.add(1);
                 metrics.checkpoint_instance.set(position.cid.0);
-                metrics.checkpoint_size.set(job.image.len() as u64);
+                metrics.checkpoint_size.set(job.image.size() as u64);
                 metrics.checkpoint_write_ns.set(start.elapsed().as_nanos() as u64);
                 self.release(position);
             }

@@ -22,11 +22,15 @@ use tetrarch_dataplane::types::Instant;
 
 use super::reply_page::ReplyPage;
 use super::{Answer, ExecutionRings, Wakers, Work, wake};
+use crate::checkpoint::chunks::Chunks;
 use crate::checkpoint::image::{self, ImageError};
 use crate::checkpoint::{CheckpointSink, Position};
 use crate::metrics::Metrics;
 use crate::payload::FramePayload;
 use crate::reply_cache::ReplyCache;
+
+/// Bytes of a checkpoint that are copied in one poll: some tens of microseconds.
+const COPIED_PER_POLL: usize = 64 * 1024;
 
 /// See the module.
 pub struct Execution {
@@ -53,6 +57,8 @@ pub struct Execution {
     metrics: Arc<Metrics>,
     /// Where checkpoints go, if they are kept.
     checkpoints: Option<Box<dyn CheckpointSink>>,
+    /// The one that is being copied, and the part of its image that is.
+    copying: Option<(Position, Chunks)>,
     wakers: Wakers,
 }
 
@@ -83,6 +89,7 @@ impl Execution {
             rejects: RejectCounts::new(),
             metrics,
             checkpoints: None,
+            copying: None,
             wakers: Wakers::default(),
         }
     }
@@ -118,12 +125,49 @@ impl Execution {
         image.state(ordered, &mut self.cache, &mut *self.service)
     }
 
+    /// A checkpoint is due: begins to copy what there is, or copies it as a whole.
     fn checkpoint(&mut self, base: Lsn, ordered: &Ordered) {
         spec!("CKP.1");
-        let Self { service, cache, checkpoints, .. } = self;
-        let Some(sink) = checkpoints else { return };
+        let Self { service, cache, checkpoints: Some(sink), copying, .. } = self else {
+            return;
+        };
+        if copying.is_some() {
+            return sink.leave_out();
+        }
+        let Some(mut image) = sink.begin() else { return };
         let position = Position { cid: ordered.cid, base };
-        sink.take(position, &mut |out| image::write(ordered, cache, &**service, out));
+        let mut whole = false;
+        sink.copy(&mut || {
+            image::begin(ordered, cache, &mut image);
+            whole = !service.begin_snapshot();
+            if whole {
+                service.snapshot(&mut |bytes| image.push(bytes));
+            }
+        });
+        match whole {
+            true => sink.take(position, image),
+            false => *copying = Some((position, image)),
+        }
+    }
+
+    /// Copies one more piece of the state as it was when a checkpoint was due.
+    fn copy(&mut self) -> Progress {
+        let Self { service, checkpoints: Some(sink), copying, .. } = self else {
+            return Progress::Idle;
+        };
+        let Some((position, mut image)) = copying.take() else {
+            return Progress::Idle;
+        };
+        let mut done = false;
+        sink.copy(&mut || {
+            done = service
+                .continue_snapshot(COPIED_PER_POLL, &mut |bytes| image.push(bytes));
+        });
+        match done {
+            true => sink.take(position, image),
+            false => *copying = Some((position, image)),
+        }
+        Progress::Worked
     }
 
     /// The application, for checkers and tests.
@@ -290,7 +334,7 @@ impl Stage for Execution {
             }
             progress = Progress::Worked;
         }
-        let progress = progress.or(self.queries());
+        let progress = progress.or(self.queries()).or(self.copy());
         self.metrics.replies_withheld.set(self.rejects.total());
         wake(&self.wakers.network, || !self.rings.replies.is_empty());
         wake(&self.wakers.ordering, || !self.rings.executed.is_empty());

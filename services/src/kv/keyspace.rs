@@ -72,12 +72,23 @@ pub enum Expiry {
     At(u64),
 }
 
+/// The keys of a shard, by position. Boxed, so that a search touches little memory.
+type Entries = BTreeMap<u64, Box<Entry>>;
+
 #[derive(Clone, Default, Debug)]
 struct Shard {
-    /// Boxed, so that a search touches little memory.
-    entries: BTreeMap<u64, Box<Entry>>,
+    entries: Entries,
     /// Changed since its digest was taken.
     dirty: Cell<bool>,
+}
+
+/// A walk over the keys as they were when it began, in steps between which they change.
+#[derive(Clone, Debug)]
+struct Walk {
+    /// The next shard.
+    next: usize,
+    /// Shards from there on that have changed since, as they were.
+    aside: BTreeMap<usize, Entries>,
 }
 
 /// All keys.
@@ -92,6 +103,8 @@ pub struct Keyspace {
     volatile: BTreeSet<(u64, Box<[u8]>)>,
     len: usize,
     weight: usize,
+    /// For a snapshot that is being written.
+    walk: Option<Walk>,
 }
 
 impl Keyspace {
@@ -106,6 +119,7 @@ impl Keyspace {
             volatile: BTreeSet::new(),
             len: 0,
             weight: 0,
+            walk: None,
         }
     }
 
@@ -153,6 +167,7 @@ impl Keyspace {
         change: impl FnOnce(&mut Value) -> R,
     ) -> Option<R> {
         let position = self.position(key);
+        self.put_aside(shard_of(position));
         let shard = &mut self.shards[shard_of(position)];
         let entry = find(&mut shard.entries, position, key)?;
         if !entry.is_live(now_ms) {
@@ -195,6 +210,7 @@ impl Keyspace {
     /// Makes `key` a string, whatever it was.
     pub fn set_string(&mut self, key: &[u8], now_ms: u64, bytes: &[u8], expiry: Expiry) {
         let position = self.position(key);
+        self.put_aside(shard_of(position));
         let shard = &mut self.shards[shard_of(position)];
         let Some(entry) = find(&mut shard.entries, position, key) else {
             let expires_ms = if let Expiry::At(at) = expiry { at } else { NEVER };
@@ -222,6 +238,7 @@ impl Keyspace {
     /// Changes when a visible key expires. The caller has seen that it exists.
     pub fn set_expiry(&mut self, key: &[u8], expires_ms: Option<u64>) {
         let position = self.position(key);
+        self.put_aside(shard_of(position));
         let shard = &mut self.shards[shard_of(position)];
         let Some(entry) = find(&mut shard.entries, position, key) else { return };
         shard.dirty.set(true);
@@ -239,9 +256,15 @@ impl Keyspace {
 
     /// Removes every key.
     pub fn clear(&mut self) {
-        for shard in &mut self.shards {
-            if !shard.entries.is_empty() {
-                *shard = Shard { entries: BTreeMap::new(), dirty: Cell::new(true) };
+        for (index, shard) in self.shards.iter_mut().enumerate() {
+            if shard.entries.is_empty() {
+                continue;
+            }
+            let entries = std::mem::take(&mut shard.entries);
+            shard.dirty.set(true);
+            // Nothing is copied: the walk takes them over.
+            if let Some(walk) = self.walk.as_mut().filter(|walk| index >= walk.next) {
+                walk.aside.entry(index).or_insert(entries);
             }
         }
         self.occupied = [0; SHARDS / 64];
@@ -278,10 +301,37 @@ impl Keyspace {
 
     /// The keys of one shard, in order.
     pub(super) fn shard(&self, shard: usize) -> impl Iterator<Item = &Entry> {
-        self.shards[shard]
-            .entries
-            .values()
-            .flat_map(|entry| std::iter::successors(Some(&**entry), |entry| entry.next.as_deref()))
+        entries(&self.shards[shard].entries)
+    }
+
+    /// Begins a walk over the keys as they are now.
+    pub(super) fn begin_walk(&mut self) {
+        self.walk = Some(Walk { next: 0, aside: BTreeMap::new() });
+    }
+
+    /// The next shard of the walk that was begun, in the order of [`Keyspace::walk`]: calls `each` for its
+    /// keys as they were then. `false`: there is none left.
+    pub(super) fn walk_on(&mut self, each: &mut dyn FnMut(&Entry)) -> bool {
+        let Some(walk) = &mut self.walk else { return false };
+        let Some(shard) = self.shards.get(walk.next) else {
+            self.walk = None;
+            return false;
+        };
+        let aside = walk.aside.remove(&walk.next);
+        entries(aside.as_ref().unwrap_or(&shard.entries)).for_each(each);
+        walk.next += 1;
+        true
+    }
+
+    /// This shard is about to change: a walk that has not come to it needs it as it is.
+    #[inline]
+    fn put_aside(&mut self, index: usize) {
+        if let Some(walk) = &mut self.walk
+            && index >= walk.next
+        {
+            let shard = &self.shards[index];
+            walk.aside.entry(index).or_insert_with(|| shard.entries.clone());
+        }
     }
 
     /// Which shards changed since the last call.
@@ -322,6 +372,7 @@ impl Keyspace {
     fn insert(&mut self, mut entry: Entry) {
         let position = self.position(&entry.key);
         let index = shard_of(position);
+        self.put_aside(index);
         self.len += 1;
         self.weight += entry.weight();
         if entry.expires_ms != NEVER {
@@ -350,6 +401,7 @@ impl Keyspace {
     /// Takes a key out, visible or not.
     fn take(&mut self, position: u64, key: &[u8]) -> Option<Entry> {
         let index = shard_of(position);
+        self.put_aside(index);
         let shard = &mut self.shards[index];
         let first = shard.entries.get_mut(&position)?;
         let taken = if *first.key == *key {
@@ -384,6 +436,13 @@ impl Keyspace {
     pub(super) fn with_positions(seed: [u64; 2], mask: u64) -> Self {
         Self { mask, ..Self::new(seed) }
     }
+}
+
+/// The keys of a shard, in order.
+fn entries(entries: &Entries) -> impl Iterator<Item = &Entry> {
+    entries
+        .values()
+        .flat_map(|entry| std::iter::successors(Some(&**entry), |entry| entry.next.as_deref()))
 }
 
 fn shard_of(position: u64) -> usize {

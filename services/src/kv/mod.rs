@@ -77,6 +77,8 @@ pub struct KvService {
     state: State,
     scratch: RefCell<Vec<u8>>,
     shard_digests: RefCell<Vec<[u8; 32]>>,
+    /// What a snapshot that was begun writes first, until it is written.
+    begun: Option<Vec<u8>>,
 }
 
 impl KvService {
@@ -87,6 +89,7 @@ impl KvService {
             config,
             scratch: RefCell::new(Vec::with_capacity(REPLY_SIZE_MAX)),
             shard_digests: RefCell::default(),
+            begun: None,
         }
     }
 
@@ -138,9 +141,22 @@ impl StateMachine for KvService {
         snapshot::write(&self.config, &self.state, out);
     }
 
+    fn begin_snapshot(&mut self) -> bool {
+        self.begun = Some(snapshot::begin(&self.config, &mut self.state));
+        true
+    }
+
+    fn continue_snapshot(&mut self, size: usize, out: &mut dyn FnMut(&[u8])) -> bool {
+        if let Some(begun) = self.begun.take() {
+            out(&begun);
+        }
+        snapshot::continue_keys(&mut self.state, size, out)
+    }
+
     fn restore(&mut self, read: &mut dyn FnMut(&mut [u8]) -> usize) -> Result<(), BadSnapshot> {
         // A new keyspace counts as changed everywhere, so no old digest survives.
         self.state = snapshot::read(&self.config, read)?;
+        self.begun = None;
         Ok(())
     }
 }

@@ -22,14 +22,48 @@ const SKIPPING_MAX: usize = 1 << 24;
 /// Writes configuration and state.
 pub(super) fn write(config: &KvConfig, state: &State, out: &mut dyn FnMut(&[u8])) {
     let mut writer = StreamWriter::new(out);
-    let mut preamble = Vec::new();
-    put_preamble(config, state, &mut preamble);
-    writer.bytes(&preamble);
-    writer.u64(state.keys.len() as u64);
+    writer.bytes(&before_keys(config, state));
     for (_, entry) in state.keys.walk(0) {
         write_entry(entry, &mut |bytes| writer.bytes(bytes));
     }
     writer.finish();
+}
+
+/// Begins a snapshot of `state` as it is now. What comes before the keys is returned.
+pub(super) fn begin(config: &KvConfig, state: &mut State) -> Vec<u8> {
+    state.keys.begin_walk();
+    before_keys(config, state)
+}
+
+/// Writes keys of a snapshot that was begun: whole shards, until there are `size` bytes. `true`: there are
+/// no more.
+pub(super) fn continue_keys(
+    state: &mut State,
+    size: usize,
+    out: &mut dyn FnMut(&[u8]),
+) -> bool {
+    let mut written = 0;
+    let mut writer = StreamWriter::new(out);
+    let mut more = true;
+    while more && written < size {
+        more = state.keys.walk_on(&mut |entry| {
+            write_entry(entry, &mut |bytes| {
+                written += bytes.len();
+                writer.bytes(bytes);
+            });
+        });
+        // A shard without keys takes time, too.
+        written += 16;
+    }
+    writer.finish();
+    !more
+}
+
+fn before_keys(config: &KvConfig, state: &State) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    put_preamble(config, state, &mut bytes);
+    bytes.extend_from_slice(&(state.keys.len() as u64).to_le_bytes());
+    bytes
 }
 
 /// Reads a state that was written with the same configuration.
