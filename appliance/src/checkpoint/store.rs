@@ -66,7 +66,12 @@ impl Store {
     ///
     /// # Errors
     /// As the system says. What was there before is there still.
-    pub fn add(&self, owner: Owner, position: Position, image: &Chunks) -> Result<Digest, FileError> {
+    pub fn add(
+        &self,
+        owner: Owner,
+        position: Position,
+        image: &Chunks,
+    ) -> Result<Digest, FileError> {
         spec!("CKP.3");
         let made = self.make(owner, position, image);
         let root = made.inspect_err(|_| {

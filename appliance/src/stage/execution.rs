@@ -160,8 +160,7 @@ impl Execution {
         };
         let mut done = false;
         sink.copy(&mut || {
-            done = service
-                .continue_snapshot(COPIED_PER_POLL, &mut |bytes| image.push(bytes));
+            done = service.continue_snapshot(COPIED_PER_POLL, &mut |bytes| image.push(bytes));
         });
         match done {
             true => sink.take(position, image),

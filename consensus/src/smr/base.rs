@@ -161,7 +161,9 @@ impl<P: Payload> Replica<P> {
             && base.timestamp_ns == ordered.timestamp_ns
             && state.decisions == ordered.decisions
             && state.decisions.len() == base.votes.len();
-        if !same || ordered.cid == ConsensusId(0) || state.decisions.is_empty() {
+        // So that counting on from there never overflows.
+        let cids = 1..=u64::MAX / 2;
+        if !same || !cids.contains(&ordered.cid.0) || state.decisions.is_empty() {
             return Err(RestoreError::Base(ordered.cid));
         }
         if !is_possible(base) {
@@ -244,7 +246,8 @@ fn is_possible(base: &Base) -> bool {
         open(above).is_some_and(|open| open.certified == Some(written))
     };
     let silent = base.wrote.is_empty() && base.accepted.is_empty();
-    base.state.open.iter().all(past)
+    base.resume.start > ConsensusId(0)
+        && base.state.open.iter().all(past)
         && base.wrote.iter().enumerate().all(wrote)
         && base.accepted.iter().enumerate().all(accepted)
         && (silent || !(base.stopped || base.mute))

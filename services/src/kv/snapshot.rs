@@ -37,11 +37,7 @@ pub(super) fn begin(config: &KvConfig, state: &mut State) -> Vec<u8> {
 
 /// Writes keys of a snapshot that was begun: whole shards, until there are `size` bytes. `true`: there are
 /// no more.
-pub(super) fn continue_keys(
-    state: &mut State,
-    size: usize,
-    out: &mut dyn FnMut(&[u8]),
-) -> bool {
+pub(super) fn continue_keys(state: &mut State, size: usize, out: &mut dyn FnMut(&[u8])) -> bool {
     let mut written = 0;
     let mut writer = StreamWriter::new(out);
     let mut more = true;
