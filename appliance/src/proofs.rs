@@ -124,6 +124,7 @@ impl Proofs {
 
     /// Does the proof of a request that its own client sent hold? What is proved is remembered. The
     /// proof itself is always checked, because it will be shown to others.
+    #[inline(always)]
     pub fn check(&mut self, request: &RequestView<'_>) -> Sight {
         let sight = self.first_sight(request, Memory::None);
         if sight == Sight::Proved {
@@ -209,6 +210,7 @@ impl Proofs {
     }
 
     /// Everything but signatures.
+    #[inline]
     fn first_sight(&self, request: &RequestView<'_>, memory: Memory) -> Sight {
         let Some(keys) = self.client_keys(request.client) else {
             return Sight::Disproved;

@@ -78,6 +78,7 @@ impl ReplyCache {
 
     /// Keeps `body`, the reply to `sequence`, and gives up those to requests before `oldest`, which is
     /// at most `sequence`. Sequences of a session come in execution order.
+    #[inline]
     pub fn insert(&mut self, client: ClientId, sequence: Sequence, oldest: Sequence, body: &[u8]) {
         let at = match self.find(client) {
             Some(at) => at,
@@ -224,6 +225,7 @@ impl ReplyCache {
         (at != NONE).then_some(at as usize)
     }
 
+    #[cold]
     fn open(&mut self, client: ClientId) -> usize {
         self.make_room(RING_SIZE_MIN, client);
         self.size += RING_SIZE_MIN;

@@ -26,6 +26,7 @@ pub struct Producer<T> {
 
 impl<T> Producer<T> {
     /// Append, or give the item back if the ring is full.
+    #[inline]
     pub fn push(&mut self, item: T) -> Result<(), T> {
         self.inner.push(item).map_err(|rtrb::PushError::Full(item)| item)
     }

@@ -68,19 +68,15 @@ impl Dispatch {
         self.inline || self.workers.iter().all(room)
     }
 
-    /// Gives a client's message to a worker, or back to be checked here.
-    ///
-    /// What is cheap to check is checked here if anything is: to hand it over would cost as much.
+    /// Is a client's message checked here, however much there is to do? What is cheap to check is, if
+    /// anything is: to hand it over would cost as much.
     #[inline]
-    pub fn client(&mut self, received: Received) -> Option<Received> {
-        if self.workers.is_empty() || self.inline && received.auth != proof::SIGNATURE {
-            return Some(received);
-        }
-        self.share(received)
+    pub fn keeps(&self, received: &Received) -> bool {
+        self.workers.is_empty() || self.inline && received.auth != proof::SIGNATURE
     }
 
-    #[inline(never)]
-    fn share(&mut self, received: Received) -> Option<Received> {
+    /// Gives a client's message that is not kept to a worker, or back to be checked here.
+    pub fn share(&mut self, received: Received) -> Option<Received> {
         let (at, waiting) = self.least();
         let full = self.workers[at].clients.room() == 0;
         if self.inline && (full || waiting >= BACKLOG_MIN + SHARE * self.here) {
@@ -156,6 +152,14 @@ mod tests {
     }
 
     impl World {
+        /// As the network stage does.
+        fn client(&mut self, received: Received) -> Option<Received> {
+            if self.dispatch.keeps(&received) {
+                return Some(received);
+            }
+            self.dispatch.share(received)
+        }
+
         fn waiting(&self) -> Vec<usize> {
             self.workers.iter().map(|worker| worker.clients.len()).collect()
         }
@@ -166,22 +170,22 @@ mod tests {
         let mut world = world(true, 2);
         let message = world.message.clone();
         for _ in 0..10 {
-            assert!(world.dispatch.client(message.clone()).is_none());
+            assert!(world.client(message.clone()).is_none());
         }
         assert_eq!(world.waiting(), [5, 5]);
         (0..4).for_each(|_| drop(world.workers[1].clients.pop()));
-        (0..4).for_each(|_| drop(world.dispatch.client(message.clone())));
+        (0..4).for_each(|_| drop(world.client(message.clone())));
         assert_eq!(world.waiting(), [5, 5], "the one that took is given more");
-        while world.dispatch.client(message.clone()).is_none() {}
+        while world.client(message.clone()).is_none() {}
         assert_eq!(world.waiting(), [BACKLOG_MIN, BACKLOG_MIN]);
         assert!(world.dispatch.has_room(), "the network stage can always check itself");
         world.workers[0].clients.pop();
-        assert!(world.dispatch.client(message.clone()).is_none(), "and shares again");
+        assert!(world.client(message.clone()).is_none(), "and shares again");
         // What is cheap, and all that members say, is checked here.
         let mut cheap = message.clone();
         cheap.auth = proof::MAC_VECTOR;
         world.workers[0].clients.pop();
-        assert!(world.dispatch.client(cheap).is_some());
+        assert!(world.client(cheap).is_some());
         assert!(world.dispatch.member(2, message).is_some());
     }
 
@@ -194,19 +198,16 @@ mod tests {
         for _ in 0..2 {
             world.dispatch.begin_turn();
             while world.workers[0].clients.pop().is_some() {}
-            let here = (0..4 * BURST_MAX)
-                .filter(|_| world.dispatch.client(message.clone()).is_some())
-                .count();
+            let here =
+                (0..4 * BURST_MAX).filter(|_| world.client(message.clone()).is_some()).count();
             assert_eq!(here, BURST_MAX);
             assert_eq!(world.waiting(), [3 * BURST_MAX]);
         }
-        let here = (0..100 * BURST_MAX)
-            .filter(|_| world.dispatch.client(message.clone()).is_some())
-            .count();
+        let here = (0..100 * BURST_MAX).filter(|_| world.client(message.clone()).is_some()).count();
         assert_eq!(world.waiting(), [UNCHECKED_MAX]);
         assert_eq!(here, 100 * BURST_MAX - (UNCHECKED_MAX - 3 * BURST_MAX));
         world.dispatch.begin_turn();
-        assert!(world.dispatch.client(message).is_some(), "it has enough to do");
+        assert!(world.client(message).is_some(), "it has enough to do");
     }
 
     #[test]
@@ -221,7 +222,7 @@ mod tests {
         message.auth = proof::MAC_VECTOR;
         let mut given = 0;
         while world.dispatch.has_room() {
-            assert!(world.dispatch.client(message.clone()).is_none());
+            assert!(world.client(message.clone()).is_none());
             given += 1;
         }
         assert_eq!(given, 2 * (UNCHECKED_MAX - BURST_MAX) + 1, "while there is room for a burst");

@@ -208,7 +208,7 @@ impl Network {
             let room = self.gauge.look();
             while let Some(received) = self.received.pop_front() {
                 match received.peer.is_client() {
-                    true if room < Room::Clients => self.turn_away(now, &received),
+                    true if room < Room::Clients => self.turn_away(now, received),
                     true => self.on_client(received),
                     false => self.on_member(now, received, room),
                 }
@@ -230,7 +230,7 @@ impl Network {
     }
 
     /// There is no memory for what clients want. Looks at nothing that costs anything.
-    fn turn_away(&mut self, now: Instant, received: &Received) {
+    fn turn_away(&mut self, now: Instant, received: Received) {
         spec!("SMR.14");
         self.rejects.add(Reject::Overload);
         let Ok(header) = RequestHeader::parse(received.body()) else { return };
@@ -248,17 +248,32 @@ impl Network {
         }
     }
 
+    #[inline]
     fn on_client(&mut self, received: Received) {
-        let Some(received) = self.dispatch.client(received) else {
-            return;
+        if self.dispatch.keeps(&received) {
+            self.check_client(received);
+        } else {
+            self.share_client(received);
+        }
+    }
+
+    #[inline(never)]
+    fn share_client(&mut self, received: Received) {
+        if let Some(received) = self.dispatch.share(received) {
+            self.check_client(received);
+        }
+    }
+
+    #[inline(always)]
+    fn check_client(&mut self, received: Received) {
+        let requests = &mut self.rings.requests;
+        let take = |request| {
+            let pushed = requests.push(request);
+            debug_assert!(pushed.is_ok(), "the room was checked");
         };
-        match self.ingress.check_client(received) {
+        match self.ingress.check_client(received, take) {
             Err(reason) => self.rejects.add(reason),
-            Ok(Verdict::Request(request)) => {
-                self.counts.requests += 1;
-                let pushed = self.rings.requests.push(request);
-                debug_assert!(pushed.is_ok(), "the room was checked");
-            }
+            Ok(Verdict::Taken) => self.counts.requests += 1,
             Ok(Verdict::Signed) => {}
             Ok(Verdict::Query(request)) => {
                 self.counts.queries += 1;

@@ -110,13 +110,14 @@ impl Worker {
     }
 
     fn client(&mut self, received: Received) {
-        match self.ingress.check_client(received) {
+        let requests = &mut self.rings.requests;
+        let take = |request| {
+            let pushed = requests.push(request);
+            debug_assert!(pushed.is_ok(), "the room was checked");
+        };
+        match self.ingress.check_client(received, take) {
             Err(reason) => self.rejects.add(reason),
-            Ok(Verdict::Request(request)) => {
-                self.requests += 1;
-                let pushed = self.rings.requests.push(request);
-                debug_assert!(pushed.is_ok(), "the room was checked");
-            }
+            Ok(Verdict::Taken) => self.requests += 1,
             Ok(Verdict::Signed) => {}
             Ok(Verdict::Query(request)) => {
                 self.queries += 1;

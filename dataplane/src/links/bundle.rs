@@ -127,7 +127,7 @@ impl OpenBundle {
     }
 
     /// Appends a message; `false` if it does not fit, or may not be there.
-    #[inline]
+    #[inline(always)]
     pub(super) fn push(&mut self, message: &Small<'_>) -> bool {
         let Small { kind, auth, session, proof_size, payload, .. } = *message;
         let end = self.size + PREFIX_SIZE + payload.len();

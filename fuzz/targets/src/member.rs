@@ -121,16 +121,14 @@ impl World {
     fn request(&mut self, auth: u8, bytes: &[u8]) {
         let from = PeerId::client(0);
         let Some(received) = self.received(from, kind::REQUEST, auth, bytes) else { return };
-        match self.ingress.check_client(received) {
-            Ok(Verdict::Request(request)) => self.step(Input::Request(request)),
-            Ok(Verdict::Signed) => {
-                let mut proved = None;
-                self.ingress.check_signed(|request| proved = Some(request));
-                if let Some(request) = proved {
-                    self.step(Input::Request(request));
-                }
-            }
-            Ok(Verdict::Query(_) | Verdict::Refused { .. }) | Err(_) => {}
+        let mut proved = None;
+        if let Ok(Verdict::Signed) =
+            self.ingress.check_client(received, |request| proved = Some(request))
+        {
+            self.ingress.check_signed(|request| proved = Some(request));
+        }
+        if let Some(request) = proved {
+            self.step(Input::Request(request));
         }
     }
 
