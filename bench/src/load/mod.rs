@@ -291,14 +291,20 @@ impl<'a> Load<'a> {
                 report.tell(now, &self, begin, end, watch);
             }
             if !worked {
-                let due = self.backlog.as_ref().map_or(PARK, |all| all.next_due().since(now));
-                self.driver.park(now, due.min(PARK));
+                self.driver.park(now, self.idle_for(now));
             }
         }
         let mut result = self.measured(&start);
         self.drain()?;
         self.complete(&mut result, &start);
         Ok(result)
+    }
+
+    /// How long there is nothing to start, if no answer comes. While requests wait for a free session
+    /// the time of further ones changes nothing, and waking for each would cost the replicas their cores.
+    fn idle_for(&self, now: Instant) -> Duration {
+        let next = self.backlog.as_ref().filter(|backlog| backlog.is_empty());
+        next.map_or(PARK, |backlog| backlog.next_due().since(now)).min(PARK)
     }
 
     fn start_measuring(&mut self, now: Instant) -> Start {
