@@ -6,9 +6,9 @@
 //!
 //! As TCP does after a loss (Jacobson, *Congestion avoidance and control*, 1988): half as much in
 //! flight, once a round; and a timer helps when nothing ends any more. What was turned away is sent
-//! again, to those who said so, when there is room for it: when it is one of the next two. More is tried after
-//! a time without Busy, not after a number of answers: what is turned away costs the replicas as much as
-//! what they order, so the share of it must not grow with the load.
+//! again, to those who said so, when there is room for it: when it is one of the next two. More is
+//! tried after a time without Busy, not after a number of answers: what is turned away costs the
+//! replicas as much as what they order, so the share of it must not grow with the load.
 
 use super::*;
 
@@ -222,7 +222,7 @@ impl<P: Payload> ClientCore<P> {
     }
 
     /// The pause is over. When nothing has ended, the oldest request is sent again: to everybody if
-    /// a correct member said Busy, since members say so now and then only; else to who did.
+    /// a correct member said Busy, since others may have turned it away in silence; else to who did.
     pub(super) fn retry(&mut self, session: u32, actions: &mut Actions<ClientAction<P>>) {
         crate::spec!("CLI.9");
         let Session { ordered, overload, progress, .. } = &mut self.sessions[session as usize];

@@ -86,17 +86,13 @@ impl Window {
 
     /// Number of the oldest request in flight.
     pub(super) fn oldest(&self) -> Option<Sequence> {
-        (!self.slots.is_empty()).then(|| self.number_at(0))
+        let first = self.next - self.slots.len() as u32;
+        (!self.slots.is_empty()).then(|| Sequence::new(self.incarnation, first))
     }
 
     /// The last number that was given.
     pub(super) fn newest(&self) -> Sequence {
         Sequence::new(self.incarnation, self.next - 1)
-    }
-
-    /// Number of the request at `at`, counted as for [`Window::at`].
-    pub(super) fn number_at(&self, at: usize) -> Sequence {
-        Sequence::new(self.incarnation, self.next - (self.slots.len() - at) as u32)
     }
 
     /// Requests in flight, oldest first.
