@@ -14,6 +14,9 @@ const LEAF: u8 = 0;
 const NODE: u8 = 1;
 const ROOT: u8 = 2;
 
+/// The most siblings a path has: chunks are counted in 64 bits.
+pub const LONGEST_PATH: usize = 64;
+
 /// The digest of chunk `number`.
 pub fn leaf(number: u64, chunk: &[u8]) -> Digest {
     let mut hasher = blake3::Hasher::new();
@@ -38,10 +41,89 @@ pub fn root(size: u64, chunk_size: u64, leaves: &mut [Digest]) -> Digest {
         }
         count = count.div_ceil(2);
     }
-    let top = leaves.first().copied().unwrap_or([0; 32]);
+    root_over(size, chunk_size, leaves.first())
+}
+
+/// Every node of the tree, for who makes many paths: 64 bytes for each chunk.
+#[derive(Debug)]
+pub struct Tree {
+    /// The levels one after the other, leaves first, each half as long as the one below it.
+    nodes: Vec<Digest>,
+    leaves: usize,
+}
+
+impl Tree {
+    /// The tree over these leaves, in the order of their chunks.
+    pub fn new(leaves: &[Digest]) -> Tree {
+        let mut nodes = Vec::with_capacity(2 * leaves.len() + usize::BITS as usize);
+        nodes.extend_from_slice(leaves);
+        let (mut start, mut count) = (0, leaves.len());
+        while count > 1 {
+            for at in (start..start + count).step_by(2) {
+                let pair = at + 1 < start + count;
+                nodes.push(if pair { node(&nodes[at], &nodes[at + 1]) } else { nodes[at] });
+            }
+            (start, count) = (start + count, count.div_ceil(2));
+        }
+        Tree { nodes, leaves: leaves.len() }
+    }
+
+    /// The digest that [`root`] makes of the same leaves.
+    pub fn root(&self, size: u64, chunk_size: u64) -> Digest {
+        root_over(size, chunk_size, self.nodes.last())
+    }
+
+    /// The siblings on the way from leaf `index` to the root, lowest first, at most [`LONGEST_PATH`]; nothing where
+    /// a node goes up as it is, and nothing at all for a leaf that there is not.
+    pub fn path(&self, index: u64) -> impl Iterator<Item = Digest> + '_ {
+        let (mut start, mut count) = (0, self.leaves);
+        let mut at = usize::try_from(index).unwrap_or(usize::MAX);
+        if at >= count {
+            count = 0;
+        }
+        std::iter::from_fn(move || {
+            while count > 1 {
+                let sibling = at ^ 1;
+                let found = (sibling < count).then(|| self.nodes[start + sibling]);
+                (start, count, at) = (start + count, count.div_ceil(2), at / 2);
+                if found.is_some() {
+                    return found;
+                }
+            }
+            None
+        })
+    }
+}
+
+/// The root that `size` bytes in chunks of `chunk_size` have if `leaf` is the leaf of chunk `index` and `path` are its
+/// siblings, lowest first ([`Tree::path`]). None if there is no such chunk or its path has another length. Hashes as
+/// often as the path is long.
+pub fn implied_root(
+    leaf: &Digest,
+    index: u64,
+    size: u64,
+    chunk_size: u64,
+    path: &[Digest],
+) -> Option<Digest> {
+    let mut count = if chunk_size == 0 { 0 } else { size.div_ceil(chunk_size) };
+    if index >= count || path.len() > LONGEST_PATH {
+        return None;
+    }
+    let (mut top, mut at, mut path) = (*leaf, index, path.iter());
+    while count > 1 {
+        if at ^ 1 < count {
+            let sibling = path.next()?;
+            top = if at % 2 == 0 { node(&top, sibling) } else { node(sibling, &top) };
+        }
+        (count, at) = (count.div_ceil(2), at / 2);
+    }
+    path.next().is_none().then(|| root_over(size, chunk_size, Some(&top)))
+}
+
+fn root_over(size: u64, chunk_size: u64, top: Option<&Digest>) -> Digest {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&[ROOT]).update(&size.to_le_bytes()).update(&chunk_size.to_le_bytes());
-    *hasher.update(&top).finalize().as_bytes()
+    *hasher.update(top.unwrap_or(&[0; 32])).finalize().as_bytes()
 }
 
 fn node(left: &Digest, right: &Digest) -> Digest {
@@ -52,6 +134,8 @@ fn node(left: &Digest, right: &Digest) -> Digest {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn root_of(bytes: &[u8], chunk_size: usize) -> Digest {
@@ -99,5 +183,85 @@ mod tests {
         swapped[..32].rotate_left(16);
         assert_ne!(root_of(&swapped, 16), whole, "chunks are in order");
         assert_ne!(root_of(&[0], 16), root_of(&[], 16));
+    }
+
+    fn leaves(count: usize) -> Vec<Digest> {
+        (0..count).map(|at| leaf(at as u64, &[at as u8; 3])).collect()
+    }
+
+    #[test]
+    fn every_path_implies_the_root() {
+        for count in 1..70usize {
+            let leaves = leaves(count);
+            let tree = Tree::new(&leaves);
+            let size = 10 * count as u64 - 7;
+            let whole = root(size, 10, &mut leaves.clone());
+            assert_eq!(tree.root(size, 10), whole, "{count} leaves");
+            for (at, one) in leaves.iter().enumerate() {
+                let path: Vec<Digest> = tree.path(at as u64).collect();
+                assert_eq!(
+                    implied_root(one, at as u64, size, 10, &path),
+                    Some(whole),
+                    "{at} of {count}"
+                );
+            }
+            assert_eq!(tree.path(count as u64).count(), 0);
+            assert_eq!(tree.path(u64::MAX).count(), 0);
+        }
+        assert_eq!(Tree::new(&[]).root(0, 10), root(0, 10, &mut []));
+        assert_eq!(Tree::new(&[]).path(0).count(), 0);
+    }
+
+    #[test]
+    fn sizes_that_make_no_sense_imply_nothing() {
+        let (one, path) = ([1; 32], [[2; 32]; LONGEST_PATH + 1]);
+        assert_eq!(implied_root(&one, 0, 0, 10, &[]), None, "no bytes");
+        assert_eq!(implied_root(&one, 0, 10, 0, &[]), None, "no chunks");
+        assert_eq!(implied_root(&one, 1, 10, 10, &[]), None, "behind the last");
+        assert_eq!(implied_root(&one, u64::MAX, u64::MAX, 1, &path[..64]), None);
+        assert!(implied_root(&one, 0, u64::MAX, 1, &path[..64]).is_some(), "the longest path");
+        assert_eq!(implied_root(&one, 0, u64::MAX, 1, &path), None, "longer than any");
+    }
+
+    proptest! {
+        /// A chunk that is not the one of its place implies another root, whatever comes with it.
+        #[test]
+        fn whatever_differs_implies_another_root(
+            count in 1usize..300, pick in any::<prop::sample::Index>(), bit in 0usize..8, place in any::<prop::sample::Index>(),
+            other_index in 0u64..400, size_change in 1u64..5_000,
+        ) {
+            let bytes: Vec<u8> = (0..count * 16 - 5).map(|at| (at * 7) as u8).collect();
+            let size = bytes.len() as u64;
+            let chunks: Vec<&[u8]> = bytes.chunks(16).collect();
+            let leaves: Vec<Digest> = chunks.iter().enumerate().map(|(at, chunk)| leaf(at as u64, chunk)).collect();
+            let whole = root_of(&bytes, 16);
+            let at = pick.index(count);
+            let path: Vec<Digest> = Tree::new(&leaves).path(at as u64).collect();
+            let implied = |chunk: &[u8], at: u64, size: u64, chunk_size: u64, path: &[Digest]| {
+                implied_root(&leaf(at, chunk), at, size, chunk_size, path)
+            };
+            prop_assert_eq!(implied(chunks[at], at as u64, size, 16, &path), Some(whole));
+
+            let mut changed = chunks[at].to_vec();
+            let byte = place.index(changed.len());
+            changed[byte] ^= 1 << bit;
+            prop_assert_ne!(implied(&changed, at as u64, size, 16, &path), Some(whole));
+            prop_assert_ne!(implied(&chunks[at][..byte], at as u64, size, 16, &path), Some(whole));
+            if other_index != at as u64 {
+                prop_assert_ne!(implied(chunks[at], other_index, size, 16, &path), Some(whole));
+            }
+            for size in [size + size_change, size.saturating_sub(size_change)] {
+                prop_assert_ne!(implied(chunks[at], at as u64, size, 16, &path), Some(whole));
+            }
+            prop_assert_ne!(implied(chunks[at], at as u64, size, 32, &path), Some(whole));
+            for sibling in 0..path.len() {
+                let mut wrong = path.clone();
+                wrong[sibling][byte] ^= 1 << bit;
+                prop_assert_ne!(implied(chunks[at], at as u64, size, 16, &wrong), Some(whole));
+                prop_assert_eq!(implied(chunks[at], at as u64, size, 16, &path[..sibling]), None);
+            }
+            let longer = [path.as_slice(), &[[0; 32]]].concat();
+            prop_assert_eq!(implied(chunks[at], at as u64, size, 16, &longer), None);
+        }
     }
 }
