@@ -115,9 +115,10 @@ impl PlacementPlan {
     /// The first thing that is wrong with it.
     pub fn load(directory: &Path, id: u16) -> Result<Self, ConfigError> {
         let (file, raw) = load_replica_file(directory, id)?;
+        let cluster = Cluster::load(directory)?;
         let check = Check { file: &file, directory };
-        let (placement, sizes) = (check.placement(&raw.placement)?, check.sizes(&raw.limits)?);
-        Ok(Self { id, placement, sizes })
+        let sizes = check.sizes(&raw.limits, &cluster)?;
+        Ok(Self { id, placement: check.placement(&raw.placement)?, sizes })
     }
 }
 
@@ -162,7 +163,7 @@ impl Plan {
         let transport = check.transport(&raw)?;
         let placement = check.placement(&raw.placement)?;
         let core = check.core(&raw, &cluster)?;
-        let sizes = check.sizes(&raw.limits)?;
+        let sizes = check.sizes(&raw.limits, &cluster)?;
         let data_dir = data_dir(directory, &raw);
         let log = check.log(&raw, &data_dir)?;
         let half_open_max = raw.limits.unauthenticated_connections_max;
@@ -378,14 +379,23 @@ impl Check<'_> {
         Ok(config)
     }
 
-    fn sizes(&self, limits: &LimitsFile) -> Result<Sizes, ConfigError> {
+    fn sizes(&self, limits: &LimitsFile, cluster: &Cluster) -> Result<Sizes, ConfigError> {
+        if let Some(mib) = limits.reply_cache_mib {
+            return Err(self.wrong(
+                "limits.reply_cache_mib",
+                mib,
+                "replies that are kept are part of checkpoints, so this may not differ between replicas",
+                format!(
+                    "remove it here, and write reply_cache_mib = {mib} under [cluster] in every cluster.toml"
+                ),
+            ));
+        }
         self.range("limits.frames_mib", limits.frames_mib, 16, 65_536)?;
         self.range("limits.decision_log_mib", limits.decision_log_mib, 1, 65_536)?;
-        self.range("limits.reply_cache_mib", limits.reply_cache_mib, 1, 65_536)?;
         Ok(Sizes {
             frames_size: limits.frames_mib * MIB,
             decision_log_size: limits.decision_log_mib * MIB,
-            reply_cache_size: limits.reply_cache_mib * MIB,
+            reply_cache_size: cluster.reply_cache_mib * MIB,
         })
     }
 }

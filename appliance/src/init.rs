@@ -10,6 +10,7 @@ use std::path::Path;
 
 use tetrarch_client::cluster::{
     CHECKPOINT_EVERY, CLUSTER_FILE, ClientEntry, Cluster, ClusterError, Member, PrivateKeys,
+    REPLY_CACHE_MIB,
 };
 use tetrarch_consensus::quorum::Quorums;
 use tetrarch_consensus::{FaultModel, ReplicaId};
@@ -167,8 +168,16 @@ pub fn generate(
         client_keys.push(keys);
     }
     let id = u64::from_le_bytes(id);
-    let checkpoint_every = CHECKPOINT_EVERY;
-    let cluster = Cluster { id, model, f, depth: 1, checkpoint_every, members, clients: entries };
+    let cluster = Cluster {
+        id,
+        model,
+        f,
+        depth: 1,
+        checkpoint_every: CHECKPOINT_EVERY,
+        reply_cache_mib: REPLY_CACHE_MIB,
+        members,
+        clients: entries,
+    };
     Ok((cluster, replica_keys, client_keys))
 }
 

@@ -47,6 +47,7 @@ impl TestCluster {
             f,
             depth: 1,
             checkpoint_every: 0,
+            reply_cache_mib: 1,
             members: (0..).zip(&replica_keys).map(member).collect(),
             clients: (0..).zip(&client_keys).map(client).collect(),
         };

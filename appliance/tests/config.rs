@@ -126,6 +126,10 @@ fn too_few_replicas_and_repeated_ids_addresses_and_keys() {
     directory.edit("cluster.toml", "depth = 1", "depth = 33");
     says(&directory.error(0), &["cluster.toml", "cluster.depth = 33", "use 1 to 32"]);
     directory.edit("cluster.toml", "depth = 33", "depth = 1");
+    directory.edit("cluster.toml", "reply_cache_mib = 64", "reply_cache_mib = 0");
+    says(&directory.error(0), &["cluster.toml", "cluster.reply_cache_mib = 0", "use 1 to 65536"]);
+    directory.edit("cluster.toml", "reply_cache_mib = 0", "reply_cache_mib = 9");
+    assert_eq!(Plan::load(&directory.0, 0).expect("valid").sizes.reply_cache_size, 9 << 20);
     directory.edit("cluster.toml", "id = 2\n", "id = 1\n");
     says(&directory.error(0), &["cluster.toml", "replica.id = 1", "twice", "id of its own"]);
     directory.edit(
@@ -209,6 +213,11 @@ fn fields_that_do_not_exist_and_values_that_cannot_be() {
         ("pending_max = ", "pending_max = 0 #", &["limits.pending_max = 0", "use 1 to"]),
         ("pending_mib = ", "pending_mib = 0 #", &["limits.pending_mib = 0", "use 1 to"]),
         ("service_seed = \"", "service_seed = \"x", &["service_seed", "hex"]),
+        (
+            "[limits]",
+            "[limits]\nreply_cache_mib = 7",
+            &["limits.reply_cache_mib = 7", "remove it here", "[cluster] in every cluster.toml"],
+        ),
     ] {
         let path = directory.0.join(file);
         let good = fs::read_to_string(&path).expect("written by init");

@@ -62,6 +62,8 @@ pub struct Cluster {
     pub depth: usize,
     /// Decisions from one checkpoint of a durable replica to the next; 0: there are none.
     pub checkpoint_every: u64,
+    /// Memory of each replica for kept replies, MiB. What is kept is part of a checkpoint.
+    pub reply_cache_mib: usize,
     /// The replicas, ascending by id.
     pub members: Vec<Member>,
     /// The clients, ascending by index, without gaps.
@@ -88,6 +90,8 @@ struct Head {
     depth: usize,
     #[serde(default = "checkpoint_every")]
     checkpoint_every: u64,
+    #[serde(default = "reply_cache_mib")]
+    reply_cache_mib: usize,
 }
 
 /// Decisions from one checkpoint to the next, unless a file says otherwise: at a few thousand decisions a
@@ -97,6 +101,13 @@ pub const CHECKPOINT_EVERY: u64 = 8192;
 
 fn checkpoint_every() -> u64 {
     CHECKPOINT_EVERY
+}
+
+/// Memory for kept replies, MiB, unless a file says otherwise: a window of small ones for 16000 sessions.
+pub const REPLY_CACHE_MIB: usize = 64;
+
+fn reply_cache_mib() -> usize {
+    REPLY_CACHE_MIB
 }
 
 /// The depth of a file that names none.
@@ -149,8 +160,9 @@ impl Cluster {
             clients.push(client(at, entry, file)?);
         }
         members.sort_by_key(|member| member.id);
-        let Head { f, depth, checkpoint_every, .. } = raw.cluster;
-        let cluster = Self { id, model, f, depth, checkpoint_every, members, clients };
+        let Head { f, depth, checkpoint_every, reply_cache_mib, .. } = raw.cluster;
+        let cluster =
+            Self { id, model, f, depth, checkpoint_every, reply_cache_mib, members, clients };
         cluster.check(file)?;
         Ok(cluster)
     }
@@ -178,6 +190,15 @@ impl Cluster {
                 self.checkpoint_every,
                 "checkpoints cannot be so many decisions apart",
                 format!("use {least} or more, the same for all replicas, or 0 for none"),
+            ));
+        }
+        if !(1..=65_536).contains(&self.reply_cache_mib) {
+            return Err(ClusterError::new(
+                file,
+                "cluster.reply_cache_mib",
+                self.reply_cache_mib,
+                "out of range",
+                "use 1 to 65536, the same for all replicas",
             ));
         }
         let mut addresses = BTreeMap::new();
@@ -288,6 +309,7 @@ impl Cluster {
                 f: self.f,
                 depth: self.depth,
                 checkpoint_every: self.checkpoint_every,
+                reply_cache_mib: self.reply_cache_mib,
             },
             replica: self.members.iter().map(ReplicaEntry::from).collect(),
             client: self.clients.iter().map(ClientKeys::from).collect(),

@@ -51,6 +51,7 @@ impl TestCluster {
             f: (addresses.len() - 1) / 3,
             depth: 1,
             checkpoint_every: 0,
+            reply_cache_mib: 1,
             members: members.collect(),
             clients: vec![ClientEntry {
                 index: 0,

@@ -29,7 +29,7 @@ pub enum ImageError {
     Ordered(tetrarch_consensus::message::Malformed),
     /// The replies do not hold together.
     #[error(
-        "the kept replies are malformed, or more than limits.reply_cache_mib allows: was it larger?"
+        "the kept replies are malformed, or more than cluster.reply_cache_mib allows: was it larger?"
     )]
     Replies,
     /// The service does not know it.

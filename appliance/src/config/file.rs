@@ -99,7 +99,7 @@ impl Default for LogFile {
 }
 
 impl LogFile {
-    pub(super) fn is_default(&self) -> bool {
+    fn is_default(&self) -> bool {
         *self == Self::default()
     }
 }
@@ -121,7 +121,7 @@ pub struct IoUringFile {
 }
 
 impl IoUringFile {
-    pub(super) fn is_default(&self) -> bool {
+    fn is_default(&self) -> bool {
         *self == Self::default()
     }
 }
@@ -185,8 +185,9 @@ pub struct LimitsFile {
     pub frames_mib: usize,
     /// Decisions kept to help replicas that are behind, MiB.
     pub decision_log_mib: usize,
-    /// Memory for kept replies, MiB.
-    pub reply_cache_mib: usize,
+    /// Where memory for kept replies was sized before `cluster.toml` said it: refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reply_cache_mib: Option<usize>,
     /// How far ahead of this clock a proposed time may be, ms.
     pub clock_skew_max_ms: u64,
     /// Connections that have not proved who they are, at a time.
@@ -205,7 +206,7 @@ impl Default for LimitsFile {
             sessions_per_client_max: 4096,
             frames_mib: sizes.frames_size / MIB,
             decision_log_mib: sizes.decision_log_size / MIB,
-            reply_cache_mib: sizes.reply_cache_size / MIB,
+            reply_cache_mib: None,
             clock_skew_max_ms: 1000,
             unauthenticated_connections_max: 128,
         }
