@@ -228,6 +228,14 @@ impl std::fmt::Display for Words {
                  whose body could not be had",
                 at.cid
             ),
+            Evidence::FalseChunk { member, cid, index } => {
+                write!(f, "replica {member} sent a false chunk {index} of checkpoint {cid}")
+            }
+            Evidence::FalseOffer { member, cid, root } => write!(
+                f,
+                "replica {member} offers a checkpoint {cid} with root {root:?}, which is not that of the \
+                 others; if it is not faulty, its configuration differs"
+            ),
             Evidence::InvalidSynchronization { member, regency } => {
                 write!(f, "replica {member} sent an invalid synchronisation for regency {regency}")
             }

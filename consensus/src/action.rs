@@ -44,7 +44,8 @@ pub enum Action<P> {
         record: Record<P>,
     },
     /// Execute the selected requests of a decided batch, in order, then answer each client and feed
-    /// back `Input::Executed`. Comes once for each instance, in order, without gaps.
+    /// back `Input::Executed`. Comes once for each instance, in order, without gaps but those that an
+    /// `Install` leaves.
     Execute {
         /// What the application may know.
         context: Context,
@@ -55,13 +56,62 @@ pub enum Action<P> {
         selection: Selection,
     },
     /// Take a checkpoint of the application as it is after the last `Execute`, and of the replies kept. It
-    /// counts when it is durable itself and the record `base` is (rule CKP.3).
+    /// counts when it is durable itself and the record `base` is (rule CKP.3); then feed back
+    /// `Input::Checkpointed`.
     Checkpoint {
-        /// The record from which a replay behind this checkpoint begins.
+        /// The record from which a replay behind this checkpoint begins; 0 when no records are made.
         base: Lsn,
         /// The core's share.
         ordered: Box<Ordered>,
     },
+    /// Send a chunk of a checkpoint of this replica, with its path (`Message::Chunk`), or nothing if it is
+    /// not there any more. Keep what it is read from for a timeout after the last of these (rule ST.4).
+    SendChunk {
+        /// To whom.
+        to: ReplicaId,
+        /// Which checkpoint.
+        cid: ConsensusId,
+        /// Its root.
+        root: Digest,
+        /// Which chunk.
+        index: u32,
+    },
+    /// The chunks of this image are going to come. Make room for them and feed back `Input::Resumed`. What is
+    /// left of a transfer of another image is of no use any more.
+    BeginTransfer {
+        /// The last instance that was executed.
+        cid: ConsensusId,
+        /// Bytes.
+        size: u64,
+        /// Root over its chunks.
+        root: Digest,
+    },
+    /// Keep a chunk of it, which is genuine, and feed back `Input::Stored`. With the last one, when all of them
+    /// together have the root and are durable, feed back `Input::TransferReady`.
+    StoreChunk {
+        /// Which image.
+        cid: ConsensusId,
+        /// Which chunk.
+        index: u32,
+        /// Its bytes.
+        payload: P,
+    },
+    /// Nothing of this transfer is needed any more.
+    EndTransfer {
+        /// Which image.
+        cid: ConsensusId,
+    },
+    /// Replace the application and the replies kept by those of the image that was transferred, after every
+    /// `Execute` before; then feed back `Input::Executed`. The image is a checkpoint of this replica from
+    /// now on, with the record `base` (rule ST.5).
+    Install {
+        /// The record from which a replay behind it begins; 0 when no records are made.
+        base: Lsn,
+        /// The instance after which it was taken.
+        cid: ConsensusId,
+    },
+    /// Something about a transfer that operators should know. Nothing has to be done.
+    Transfer(TransferNote),
     /// There is no room for a request: tell its client, with `Status::Busy`.
     AnswerBusy {
         /// Session.
@@ -92,6 +142,35 @@ pub enum Action<P> {
     },
     /// Proof of misbehaviour: something for the operator.
     Report(Evidence),
+}
+
+/// What happens to a transfer of a checkpoint to this replica.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TransferNote {
+    /// A member did not send what it was asked for in time: others are asked first from now on.
+    SlowSource {
+        /// Who.
+        member: ReplicaId,
+        /// Which image.
+        cid: ConsensusId,
+    },
+    /// The image cannot be had from enough members any more: a newer one is fetched.
+    Vanished {
+        /// Which image.
+        cid: ConsensusId,
+    },
+    /// The only image to be had is larger than this replica may take.
+    TooLarge {
+        /// Which image.
+        cid: ConsensusId,
+        /// Its bytes.
+        size: u64,
+    },
+    /// This replica cannot go on from an image that is genuine: its limits differ from those of the others.
+    Refused {
+        /// Which image.
+        cid: ConsensusId,
+    },
 }
 
 /// What a faulty member or client was caught at.
@@ -132,6 +211,24 @@ pub enum Evidence {
         client: ClientId,
         /// Which proposal.
         at: Position,
+    },
+    /// A chunk that is not of the checkpoint that its sender has, or says that it has.
+    FalseChunk {
+        /// Who.
+        member: ReplicaId,
+        /// Which checkpoint.
+        cid: ConsensusId,
+        /// Which chunk.
+        index: u32,
+    },
+    /// A checkpoint that is offered and is not the one that one-correct members have.
+    FalseOffer {
+        /// Who.
+        member: ReplicaId,
+        /// Which checkpoint.
+        cid: ConsensusId,
+        /// What it says the root is.
+        root: Digest,
     },
     /// A SYNC or STOPDATA that does not hold together.
     InvalidSynchronization {

@@ -5,8 +5,9 @@ use core::fmt;
 use core::time::Duration;
 
 use crate::limits::{
-    BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, DECISION_LOG_SIZE_MAX, INLINE_BODY_MAX, MAC_SIZE,
-    PENDING_MAX, PENDING_SIZE_MAX, REPLICAS_MAX, SIGNATURE_SIZE,
+    BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, CHUNK_RATE, CHUNK_SIZE_MAX, DECISION_LOG_SIZE_MAX,
+    INLINE_BODY_MAX, MAC_SIZE, PENDING_MAX, PENDING_SIZE_MAX, REPLICAS_MAX, SIGNATURE_SIZE,
+    STATE_SIZE_MAX,
 };
 use crate::quorum::Quorums;
 use crate::{ReplicaId, ViewId};
@@ -157,6 +158,13 @@ pub struct Config {
     /// Encoded bytes of decisions kept to help members that are behind; two of the largest batches
     /// at least. Reserved at the start.
     pub decision_log_size: usize,
+    /// Bytes of a chunk of a checkpoint's image, 1 to `CHUNK_SIZE_MAX`. The same for all members: a root
+    /// depends on it (rule ST.2).
+    pub chunk_size: usize,
+    /// Bytes of the largest image that this replica takes from others (rule ST.1).
+    pub state_size_max: u64,
+    /// Bytes of chunks in a second that this replica sends to all others together (rule ST.4).
+    pub chunk_rate: u64,
     /// The replica ran before and lost its memory: it must not vote in any instance it may have
     /// voted in already (rule LAG.5).
     pub restarted: bool,
@@ -182,6 +190,9 @@ impl Config {
             clients_max: 64,
             clock_skew_max: Duration::from_secs(1),
             decision_log_size: DECISION_LOG_SIZE_MAX,
+            chunk_size: CHUNK_SIZE_MAX,
+            state_size_max: STATE_SIZE_MAX,
+            chunk_rate: CHUNK_RATE,
             restarted: false,
             checks: Checks::ALL,
         }

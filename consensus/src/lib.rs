@@ -28,7 +28,7 @@ pub mod types;
 pub mod verified;
 pub mod vp;
 
-pub use action::{Action, Evidence, Recipients};
+pub use action::{Action, Evidence, Recipients, TransferNote};
 pub use batch::{Batch, Identity, RequestView, Selection, SparseBatch};
 pub use checkpoint::Ordered;
 pub use config::{Config, FaultModel, View};

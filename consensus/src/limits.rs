@@ -135,6 +135,22 @@ pub const BATCH_WORTH_SIZE: usize = 64 * 1024;
 /// Requests of clients that one step takes in at most: a burst.
 pub const REQUESTS_PER_STEP_MAX: usize = 64;
 
+/// Bytes of one chunk of a checkpoint's image: a frame of the largest class but one, and 8192 leaves for 2 GiB.
+pub const CHUNK_SIZE_MAX: usize = 256 * 1024;
+
+/// Bytes of the largest image that a replica takes from others, by default. What it needs at once for a larger one
+/// is a bit for each chunk.
+pub const STATE_SIZE_MAX: u64 = 64 << 30;
+
+/// Bytes of chunks in a second that a replica sends, by default.
+pub const CHUNK_RATE: u64 = 64 << 20;
+
+/// Digests on the path from a chunk to the root: as many as its number has bits.
+pub const CHUNK_PATH_MAX: usize = 32;
+
+/// Checkpoints that a member offers at once: the two that it keeps, and an older one that is being fetched.
+pub const OFFERS_MAX: usize = 3;
+
 /// Actions that one step can append at most: for each instance that may be open a claim, a proposal
 /// and two votes that a member lacks, and again a proposal, two votes and a delivery; or an answer to
 /// each request instead of the former.

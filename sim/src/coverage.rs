@@ -78,6 +78,10 @@ impl Coverage {
             Message::BatchBody(_) => self.count("sent BATCH_BODY"),
             Message::FetchBodies(_) => self.count("sent FETCH_BODIES"),
             Message::Bodies(_) => self.count("sent BODIES"),
+            Message::FetchState(_) => self.count("sent FETCH_STATE"),
+            Message::StateOffer(_) => self.count("sent STATE_OFFER"),
+            Message::FetchChunks(_) => self.count("sent FETCH_CHUNKS"),
+            Message::Chunk(_) => self.count("sent CHUNK"),
         }
     }
 
@@ -88,6 +92,8 @@ impl Coverage {
             Evidence::InvalidProposal { .. } => "evidence of an invalid proposal",
             Evidence::HalfValidProof { .. } => "evidence of a half-valid proof",
             Evidence::IncompleteProposal { .. } => "evidence of an incomplete proposal",
+            Evidence::FalseChunk { .. } => "evidence of a false chunk",
+            Evidence::FalseOffer { .. } => "evidence of a false offer",
             Evidence::InvalidSynchronization { .. } => "evidence of an invalid synchronisation",
         });
     }

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use tetrarch_consensus::message::{Message, Position};
+use tetrarch_consensus::message::{Message, Offer, Position};
 use tetrarch_consensus::payload::SharedBytes;
 use tetrarch_consensus::{Digest, Instant};
 
@@ -136,6 +136,21 @@ pub fn fingerprint(message: &Message<SharedBytes>) -> [u64; 3] {
         Message::Bodies(bodies) => {
             [kind, place(&bodies.at), short(&bodies.digest) ^ short(&bodies.requests.digest)]
         }
+        Message::FetchState(fetch) => [kind, fetch.above.0, 0],
+        Message::StateOffer(all) => {
+            let offers = all.offers().iter();
+            let sum =
+                offers.fold(0, |sum, it| mix(sum ^ it.cid.0 ^ it.size << 32) ^ short(&it.root));
+            [kind, all.offers().len() as u64, sum]
+        }
+        Message::FetchChunks(fetch) => {
+            let which = u64::from(fetch.first) << 32 | u64::from(fetch.count);
+            [kind, fetch.cid.0, mix(which) ^ short(&fetch.root)]
+        }
+        Message::Chunk(chunk) => {
+            let bytes = Digest(*blake3::hash(chunk.bytes()).as_bytes());
+            [kind, chunk.cid.0 ^ u64::from(chunk.index) << 32, short(&bytes)]
+        }
     }
 }
 
@@ -200,7 +215,27 @@ pub fn describe(message: &Message<SharedBytes>) -> String {
             format!("BODIES {} {:?} requests={count}", at(&bodies.at), bodies.digest)
         }
         Message::BatchBody(body) => format!("BATCH_BODY cid={} {:?}", body.cid, body.batch.digest),
+        Message::FetchState(fetch) => format!("FETCH_STATE above={}", fetch.above),
+        Message::StateOffer(all) => {
+            let offers: Vec<_> = all.offers().iter().map(describe_offer).collect();
+            format!("STATE_OFFER [{}]", offers.join("; "))
+        }
+        Message::FetchChunks(fetch) => format!(
+            "FETCH_CHUNKS cid={} {:?} from {}, {}",
+            fetch.cid, fetch.root, fetch.first, fetch.count
+        ),
+        Message::Chunk(chunk) => format!(
+            "CHUNK cid={} {:?} index={} size={}",
+            chunk.cid,
+            chunk.root,
+            chunk.index,
+            chunk.bytes().len()
+        ),
     }
+}
+
+fn describe_offer(offer: &Offer) -> String {
+    format!("cid={} size={} {:?}", offer.cid, offer.size, offer.root)
 }
 
 fn describe_state(signed: &tetrarch_consensus::message::SignedState) -> String {

@@ -9,15 +9,17 @@ use std::sync::Arc;
 
 use tetrarch_consensus::batch::{REQUEST_HEADER_SIZE, RequestHeader};
 use tetrarch_consensus::message::codec::{decode_hashed, trailer_size, visit_states};
-use tetrarch_consensus::message::{Malformed, kind, proof};
+use tetrarch_consensus::message::{Chunk, Malformed, kind, proof};
 use tetrarch_consensus::{
     Batch, ClientId, Digest, Input, Message, ReplicaId, Request, RequestValidator, RequestView,
     Selection, Sequence, Verified, View, spec,
 };
 use tetrarch_dataplane::crypto::hash::digest_burst;
+use tetrarch_dataplane::crypto::merkle;
 use tetrarch_dataplane::links::Received;
 use tetrarch_dataplane::reject::Reject;
 
+use crate::checkpoint::CHUNK_SIZE;
 use crate::payload::FramePayload;
 use crate::proofs::{Memory, Proofs, SIGNATURES_AT_ONCE, Sight};
 
@@ -213,13 +215,17 @@ impl Ingress {
                 }
             }
             Message::StopData(_) | Message::Sync(_) => self.check_states(from, &message)?,
+            Message::Chunk(chunk) => chunk.root = implied_root(chunk),
             Message::Write(_)
             | Message::Accept(_)
             | Message::Refuse(_)
             | Message::Status(_)
             | Message::Fetch(_)
             | Message::FetchBatch(_)
-            | Message::FetchBodies(_) => {}
+            | Message::FetchBodies(_)
+            | Message::FetchState(_)
+            | Message::StateOffer(_)
+            | Message::FetchChunks(_) => {}
         }
         Ok(Input::Peer { from, message: Verified::vouch(message) })
     }
@@ -309,6 +315,15 @@ impl Ingress {
         });
         if holds { Ok(()) } else { Err(Reject::BadProof) }
     }
+}
+
+/// The root that a chunk with its path implies: it belongs to the image that has this root, at its place.
+/// [`Digest::ZERO`], which no image has, when the path is not one.
+fn implied_root(chunk: &Chunk<FramePayload>) -> Digest {
+    let index = u64::from(chunk.index);
+    let leaf = merkle::leaf(index, chunk.bytes());
+    let root = merkle::implied_root(&leaf, index, chunk.size, CHUNK_SIZE as u64, chunk.path());
+    root.map_or(Digest::ZERO, Digest)
 }
 
 fn reject(malformed: Malformed) -> Reject {

@@ -25,12 +25,17 @@
 //! | BATCH_BODY | view 4, zero 4, instance 8, batch |
 //! | FETCH_BODIES | position 16, digest 32, which 128: bit i is the request at place i |
 //! | BODIES | position 16, digest 32, batch |
+//! | FETCH_STATE | view 4, zero 4, above 8 |
+//! | STATE_OFFER | view 4, count 4, offers: instance 8, size 8, root 32 each |
+//! | FETCH_CHUNKS | view 4, first 4, instance 8, count 4, zero 4, root 32 |
+//! | CHUNK | view 4, index 4, instance 8, size 8, bytes 4, nodes of the path 1, zero 3, path 32 each, bytes |
 //!
 //! REQUEST is [`RequestHeader`] and operation, REPLY is in
 //! [`reply`](super::reply); a signed state is in [`state`].
 
 pub(crate) mod fields;
 pub mod state;
+mod transfer;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -38,6 +43,8 @@ pub(crate) mod tests;
 pub use state::{
     SIGNED_STATE_SIZE_MIN, STATE_PREFIX, encode_state, state_to_sign_size, visit_states,
 };
+
+pub use transfer::{CHUNK_HEAD_SIZE, chunk_head};
 
 use alloc::boxed::Box;
 
@@ -106,6 +113,10 @@ pub fn encoded_size<P: Payload>(message: &Message<P>) -> usize {
         Message::BatchBody(body) => BATCH_BODY_SIZE + batch_size(&body.batch),
         Message::FetchBodies(_) => FETCH_BODIES_SIZE,
         Message::Bodies(bodies) => VOTE_SIZE + batch_size(&bodies.requests),
+        Message::FetchState(_) => transfer::FETCH_STATE_SIZE,
+        Message::StateOffer(offer) => transfer::offer_size(offer),
+        Message::FetchChunks(_) => transfer::FETCH_CHUNKS_SIZE,
+        Message::Chunk(chunk) => transfer::chunk_size(chunk),
     }
 }
 
@@ -162,6 +173,10 @@ pub fn encode<P: Payload>(message: &Message<P>, out: &mut [u8]) -> usize {
             write_vote(&mut writer, &Vote { at: bodies.at, digest: bodies.digest });
             writer.bytes(bodies.requests.payload().bytes());
         }
+        Message::FetchState(fetch) => transfer::write_fetch_state(&mut writer, fetch),
+        Message::StateOffer(offer) => transfer::write_offer(&mut writer, offer),
+        Message::FetchChunks(fetch) => transfer::write_fetch_chunks(&mut writer, fetch),
+        Message::Chunk(chunk) => transfer::write_chunk(&mut writer, chunk),
     }
     assert_eq!(writer.written(), size, "encode and encoded_size agree");
     size
@@ -230,6 +245,10 @@ fn decode_parts<P: Payload>(
             let requests = batch_from(&payload, reader.position())?;
             return Ok(Message::Bodies(Bodies { at, digest, requests }));
         }
+        kind::FETCH_STATE => Message::FetchState(transfer::read_fetch_state(&mut reader)?),
+        kind::STATE_OFFER => Message::StateOffer(transfer::read_offer(&mut reader)?),
+        kind::FETCH_CHUNKS => Message::FetchChunks(transfer::read_fetch_chunks(&mut reader)?),
+        kind::CHUNK => return Ok(Message::Chunk(transfer::read_chunk(&mut reader, &payload)?)),
         _ => return Err(Malformed::Unknown),
     };
     reader.end()?;

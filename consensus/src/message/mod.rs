@@ -2,9 +2,12 @@
 
 pub mod codec;
 pub mod reply;
+mod transfer;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+
+pub use self::transfer::{Chunk, FetchChunks, FetchState, Offer, StateOffer};
 
 use crate::batch::{Batch, REQUEST_HEADER_SIZE, RequestView, Selection, SparseBatch};
 use crate::limits::WRITE_SET_MAX;
@@ -49,6 +52,14 @@ pub mod kind {
     pub const FETCH_BODIES: u8 = 16;
     /// Bodies that a proposal left out.
     pub const BODIES: u8 = 17;
+    /// "Which checkpoints do you have?"
+    pub const FETCH_STATE: u8 = 18;
+    /// Checkpoints that the sender has.
+    pub const STATE_OFFER: u8 = 19;
+    /// "Send me these chunks of a checkpoint."
+    pub const FETCH_CHUNKS: u8 = 20;
+    /// A chunk of a checkpoint.
+    pub const CHUNK: u8 = 21;
 }
 
 /// Kinds of proof after a message body, as numbers in the link header's `auth` field.
@@ -438,6 +449,14 @@ pub enum Message<P> {
     FetchBodies(FetchBodies),
     /// Bodies that a proposal left out.
     Bodies(Bodies<P>),
+    /// Asks for checkpoints.
+    FetchState(FetchState),
+    /// Checkpoints that the sender has.
+    StateOffer(StateOffer),
+    /// Asks for chunks of a checkpoint.
+    FetchChunks(FetchChunks),
+    /// A chunk of a checkpoint.
+    Chunk(Chunk<P>),
 }
 
 impl<P> Message<P> {
@@ -459,6 +478,10 @@ impl<P> Message<P> {
             Self::BatchBody(_) => kind::BATCH_BODY,
             Self::FetchBodies(_) => kind::FETCH_BODIES,
             Self::Bodies(_) => kind::BODIES,
+            Self::FetchState(_) => kind::FETCH_STATE,
+            Self::StateOffer(_) => kind::STATE_OFFER,
+            Self::FetchChunks(_) => kind::FETCH_CHUNKS,
+            Self::Chunk(_) => kind::CHUNK,
         }
     }
 }

@@ -261,7 +261,12 @@ impl<P: Payload> Replica<P> {
             | Message::FetchBatch(_)
             | Message::BatchBody(_)
             | Message::FetchBodies(_)
-            | Message::Bodies(_) => Lsn(0),
+            | Message::Bodies(_)
+            | Message::FetchState(_)
+            // What it tells of was durable before the core heard of it.
+            | Message::StateOffer(_)
+            | Message::FetchChunks(_)
+            | Message::Chunk(_) => Lsn(0),
             Message::Write(_)
             | Message::Accept(_)
             | Message::Stop(_)

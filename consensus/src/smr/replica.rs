@@ -338,6 +338,11 @@ impl<P: Payload> Replica<P> {
             Message::BatchBody(body) => self.on_batch_body(body),
             Message::FetchBodies(fetch) => self.on_fetch_bodies(index, &fetch, actions),
             Message::Bodies(bodies) => self.on_bodies(&bodies, actions),
+            // Nothing is offered or asked for yet.
+            Message::FetchState(_)
+            | Message::StateOffer(_)
+            | Message::FetchChunks(_)
+            | Message::Chunk(_) => self.ignored.add(Ignored::NotNeeded),
         }
     }
 }
@@ -359,6 +364,11 @@ impl<P: Payload> Protocol for Replica<P> {
             Input::Connected(member) => self.on_connected(member, actions),
             Input::Durable(lsn) => self.on_durable(lsn),
             Input::Executed(cid) => self.on_executed(cid),
+            Input::Checkpointed { .. }
+            | Input::Resumed { .. }
+            | Input::Stored { .. }
+            | Input::TransferReady(_)
+            | Input::TransferFailed { .. } => {}
         }
         self.advance(actions);
         self.check_invariants();

@@ -155,6 +155,15 @@ impl Names {
             Message::FetchBatch(fetch) => {
                 format!("FETCH_BATCH cid={} {}", fetch.cid, self.digest(&fetch.digest))
             }
+            Message::FetchState(fetch) => format!("FETCH_STATE above={}", fetch.above),
+            Message::StateOffer(all) => {
+                let offers: Vec<_> = all.offers().iter().map(|it| it.cid.to_string()).collect();
+                format!("STATE_OFFER {}", offers.join(","))
+            }
+            Message::FetchChunks(fetch) => {
+                format!("FETCH_CHUNKS cid={} {} from {}", fetch.cid, fetch.count, fetch.first)
+            }
+            Message::Chunk(chunk) => format!("CHUNK cid={} {}", chunk.cid, chunk.index),
             Message::BatchBody(body) => {
                 format!("BATCH_BODY cid={} {}", body.cid, self.batch(&body.batch))
             }
@@ -183,6 +192,14 @@ impl Names {
             Action::Checkpoint { base, ordered } => {
                 format!("checkpoint cid={} base {base}", ordered.cid)
             }
+            Action::SendChunk { to, cid, index, .. } => format!("chunk {index} of {cid} -> {to}"),
+            Action::BeginTransfer { cid, size, .. } => {
+                format!("transfer of cid={cid} begins, {size} bytes")
+            }
+            Action::StoreChunk { cid, index, .. } => format!("store chunk {index} of {cid}"),
+            Action::EndTransfer { cid } => format!("transfer of cid={cid} ends"),
+            Action::Install { base, cid } => format!("install cid={cid} base {base}"),
+            Action::Transfer(note) => format!("transfer: {note:?}"),
             Action::ResendReply { client, sequence } => {
                 format!("answer {client} {sequence} again")
             }
@@ -211,6 +228,12 @@ impl Names {
             }
             Evidence::HalfValidProof { client, at } => {
                 format!("{client} has a half-valid proof at cid={} epoch={}", at.cid, at.epoch)
+            }
+            Evidence::FalseChunk { member, cid, index } => {
+                format!("{member} sends a false chunk {index} of {cid}")
+            }
+            Evidence::FalseOffer { member, cid, .. } => {
+                format!("{member} offers a false checkpoint {cid}")
             }
             Evidence::IncompleteProposal { member, client, at } => format!(
                 "{member} proposes a request of {client} that nobody has at cid={} epoch={}",

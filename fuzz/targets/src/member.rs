@@ -171,6 +171,12 @@ impl World {
                 | Action::ResendReply { .. }
                 | Action::Installed { .. }
                 | Action::Behind { .. }
+                | Action::SendChunk { .. }
+                | Action::BeginTransfer { .. }
+                | Action::StoreChunk { .. }
+                | Action::EndTransfer { .. }
+                | Action::Install { .. }
+                | Action::Transfer(_)
                 | Action::Report(_) => {}
             }
         }

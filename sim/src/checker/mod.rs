@@ -340,6 +340,8 @@ impl Checker {
         let wrong = match evidence {
             Evidence::Equivocation { member, .. }
             | Evidence::InvalidProposal { member, .. }
+            | Evidence::FalseChunk { member, .. }
+            | Evidence::FalseOffer { member, .. }
             | Evidence::InvalidSynchronization { member, .. } => correct(member),
             // A network that loses enough makes any leader look like that.
             Evidence::IncompleteProposal { .. } => false,

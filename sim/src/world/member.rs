@@ -240,6 +240,13 @@ impl World {
                     format!("{member}: behind, has {decided}, others start at {available}")
                 });
             }
+            // Nobody tells the cores of checkpoints yet.
+            Action::SendChunk { .. }
+            | Action::BeginTransfer { .. }
+            | Action::StoreChunk { .. }
+            | Action::EndTransfer { .. }
+            | Action::Install { .. }
+            | Action::Transfer(_) => {}
             Action::Report(evidence) => {
                 if honest {
                     self.coverage.evidence(&evidence);

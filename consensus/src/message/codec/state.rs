@@ -84,7 +84,11 @@ pub fn visit_states<'a, P>(message: &'a Message<P>, mut visit: impl FnMut(&'a Si
         | Message::BatchBody(_)
         | Message::ProposeSparse(_)
         | Message::FetchBodies(_)
-        | Message::Bodies(_) => {}
+        | Message::Bodies(_)
+        | Message::FetchState(_)
+        | Message::StateOffer(_)
+        | Message::FetchChunks(_)
+        | Message::Chunk(_) => {}
     }
 }
 

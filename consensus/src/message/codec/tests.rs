@@ -1,17 +1,23 @@
-//! Golden vectors for every kind, and properties of arbitrary messages and of arbitrary bytes.
+//! Golden vectors for every kind, and what is wrong with other bytes.
 
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write as _;
 
-use proptest::prelude::*;
-
 use super::*;
 use crate::batch::{REQUEST_HEADER_SIZE, REQUEST_READ_ONLY, Replier, body_digest};
-use crate::limits::{DEPTH_MAX, OPERATION_SIZE_MAX, WRITE_SET_MAX, decisions_told};
-use crate::message::{OpenState, ReplicaState, WriteSet, Written, proof};
+use crate::limits::{
+    CHUNK_PATH_MAX, CHUNK_SIZE_MAX, DEPTH_MAX, OFFERS_MAX, OPERATION_SIZE_MAX, WRITE_SET_MAX,
+    decisions_told,
+};
+use crate::message::{
+    Chunk, FetchChunks, FetchState, Offer, OpenState, ReplicaState, StateOffer, WriteSet, Written,
+    proof,
+};
 use crate::payload::{HeapPool, SharedBytes};
 use crate::types::{ReplicaId, Sequence};
+
+mod properties;
 
 type Bytes = SharedBytes;
 
@@ -119,6 +125,21 @@ fn sample_status() -> Status {
     }
 }
 
+fn sample_offer() -> StateOffer {
+    let mut all = StateOffer::new(ViewId(1));
+    for (cid, size) in [(0x0200, 0x01_0005), (0x0100, 7)] {
+        assert!(all.push(Offer { cid: ConsensusId(cid), size, root: digest(cid as u8 | 1) }));
+    }
+    all
+}
+
+fn sample_chunk() -> Chunk<Bytes> {
+    let mut payload = [digest(0xa1).0, digest(0xa2).0].concat();
+    payload.extend_from_slice(b"what is in the chunk");
+    let place = (ConsensusId(0x0200), 5, 0x01_0005);
+    Chunk::new(ViewId(1), place, 2, Bytes::from(&payload[..])).expect("a path and bytes")
+}
+
 /// One message of each kind, some kinds twice, with the bytes they must have. The files change only
 /// together with the version of the link header.
 fn golden() -> Vec<(&'static str, Message<Bytes>, &'static str)> {
@@ -140,6 +161,7 @@ fn golden() -> Vec<(&'static str, Message<Bytes>, &'static str)> {
     let fetch_bodies = FetchBodies { at, digest: sparse.digest, which: second };
     let bodies = Bodies { at, digest: sparse.digest, requests: batch.clone() };
     let fetch = Fetch { view, from: ConsensusId(3), to: ConsensusId(9), with_batches: true };
+    let fetch_chunks = FetchChunks { view, cid, root: digest(0xd1), first: 5, count: 3 };
     macro_rules! vector {
         ($name:literal, $message:expr) => {
             ($name, $message, include_str!(concat!("../vectors/", $name, ".hex")))
@@ -165,7 +187,37 @@ fn golden() -> Vec<(&'static str, Message<Bytes>, &'static str)> {
         vector!("batch_body", Message::BatchBody(BatchBody { view, cid, batch })),
         vector!("fetch_bodies", Message::FetchBodies(fetch_bodies)),
         vector!("bodies", Message::Bodies(bodies)),
+        vector!("fetch_state", Message::FetchState(FetchState { view, above: cid })),
+        vector!("state_offer", Message::StateOffer(sample_offer())),
+        vector!("fetch_chunks", Message::FetchChunks(fetch_chunks)),
+        vector!("chunk", Message::Chunk(sample_chunk())),
     ]
+}
+
+#[test]
+fn a_chunk_is_a_path_and_at_least_one_byte() {
+    let payload = |size: usize| Bytes::from(&alloc::vec![7; size][..]);
+    let chunk = |nodes, size| {
+        Chunk::new(ViewId(1), (ConsensusId(2), 3, 4), nodes, payload(size)).map(|chunk| {
+            assert_eq!(chunk.path().len(), nodes);
+            assert_eq!(chunk.bytes().len(), size - 32 * nodes);
+            assert_eq!(chunk.root, Digest::ZERO, "nobody has computed it");
+            chunk.clone().into_bytes().bytes() == chunk.bytes()
+        })
+    };
+    for (nodes, size) in [(0, 1), (2, 65), (CHUNK_PATH_MAX, 32 * CHUNK_PATH_MAX + CHUNK_SIZE_MAX)] {
+        assert_eq!(chunk(nodes, size), Ok(true));
+    }
+    assert_eq!(chunk(0, 0), Err(Malformed::Truncated));
+    assert_eq!(chunk(2, 64), Err(Malformed::Truncated));
+    assert_eq!(chunk(2, 63), Err(Malformed::Truncated));
+    assert_eq!(chunk(0, CHUNK_SIZE_MAX + 1), Err(Malformed::TooLong));
+    assert_eq!(chunk(CHUNK_PATH_MAX + 1, 4096), Err(Malformed::TooMany));
+    let message = Message::Chunk(sample_chunk());
+    let bytes = encoded(&message);
+    let parts = (2, sample_chunk().bytes().len());
+    let head = chunk_head(ViewId(1), ConsensusId(0x0200), 5, 0x01_0005, parts);
+    assert_eq!(bytes[..CHUNK_HEAD_SIZE], head, "a node writes it without a message");
 }
 
 fn unhex(text: &str) -> Vec<u8> {
@@ -378,188 +430,4 @@ fn a_request_is_split_into_body_and_proof() {
     query[27] = 0xff;
     const { assert!(OPERATION_SIZE_MAX < 0xff << 24) };
     assert_eq!(parse(&query, size - 16).err(), Some(Malformed::TooLong));
-}
-
-fn any_batch(most: usize) -> impl Strategy<Value = Batch<Bytes>> {
-    let one = (any::<u64>(), any::<u32>(), prop::collection::vec(any::<u8>(), 0..40), 0usize..4);
-    prop::collection::vec(one, 0..most).prop_map(|requests| {
-        let requests: Vec<_> = requests
-            .iter()
-            .map(|(client, counter, operation, entries)| {
-                request(ClientId(*client), *counter, operation, &[0x11; 64][..entries * 16])
-            })
-            .collect();
-        batch(&requests)
-    })
-}
-
-prop_compose! {
-    fn any_written()(epoch in any::<u32>(), fill in any::<[u8; 32]>()) -> Written {
-        Written { epoch: Epoch(epoch), digest: Digest(fill) }
-    }
-}
-
-prop_compose! {
-    fn any_open_state()(
-        certified in prop::option::of(any_written()),
-        pairs in prop::collection::vec(any_written(), 0..=WRITE_SET_MAX),
-    ) -> OpenState {
-        let mut write_set = WriteSet::EMPTY;
-        pairs.into_iter().for_each(|pair| write_set.insert(pair));
-        OpenState { certified, write_set }
-    }
-}
-
-prop_compose! {
-    fn any_state()(
-        numbers in any::<(u32, u32, u16, u64)>(),
-        decisions in prop::collection::vec(any::<[u8; 32]>(), 0..=decisions_told(DEPTH_MAX)),
-        open in prop::collection::vec(any_open_state(), 0..5),
-        fill in any::<u8>(),
-    ) -> SignedState {
-        let blank = open.iter().rev().take_while(|open| open.is_blank()).count();
-        let state = ReplicaState {
-            view: ViewId(numbers.0),
-            regency: Regency(numbers.1),
-            replica: ReplicaId(numbers.2),
-            decided: ConsensusId(numbers.3),
-            decisions: decisions.into_iter().map(Digest).collect(),
-            open: open[..open.len() - blank].to_vec(),
-        };
-        SignedState { state, signature: [fill; 64] }
-    }
-}
-
-prop_compose! {
-    fn any_position()(view in any::<u32>(), epoch in any::<u32>(), cid in any::<u64>()) -> Position {
-        Position { view: ViewId(view), cid: ConsensusId(cid), epoch: Epoch(epoch) }
-    }
-}
-
-fn any_small_message() -> impl Strategy<Value = Message<Bytes>> {
-    let vote = || {
-        (any_position(), any::<[u8; 32]>())
-            .prop_map(|(at, digest)| Vote { at, digest: Digest(digest) })
-    };
-    let reason = prop_oneof![
-        Just(RefuseReason::Clock),
-        any::<u64>().prop_map(|client| RefuseReason::Proof(ClientId(client))),
-    ];
-    let status = (any::<(u32, u32, u32, u64, u64)>(), any::<(u64, u64, bool, u32, u32)>());
-    prop_oneof![
-        vote().prop_map(Message::Write),
-        vote().prop_map(Message::Accept),
-        (vote(), reason).prop_map(|(Vote { at, digest }, reason)| {
-            Message::Refuse(Refuse { at, digest, reason })
-        }),
-        status.prop_map(|(a, b)| Message::Status(Status {
-            view: ViewId(a.0),
-            regency: Regency(a.1),
-            wanted: Regency(a.2),
-            stopped: b.2,
-            decided: ConsensusId(a.3),
-            log_start: ConsensusId(a.4),
-            written: set_from_bits(b.0),
-            accepted: set_from_bits(b.1),
-            proposed: b.3,
-            learned: b.4,
-        })),
-        any::<(u32, u64, u64, bool)>().prop_map(|(view, from, to, with_batches)| {
-            let (view, from, to) = (ViewId(view), ConsensusId(from), ConsensusId(to));
-            Message::Fetch(Fetch { view, from, to, with_batches })
-        }),
-        (vote(), any::<[u8; 32]>()).prop_map(|(Vote { at, digest }, bits)| {
-            let mut which = [0; Selection::SIZE];
-            which[..32].copy_from_slice(&bits);
-            Message::FetchBodies(FetchBodies { at, digest, which: Selection::from_bytes(&which) })
-        }),
-        vote().prop_map(|Vote { at, digest }| {
-            Message::FetchBatch(FetchBatch { view: at.view, cid: at.cid, digest })
-        }),
-        any_state().prop_map(|signed| Message::StopData(Box::new(signed))),
-    ]
-}
-
-fn any_message() -> impl Strategy<Value = Message<Bytes>> {
-    let states = prop::collection::vec(any_state(), 0..6);
-    prop_oneof![
-        3 => any_small_message(),
-        1 => any_batch(6).prop_map(Message::Forwarded),
-        1 => (any_position(), any_batch(6))
-            .prop_map(|(at, batch)| Message::Propose(Propose { at, batch })),
-        1 => (any_position(), any_batch(6)).prop_map(|(at, requests)| {
-            Message::Stop(Stop { view: at.view, regency: Regency(at.epoch.0), requests })
-        }),
-        1 => (any_position(), states).prop_map(|(at, states)| {
-            Message::Sync(Sync { view: at.view, regency: Regency(at.epoch.0), states })
-        }),
-        1 => (any_position(), prop::option::of(any_batch(6))).prop_map(|(at, batch)| {
-            let digest = batch.as_ref().map_or(Digest::ZERO, |batch| batch.digest);
-            Message::Decided(Decided { at, digest, batch })
-        }),
-        1 => (any_position(), any_batch(6)).prop_map(|(at, batch)| {
-            Message::BatchBody(BatchBody { view: at.view, cid: at.cid, batch })
-        }),
-        1 => (any_position(), any_batch(6)).prop_map(|(at, requests)| {
-            Message::Bodies(Bodies { at, digest: requests.digest, requests })
-        }),
-        1 => (any_position(), any_batch(6), any::<u8>()).prop_map(|(at, batch, mask)| {
-            let mut omitted = Selection::NONE;
-            (0..8).filter(|place| mask & (1 << place) != 0).for_each(|place| omitted.insert(place));
-            match (0..batch.len()).any(|place| omitted.contains(place)) {
-                true => {
-                    let batch = SparseBatch::of(&batch, &omitted, &mut HeapPool).expect("heap");
-                    Message::ProposeSparse(ProposeSparse { at, batch })
-                }
-                false => Message::Propose(Propose { at, batch }),
-            }
-        }),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(128) })]
-
-    #[test]
-    fn a_message_survives_the_wire(message in any_message()) {
-        let bytes = encoded(&message);
-        let again = decoded(message.kind(), &bytes);
-        prop_assert!(again.as_ref() == Ok(&message), "{:?} became {:?}", message, again);
-    }
-
-    #[test]
-    fn mutated_and_truncated_messages_never_panic(
-        message in any_message(),
-        kind in 0u8..19,
-        flips in prop::collection::vec((any::<prop::sample::Index>(), 1u8..), 0..4),
-        end in any::<prop::sample::Index>(),
-        cut in any::<bool>(),
-    ) {
-        let mut bytes = encoded(&message);
-        for (at, flip) in flips {
-            let at = at.index(bytes.len());
-            bytes[at] ^= flip;
-        }
-        if cut {
-            bytes.truncate(end.index(bytes.len()));
-        }
-        for kind in [kind, message.kind()] {
-            if let Ok(other) = decoded(kind, &bytes) {
-                prop_assert_eq!(encoded(&other), bytes.clone(), "one message has one encoding");
-            }
-        }
-    }
-
-    #[test]
-    fn a_signed_state_is_the_same_bytes_after_the_wire(signed in any_state()) {
-        let message = Message::<Bytes>::StopData(Box::new(signed.clone()));
-        let again = decoded(message.kind(), &encoded(&message)).expect("well formed");
-        let size = state_to_sign_size(&signed.state);
-        let (mut before, mut after) = (alloc::vec![0; size], alloc::vec![0xff; size]);
-        encode_state(1, &signed.state, &mut before);
-        visit_states(&again, |signed| {
-            encode_state(1, &signed.state, &mut after);
-        });
-        prop_assert_eq!(&before[..], &after[..]);
-    }
 }
