@@ -3,6 +3,9 @@
 /// Members of a view: one bit each in a `u64`.
 pub const REPLICAS_MAX: usize = 64;
 
+/// Bytes of a member's address: a name of the DNS has fewer, and a port behind it.
+pub const ADDRESS_SIZE_MAX: usize = 255;
+
 /// Requests in one batch: the selection mask of a batch is an array of this many bits.
 pub const BATCH_REQUESTS_MAX: usize = 1024;
 

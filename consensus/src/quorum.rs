@@ -83,6 +83,13 @@ impl Quorums {
         }
     }
 
+    /// Members that have to stay when a view with the thresholds `next` follows: those of them that are
+    /// correct in this view are more than may be faulty in the next, so one of them at least is correct
+    /// in both among as many as vouch for the new view.
+    pub fn stay(self, next: Quorums) -> usize {
+        self.f + next.one_correct()
+    }
+
     /// States that a synchronisation collects at least: n - f.
     pub fn sync(self) -> usize {
         self.n - self.f

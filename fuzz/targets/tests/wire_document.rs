@@ -7,8 +7,9 @@ use std::path::Path;
 use tetrarch_consensus::Selection;
 use tetrarch_consensus::batch::{BATCH_HEADER_SIZE, IDENTITY_SIZE, LAYOUT_SIZE};
 use tetrarch_consensus::limits::{
-    DEPTH_MAX, OPERATION_SIZE_MAX, RESULT_SIZE_MAX, WRITE_SET_MAX, decisions_told,
+    ADDRESS_SIZE_MAX, DEPTH_MAX, OPERATION_SIZE_MAX, RESULT_SIZE_MAX, WRITE_SET_MAX, decisions_told,
 };
+use tetrarch_consensus::membership::{VIEW_MANAGER, VIEW_PREFIX};
 use tetrarch_consensus::message::codec::{REQUEST_PREFIX, STATE_PREFIX};
 use tetrarch_consensus::message::kind;
 use tetrarch_dataplane::crypto::hash::body_digest;
@@ -95,6 +96,9 @@ fn sizes_are_those_of_the_code() {
         format!("| open instances, at most {DEPTH_MAX} |"),
         text(&REQUEST_PREFIX),
         text(&STATE_PREFIX),
+        text(&VIEW_PREFIX),
+        format!("client index {}, with", grouped(VIEW_MANAGER as usize)),
+        format!("address size 1 (1 to {ADDRESS_SIZE_MAX})"),
     ] {
         assert!(document.contains(&expected), "docs/WIRE.md does not say {expected:?}");
     }

@@ -105,6 +105,13 @@ impl<'a> Reader<'a> {
         Ok(Digest(self.array()?))
     }
 
+    /// The next `count` bytes.
+    pub(crate) fn slice(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
+        let value = self.bytes[self.at..].get(..count).ok_or(Malformed::Truncated)?;
+        self.at += count;
+        Ok(value)
+    }
+
     /// Reserved bytes: all zero.
     pub(crate) fn zeros(&mut self, count: usize) -> Result<(), Malformed> {
         let field = self.bytes[self.at..].get(..count).ok_or(Malformed::Truncated)?;
