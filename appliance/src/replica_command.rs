@@ -53,8 +53,23 @@ pub fn stop_on_end_of_input(stop: &Arc<AtomicBool>) {
 /// # Errors
 /// Whatever keeps it from starting, in words.
 pub fn run(directory: &Path, id: u16, fresh: bool, with_parent: bool) -> Result<()> {
+    run_with(directory, id, fresh, with_parent, |_| {})
+}
+
+/// As [`run`], with a plan that the caller changes in a way that no file can say: for tests of real processes.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(
+    directory: &Path,
+    id: u16,
+    fresh: bool,
+    with_parent: bool,
+    change: impl FnOnce(&mut Plan),
+) -> Result<()> {
     log::set_speaker(format!("replica {id}"));
-    let plan = Plan::load(directory, id)?;
+    let mut plan = Plan::load(directory, id)?;
+    change(&mut plan);
     plan.check_ports(directory, ports::PATIENCE)?;
     let stop = stop_on_signals()?;
     if with_parent {

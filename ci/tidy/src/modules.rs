@@ -14,6 +14,7 @@ const CRATES: &[&str] = &[
     "appliance",
     "sim",
     "bench",
+    "torture",
     "ci/tidy",
 ];
 

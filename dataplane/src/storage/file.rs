@@ -5,6 +5,7 @@
 //! one group is under way at a time; the first error ends the log. Must not: touch the bytes of
 //! records twice on the writer's core: their checks are made by the thread.
 
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +17,7 @@ use super::direct::{DirectDirectory, SystemCalls};
 use super::disk::{Directory, PlainDirectory, create_zeroed};
 use super::format::{BLOCK_SIZE, append_record, record_size};
 use super::log::{Recovered, SegmentLog};
+use super::torn::{Promise, TornDirectory};
 use super::{LogConfig, Lsn, Owner, Storage, StorageCounts, StorageError};
 use crate::endpoint::Waker;
 use crate::ring::{Consumer, Producer, ring};
@@ -40,6 +42,9 @@ pub enum Access {
     Direct,
     /// O_DIRECT through io_uring, or an error.
     Uring,
+    /// Plain files that lose what was not synced when the process is killed. For tests of real processes; no
+    /// configuration file can say it.
+    Torn(Promise),
 }
 
 /// Records that are written together.
@@ -422,6 +427,19 @@ pub fn open_directory(
     match access {
         Access::Plain => Ok((Box::new(plain), "log: plain files".into())),
         Access::Uring => over_uring(plain, group_size_max),
+        Access::Torn(promise) => {
+            let mut seed = [0; 8];
+            let drawn = getrandom::fill(&mut seed).map_err(io::Error::other);
+            let path = plain.path().to_path_buf();
+            let torn =
+                drawn.and_then(|()| TornDirectory::over(plain, promise, u64::from_le_bytes(seed)));
+            let torn = torn.map_err(|source| StorageError::Io {
+                path,
+                operation: "clean up after a killed process",
+                source,
+            })?;
+            Ok((Box::new(torn), format!("log: TORN WRITES FOR A TEST, promise {promise:?}")))
+        }
         Access::Auto | Access::Direct => match DirectDirectory::over(plain, SystemCalls) {
             Ok(direct) => Ok((Box::new(direct), "log: O_DIRECT".into())),
             Err((_, error)) if access == Access::Direct => Err(error),
@@ -452,6 +470,6 @@ fn over_uring(
     plain: PlainDirectory,
     _: usize,
 ) -> Result<(Box<dyn Directory>, String), StorageError> {
-    let (path, source) = (plain.path().to_path_buf(), std::io::ErrorKind::Unsupported.into());
+    let (path, source) = (plain.path().to_path_buf(), io::ErrorKind::Unsupported.into());
     Err(StorageError::Io { path, operation: "use io_uring", source })
 }

@@ -78,7 +78,7 @@ impl SegmentLog {
         each: &mut dyn FnMut(Lsn, &[u8]),
     ) -> Result<(Self, Recovered), StorageError> {
         config.check()?;
-        let found = read(&mut *directory, Some(owner), each)?;
+        let found = read(&mut *directory, Some(owner), config.unchecked, each)?;
         let Found { segments, spares, recovered, end, log } = found;
         let log = match log {
             Some(log) => log,
@@ -279,7 +279,7 @@ pub fn inspect(
     directory: &mut dyn Directory,
     each: &mut dyn FnMut(Lsn, &[u8]),
 ) -> Result<(Option<Owner>, Recovered), StorageError> {
-    let found = read(directory, None, each)?;
+    let found = read(directory, None, false, each)?;
     Ok((found.segments.front().map(|segment| segment.header.owner), found.recovered))
 }
 

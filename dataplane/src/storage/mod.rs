@@ -19,6 +19,7 @@ pub mod format;
 pub mod log;
 pub mod memory;
 mod read;
+pub mod torn;
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "the kernel works on memory that it is given by address")]
 pub mod uring;
@@ -73,11 +74,19 @@ pub struct LogConfig {
     /// Segments kept for reuse when the log is truncated, at most. No more are kept than were filled
     /// between the last two truncations.
     pub spare_segments_max: usize,
+    /// Takes records for whole without their digests. For tests that prove that the digests matter; no
+    /// configuration file can say it.
+    pub unchecked: bool,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { segment_size: 64 << 20, group_size_max: 4 << 20, spare_segments_max: 32 }
+        Self {
+            segment_size: 64 << 20,
+            group_size_max: 4 << 20,
+            spare_segments_max: 32,
+            unchecked: false,
+        }
     }
 }
 

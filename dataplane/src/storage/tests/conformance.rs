@@ -11,11 +11,16 @@ use crate::storage::fault::{Fault, FaultDisk};
 use crate::storage::file::{Access, FileLog};
 use crate::storage::format::BLOCK_SIZE;
 use crate::storage::memory::{MemoryLog, Pace};
+use crate::storage::torn::Promise;
 use crate::storage::{LogConfig, Lsn, Owner, Recovered, Storage, StorageError, log};
 
 const OWNER: Owner = Owner { cluster: 0xc1, replica: 3 };
-const SMALL: LogConfig =
-    LogConfig { segment_size: 64 * 1024, group_size_max: 16 * 1024, spare_segments_max: 2 };
+const SMALL: LogConfig = LogConfig {
+    segment_size: 64 * 1024,
+    group_size_max: 16 * 1024,
+    spare_segments_max: 2,
+    unchecked: false,
+};
 /// How long something that must happen may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -155,6 +160,11 @@ fn on_plain_files() {
 #[test]
 fn on_files_past_the_page_cache() {
     on_files(Access::Auto, "direct");
+}
+
+#[test]
+fn torn_files() {
+    on_files(Access::Torn(Promise::Kept), "torn");
 }
 
 #[test]

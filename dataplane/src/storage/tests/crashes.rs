@@ -11,8 +11,12 @@ use crate::storage::memory::{MemoryLog, Pace};
 use crate::storage::{LogConfig, Lsn, Owner, Recovered, Storage, StorageError};
 
 const OWNER: Owner = Owner { cluster: 9, replica: 0 };
-const CONFIG: LogConfig =
-    LogConfig { segment_size: 32 * 1024, group_size_max: 8 * 1024, spare_segments_max: 1 };
+const CONFIG: LogConfig = LogConfig {
+    segment_size: 32 * 1024,
+    group_size_max: 8 * 1024,
+    spare_segments_max: 1,
+    unchecked: false,
+};
 
 type Records = Vec<Vec<u8>>;
 

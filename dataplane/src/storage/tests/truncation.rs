@@ -6,8 +6,12 @@ use crate::storage::{LogConfig, Lsn, Owner, Recovered, Storage};
 
 const OWNER: Owner = Owner { cluster: 5, replica: 2 };
 /// Three groups of two blocks fit a segment.
-const CONFIG: LogConfig =
-    LogConfig { segment_size: 28 * 1024, group_size_max: 8 * 1024, spare_segments_max: 6 };
+const CONFIG: LogConfig = LogConfig {
+    segment_size: 28 * 1024,
+    group_size_max: 8 * 1024,
+    spare_segments_max: 6,
+    unchecked: false,
+};
 
 fn payload(lsn: u64) -> Vec<u8> {
     (0..5000).map(|at| (lsn as usize * 7 + at / 100) as u8).collect()

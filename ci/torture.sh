@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Real replicas, killed with SIGKILL under load over files that lose what was not synced, and started again.
+#
+#   ci/torture.sh ROUNDS [ARGUMENT...]    further arguments go to `tetrarch-torture run`
+#
+# First careless replicas, which have to be found out; then honest ones, at two depths. TORTURE_BINARY names
+# another binary than target/release/tetrarch-torture, TMPDIR where the files are. A failure leaves them there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+rounds=${1:?usage: ci/torture.sh ROUNDS [ARGUMENT...]}
+shift
+binary=${TORTURE_BINARY:-${CARGO_TARGET_DIR:-target}/release/tetrarch-torture}
+if [ ! -x "$binary" ]; then
+    echo "torture: $binary is missing: cargo build --release -p tetrarch-torture" >&2
+    exit 2
+fi
+for careless in sync tail; do
+    echo "careless replicas ($careless):"
+    "$binary" run --rounds 100 --careless "$careless" --must-fail
+done
+half=$(((rounds + 1) / 2))
+for depth in 4 1; do
+    echo "honest replicas, depth $depth:"
+    "$binary" run --rounds "$half" --depth "$depth" "$@"
+done
