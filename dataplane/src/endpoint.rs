@@ -7,6 +7,7 @@
 //! [`links`](crate::links).
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -225,6 +226,10 @@ pub trait Endpoint: Send {
     /// Close a connection, dropping what it has not transmitted. Its `Closed` event follows. A
     /// dialled peer is dialled again after the back-off. Unknown and old names are ignored.
     fn close(&mut self, conn: ConnId);
+    /// Dial these peers from now on, each named once, and no others. Where peer and address stay, so
+    /// does the connection; the connections of other entries are closed, as by [`Endpoint::close`]. On
+    /// a switch in memory the port of an address counts. May allocate: the list changes rarely.
+    fn set_dials(&mut self, dials: &[(PeerId, SocketAddr)]);
     /// Set the largest message accepted from `conn`. A new connection has
     /// [`MESSAGE_SIZE_MAX_UNAUTHENTICATED`];
     /// raising it also tells the endpoint that the peer proved who it is, so that the connection

@@ -6,6 +6,8 @@
 //! compute is bounded. Must not: read a clock (the caller says what time it is), or know what kinds
 //! below [`CONTROL_KIND_MIN`] mean.
 //!
+//! Who the peers are changes with [`Links::set_peers`] while links run (docs/adr/0032).
+//!
 //! A turn of the owner is [`Links::rx_burst`], [`Links::event`], work, [`Links::tx`],
 //! [`Links::flush`], and [`Links::park`] when there was nothing to do. Small messages of one turn to
 //! one peer share a header and a tag (docs/adr/0022).
@@ -14,6 +16,7 @@ pub mod bundle;
 mod diagnosis;
 mod held;
 mod keepalive;
+mod peers;
 mod receive;
 mod replay;
 mod session;
@@ -74,6 +77,9 @@ pub struct LinkConfig {
     pub keepalive_interval: Duration,
     /// When nothing came from a peer for this long, its connection is closed.
     pub idle_timeout: Duration,
+    /// A link outlives the key of the peer that it was made with for this long: by then both sides
+    /// know the new one, and the link is made again with it.
+    pub rekey_after: Duration,
     /// Which sequences are accepted.
     pub replay: ReplayPolicy,
     /// Received bundles that may be held by somebody who keeps a message of theirs. Beyond that each
@@ -92,6 +98,7 @@ impl Default for LinkConfig {
             handshakes_per_turn: 4,
             keepalive_interval: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(5),
+            rekey_after: Duration::from_secs(2),
             replay: ReplayPolicy::Increasing,
             // Two MiB, and as many messages as several full batches.
             held_bundles_max: 512,
@@ -278,6 +285,8 @@ pub struct BundleCounts {
 pub struct Links {
     endpoint: Box<dyn Endpoint>,
     identity: Identity,
+    /// With the key of ours before or after that one.
+    other_identity: Option<Identity>,
     directory: Directory,
     cluster: u64,
     config: LinkConfig,
@@ -311,6 +320,8 @@ pub struct Links {
     hellos: VecDeque<(ConnId, Frame)>,
     /// Directory indices whose state the user has not been told; each at most once.
     changed: VecDeque<usize>,
+    /// Peers that were removed while the user thought that they are up.
+    gone: VecDeque<PeerId>,
     rejects: RejectCounts,
     diagnoses: DiagnosisLog,
     /// No handshake, keep-alive or idle limit is reached before.
@@ -348,6 +359,7 @@ impl Links {
         Ok(Self {
             endpoint,
             identity,
+            other_identity: None,
             directory,
             cluster,
             held: HeldBundles::new(config.held_bundles_max),
@@ -367,6 +379,7 @@ impl Links {
             closed: Vec::new(),
             hellos,
             changed,
+            gone: VecDeque::new(),
             rejects: RejectCounts::new(),
             diagnoses,
             next_check: Instant(u64::MAX),
@@ -377,6 +390,9 @@ impl Links {
     /// The next change of a link. Changes that were not taken in time are merged: a peer that went
     /// and came back shows as one `Down` and one `Up`.
     pub fn event(&mut self) -> Option<LinkEvent> {
+        if let Some(peer) = self.gone.pop_front() {
+            return Some(LinkEvent::Down(peer));
+        }
         while let Some(index) = self.changed.pop_front() {
             let Some(peer) = self.directory.peer_at(index) else {
                 continue;
@@ -449,7 +465,7 @@ impl Links {
 
     fn has_own_work(&self) -> bool {
         let received = !self.opened.is_empty() || !self.raw.is_empty();
-        received || !self.hellos.is_empty() || !self.changed.is_empty()
+        received || !self.hellos.is_empty() || !self.changed.is_empty() || !self.gone.is_empty()
     }
 
     /// Wakes [`Links::park`] from another thread.

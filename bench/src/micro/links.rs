@@ -5,6 +5,7 @@
 //! not: read a clock.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -78,6 +79,8 @@ impl Endpoint for Pipe {
     }
 
     fn close(&mut self, _: ConnId) {}
+
+    fn set_dials(&mut self, _: &[(PeerId, SocketAddr)]) {}
 
     fn set_message_size_max(&mut self, _: ConnId, _: u32) {}
 

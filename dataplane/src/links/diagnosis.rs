@@ -104,6 +104,11 @@ impl DiagnosisLog {
         }
     }
 
+    /// From now on peers have numbers below this. What was reported lately about others may be again.
+    pub(super) fn set_peer_count(&mut self, peer_count: usize) {
+        self.last = vec![[None; Cause::COUNT]; peer_count + 1];
+    }
+
     /// Note a finding about the peer with this directory index, or about somebody unknown.
     pub(super) fn add(
         &mut self,

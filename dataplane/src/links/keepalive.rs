@@ -13,7 +13,8 @@ use crate::types::Instant;
 /// What a connection needs now.
 enum Due {
     HandshakeTimeout,
-    Silent,
+    /// Nothing came for too long, or the peer has another key since long enough.
+    End,
     Ping,
     Nothing(Instant),
 }
@@ -34,7 +35,7 @@ impl Links {
             };
             match self.due(id) {
                 Due::HandshakeTimeout => self.on_handshake_timeout(id),
-                Due::Silent => {
+                Due::End => {
                     self.endpoint.close(id);
                     self.forget(id);
                 }
@@ -55,13 +56,14 @@ impl Links {
             let limit = conn.opened + handshake;
             return if now >= limit { Due::HandshakeTimeout } else { Due::Nothing(limit) };
         };
-        let (silent, ping) = (session.last_rx + idle, session.last_tx + keepalive);
-        if now >= silent {
-            Due::Silent
+        let (end, ping) = (session.last_rx + idle, session.last_tx + keepalive);
+        let end = session.ends.map_or(end, |at| at.min(end));
+        if now >= end {
+            Due::End
         } else if now >= ping {
             Due::Ping
         } else {
-            Due::Nothing(silent.min(ping))
+            Due::Nothing(end.min(ping))
         }
     }
 

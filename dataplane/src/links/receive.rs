@@ -16,7 +16,7 @@ use crate::crypto::hash::digest_burst;
 use crate::crypto::mac::{MacItem, verify_each};
 use crate::endpoint::{ConnEvent, ConnId, RawReceived};
 use crate::frame::Frame;
-use crate::handshake::{self, HandshakeError};
+use crate::handshake::HandshakeError;
 use crate::header::{Header, SENDER_CLIENT, covered};
 use crate::limits::{BUNDLE_MESSAGES_MAX, BUNDLE_SIZE_MAX, BURST_MAX, SEQUENCE_MAX};
 use crate::reject::Reject;
@@ -300,9 +300,7 @@ impl Links {
     }
 
     fn accept_hello(&mut self, id: ConnId, hello: Frame) {
-        let accepted =
-            handshake::accept(&self.identity, &self.directory, self.cluster, hello.bytes());
-        let accepted = match accepted {
+        let accepted = match self.accept(hello.bytes()) {
             Ok(accepted) => accepted,
             Err(error) => return self.fail_handshake(id, claimed(&error), error),
         };

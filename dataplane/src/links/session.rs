@@ -45,6 +45,8 @@ pub(super) struct Session {
     pub(super) window: ReplayWindow,
     pub(super) last_rx: Instant,
     pub(super) last_tx: Instant,
+    /// The peer has another key since it was made: when it ends.
+    pub(super) ends: Option<Instant>,
     /// Small messages that leave at the flush at the latest.
     pub(super) unsealed: Unsealed,
     /// It is in the list of those that may have some.
@@ -68,6 +70,7 @@ impl Session {
             window,
             last_rx: now,
             last_tx: now,
+            ends: None,
             unsealed: Unsealed::Nothing,
             is_listed: false,
         }
@@ -85,6 +88,8 @@ pub(super) struct PeerState {
     pub(super) replaced: bool,
     /// It is in the queue of changes.
     pub(super) queued: bool,
+    /// It refused the one key of ours when we dialled it: the next time it is the other's turn.
+    pub(super) refused: bool,
 }
 
 impl Links {
@@ -123,6 +128,7 @@ impl Links {
         if let State::AwaitReply(dialler) = &conn.state {
             let peer = dialler.peer();
             self.diagnose(Some(peer), Cause::ClosedDuringHandshake);
+            self.try_other_key(peer);
         }
         self.forget(id);
     }

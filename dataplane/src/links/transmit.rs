@@ -264,7 +264,8 @@ impl Links {
 
     /// Message 1 to a peer we dialled.
     pub(super) fn send_hello(&mut self, id: ConnId, peer: PeerId) {
-        match Dialler::start(&self.identity, &self.directory, self.cluster, peer) {
+        let identity = self.identity_for(peer);
+        match Dialler::start(identity, &self.directory, self.cluster, peer) {
             Ok((dialler, hello)) => {
                 if self.send_handshake(id, KIND_HELLO, &hello)
                     && let Some(conn) = self.conn(id)

@@ -4,6 +4,7 @@
 //! is held is bounded. Must not: harm what is received (wrap the other side for that) or events.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::arena::FramePool;
@@ -12,7 +13,7 @@ use crate::endpoint::{
     ConnEvent, ConnId, Endpoint, EndpointCounts, RawOutgoing, RawReceived, Waker,
 };
 use crate::limits::HEADER_SIZE;
-use crate::types::Instant;
+use crate::types::{Instant, PeerId};
 
 /// How often each fault happens, in 1000 messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -208,6 +209,10 @@ impl Endpoint for Fault {
 
     fn close(&mut self, conn: ConnId) {
         self.inner.close(conn);
+    }
+
+    fn set_dials(&mut self, dials: &[(PeerId, SocketAddr)]) {
+        self.inner.set_dials(dials);
     }
 
     fn set_message_size_max(&mut self, conn: ConnId, size: u32) {

@@ -4,6 +4,7 @@
 //! with what was expected; a transport that hangs fails after [`PATIENCE`]. Must not: depend on how
 //! fast the machine is.
 
+use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::endpoint::{ConnEvent, ConnId, Endpoint, HeaderBytes, RawOutgoing, RawReceived};
 use crate::header::Header;
 use crate::limits::{BODY_SIZE_MAX, FRAME_SIZE_MAX, HEADER_SIZE};
-use crate::types::Instant;
+use crate::types::{Instant, PeerId};
 
 /// How long a check waits for something that must happen.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -24,6 +25,8 @@ pub struct Pair {
     pub dialler: Box<dyn Endpoint>,
     /// Is dialled.
     pub acceptor: Box<dyn Endpoint>,
+    /// Where, for [`Endpoint::set_dials`]; the dialler calls it replica 0.
+    pub address: SocketAddr,
 }
 
 /// Run all checks. `make` opens a new pair that receives into the given pools (dialler's first); it
@@ -38,6 +41,7 @@ pub fn run(make: &mut dyn FnMut(FramePool, FramePool) -> Pair) {
     exhausted_pool(&mut Rig::new(make, &[(256, 8)]));
     too_large(&mut Rig::new(make, &CLASSES));
     close_and_reopen(&mut Rig::new(make, &CLASSES));
+    other_dials(&mut Rig::new(make, &CLASSES));
     wake(&mut Rig::new(make, &CLASSES));
 }
 
@@ -143,6 +147,7 @@ impl Side {
 struct Rig {
     a: Side,
     b: Side,
+    address: SocketAddr,
     clock: SystemClock,
 }
 
@@ -157,6 +162,7 @@ impl Rig {
         let mut rig = Self {
             a: Side::new(pair.dialler, a, clock),
             b: Side::new(pair.acceptor, b, clock),
+            address: pair.address,
             clock,
         };
         rig.connect();
@@ -333,6 +339,47 @@ fn close_and_reopen(rig: &mut Rig) {
     rig.transfer(&[1, 2, 3]);
 }
 
+/// Who is dialled changes: an entry that stays keeps its connection, others lose theirs, whether it is
+/// made or still being made.
+fn other_dials(rig: &mut Rig) {
+    let (one, two) = ((PeerId::replica(0), rig.address), (PeerId::replica(7), rig.address));
+    let conn = rig.a.conn;
+    rig.a.endpoint.set_dials(&[one]);
+    rig.transfer(&[10, 20, 30]);
+    assert_eq!((rig.a.conn, rig.a.closed, rig.b.closed), (conn, 0, 0));
+    let mut closed = 0;
+    for dials in [vec![], vec![two], vec![], vec![one]] {
+        // What is queued when its entry goes is given back.
+        assert!(rig.a.conn.is_none() || rig.a.send(0, 100));
+        let was_open = rig.a.conn.is_some();
+        rig.a.endpoint.set_dials(&dials);
+        closed += usize::from(was_open);
+        rig.until("both sides close", |rig| {
+            rig.b.received.clear();
+            rig.a.closed == closed && rig.b.closed == closed
+        });
+        let dialled = rig.a.endpoint.counts().dialled;
+        if dials.is_empty() {
+            for _ in 0..5 {
+                rig.turn();
+                rig.b.endpoint.park(Duration::from_millis(1));
+            }
+            assert_eq!(rig.a.endpoint.counts().dialled, dialled, "nobody is dialled");
+            assert_eq!(rig.a.arena.free_slots(), rig.a.arena.total_slots(), "nothing is kept");
+        } else {
+            // An attempt that has begun, and is not wanted any more.
+            let (now, before) = (rig.a.now(), rig.b.closed);
+            rig.a.endpoint.flush(now);
+            rig.a.endpoint.set_dials(&[]);
+            rig.until("it is closed", |rig| rig.b.closed > before && rig.a.conn.is_none());
+            rig.a.endpoint.set_dials(&dials);
+            rig.connect();
+            (rig.a.closed, rig.b.closed, closed) = (0, 0, 0);
+            rig.transfer(&[1, 2, 3]);
+        }
+    }
+}
+
 /// Another thread ends a park.
 fn wake(rig: &mut Rig) {
     let waker = rig.b.endpoint.waker();
@@ -363,7 +410,6 @@ mod tests {
     use crate::endpoint::Transport;
     use crate::transport::memory::{Port, Switch, SwitchConfig};
     use crate::transport::tcp::{TcpConfig, TcpTransport};
-    use crate::types::PeerId;
 
     #[test]
     fn memory() {
@@ -373,7 +419,8 @@ mod tests {
             let endpoint = |port, pool| -> Box<dyn Endpoint> {
                 Box::new(switch.attach(port, pool).expect("each port once"))
             };
-            Pair { dialler: endpoint(Port(1), a), acceptor: endpoint(Port(0), b) }
+            let (dialler, acceptor) = (endpoint(Port(1), a), endpoint(Port(0), b));
+            Pair { dialler, acceptor, address: Port(0).address() }
         });
     }
 
@@ -383,7 +430,18 @@ mod tests {
         let address = acceptor.local_address().unwrap();
         let dial = vec![(PeerId::replica(0), address)];
         let mut dialler = TcpTransport::new(TcpConfig { dial, ..config.clone() }).unwrap();
-        Pair { dialler: dialler.open(0, a).unwrap(), acceptor: acceptor.open(0, b).unwrap() }
+        of(&mut dialler, a, &mut acceptor, b, Some(address))
+    }
+
+    fn of(
+        dialler: &mut dyn Transport,
+        a: FramePool,
+        acceptor: &mut dyn Transport,
+        b: FramePool,
+        address: Option<SocketAddr>,
+    ) -> Pair {
+        let (dialler, acceptor) = (dialler.open(0, a).unwrap(), acceptor.open(0, b).unwrap());
+        Pair { dialler, acceptor, address: address.unwrap() }
     }
 
     #[test]
@@ -428,8 +486,9 @@ mod tests {
 
         fn pair(config: &UringConfig, a: FramePool, b: FramePool) -> Pair {
             let mut acceptor = open(config, listening(&config.tcp));
-            let mut dialler = open(config, dialling(&config.tcp, acceptor.local_address()));
-            Pair { dialler: dialler.open(0, a).unwrap(), acceptor: acceptor.open(0, b).unwrap() }
+            let address = acceptor.local_address();
+            let mut dialler = open(config, dialling(&config.tcp, address));
+            of(&mut dialler, a, &mut acceptor, b, address)
         }
 
         #[test]
@@ -479,10 +538,8 @@ mod tests {
                 let mut acceptor = open(&config, listening(&config.tcp)).cooperative();
                 let tcp = dialling(&config.tcp, acceptor.local_address());
                 let mut dialler = open(&config, tcp).cooperative();
-                Pair {
-                    dialler: dialler.open(0, a).unwrap(),
-                    acceptor: acceptor.open(0, b).unwrap(),
-                }
+                let address = acceptor.local_address();
+                of(&mut dialler, a, &mut acceptor, b, address)
             });
         }
 
@@ -496,19 +553,15 @@ mod tests {
             run(&mut |a, b| {
                 let mut acceptor = TcpTransport::new(listening(&config.tcp)).unwrap();
                 let mut dialler = open(&config, dialling(&config.tcp, acceptor.local_address()));
-                Pair {
-                    dialler: dialler.open(0, a).unwrap(),
-                    acceptor: acceptor.open(0, b).unwrap(),
-                }
+                let address = acceptor.local_address();
+                of(&mut dialler, a, &mut acceptor, b, address)
             });
             run(&mut |a, b| {
                 let mut acceptor = open(&config, listening(&config.tcp));
                 let tcp = dialling(&config.tcp, acceptor.local_address());
                 let mut dialler = TcpTransport::new(tcp).unwrap();
-                Pair {
-                    dialler: dialler.open(0, a).unwrap(),
-                    acceptor: acceptor.open(0, b).unwrap(),
-                }
+                let address = acceptor.local_address();
+                of(&mut dialler, a, &mut acceptor, b, address)
             });
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tetrarch_dataplane::arena::Arena;
 use tetrarch_dataplane::clock::{Clock, SystemClock};
 use tetrarch_dataplane::endpoint::Endpoint;
-use tetrarch_dataplane::handshake::Identity;
+use tetrarch_dataplane::handshake::{Directory, Identity};
 use tetrarch_dataplane::header::{Header, VERSION};
 use tetrarch_dataplane::links::{LinkConfig, LinkEvent};
 use tetrarch_dataplane::reject::Reject;
@@ -151,6 +151,39 @@ fn a_peer_that_comes_back_is_dialled_again() {
     let (mut a, _) = acceptor_with(replica(0), config);
     until_up(&mut [&mut a, &mut b], replica(0), replica(1));
     exchange(&mut a, &mut b, 100);
+}
+
+/// Peers come, go, and move to other addresses while others exchange messages.
+#[test]
+fn peers_change_while_links_run() {
+    let (mut a, mut b, at_a) = pair();
+    let (mut c, at_c) = acceptor(replica(2));
+    let all = [replica(0), replica(1), replica(2)].map(|peer| (peer, public(peer)));
+    let without = Directory::new(all[..2].iter().copied()).unwrap();
+    let with = Directory::new(all).unwrap();
+    for _ in 0..3 {
+        b.links.set_peers(with.clone(), &[(replica(0), at_a), (replica(2), at_c)]);
+        until(&mut [&mut a, &mut b, &mut c], "the new one is up", |nodes| {
+            nodes[1].links.is_up(replica(2)) && nodes[2].links.is_up(replica(1))
+        });
+        exchange(&mut b, &mut c, 200);
+        b.links.set_peers(without.clone(), &[(replica(0), at_a)]);
+        assert!(!b.links.is_up(replica(2)));
+        until(&mut [&mut b, &mut c], "it is told", |nodes| !nodes[1].links.is_up(replica(1)));
+        exchange(&mut a, &mut b, 200);
+        let (up, down) = (LinkEvent::Up(replica(2)), LinkEvent::Down(replica(2)));
+        assert_eq!(b.events.drain(..).filter(|event| [up, down].contains(event)).count(), 2);
+    }
+    assert!(!a.events.contains(&LinkEvent::Down(replica(1))), "the others notice nothing");
+    // Replica 0 runs at another address from now on.
+    let (mut moved, at_moved) = acceptor(replica(0));
+    b.links.set_peers(without, &[(replica(0), at_moved)]);
+    until_up(&mut [&mut moved, &mut b], replica(0), replica(1));
+    exchange(&mut moved, &mut b, 200);
+    until(&mut [&mut a, &mut b], "the old one is left", |nodes| !nodes[0].links.is_up(replica(1)));
+    for node in [&mut a, &mut b, &mut c, &mut moved] {
+        assert_slots_home(node);
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Owns its end of the connections. Always true: a received message is a copy in the receiver's own
 //! pool, as on a real network. Must not: look at other ports.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::endpoint::{
     ConnEvent, ConnId, Endpoint, EndpointCounts, RawOutgoing, RawReceived, Waker, framed_size,
 };
 use crate::frame::Frame;
-use crate::types::Instant;
+use crate::types::{Instant, PeerId};
 
 /// The endpoint at a port of a [`Switch`].
 pub struct MemoryEndpoint {
@@ -113,6 +114,11 @@ impl Endpoint for MemoryEndpoint {
 
     fn close(&mut self, conn: ConnId) {
         self.switch.lock().close(self.port, conn);
+    }
+
+    fn set_dials(&mut self, dials: &[(PeerId, SocketAddr)]) {
+        let dials: Vec<_> = dials.iter().map(|(peer, to)| (*peer, Port(to.port()))).collect();
+        self.switch.lock().set_dials(self.port, &dials);
     }
 
     fn set_message_size_max(&mut self, conn: ConnId, size: u32) {

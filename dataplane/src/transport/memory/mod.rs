@@ -13,6 +13,7 @@ mod state;
 
 pub use endpoint::MemoryEndpoint;
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +28,13 @@ use state::{Item, State};
 /// An address on a switch. Small numbers: the switch keeps a table up to the largest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Port(pub u16);
+
+impl Port {
+    /// What [`Endpoint::set_dials`] calls it.
+    pub fn address(self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.0).into()
+    }
+}
 
 /// Who moves messages from one side to the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

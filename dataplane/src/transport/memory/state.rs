@@ -174,6 +174,31 @@ impl State {
         self.port(from).dials.push(Dial { to, peer, conn: None, next: Instant(0) });
     }
 
+    /// Dial these and no others: where peer and port stay, so does the connection.
+    pub(super) fn set_dials(&mut self, from: Port, wanted: &[(PeerId, Port)]) {
+        let is_wanted = |dial: &Dial| wanted.contains(&(dial.peer, dial.to));
+        let gone = |dial: &Dial| if is_wanted(dial) { None } else { dial.conn };
+        let gone: Vec<_> = self.port(from).dials.iter().filter_map(gone).collect();
+        for conn in gone {
+            self.close(from, conn);
+        }
+        let state = self.port(from);
+        let mut old: Vec<_> = std::mem::take(&mut state.dials).into_iter().map(Some).collect();
+        for (peer, to) in wanted {
+            let is_same = |dial: &Option<Dial>| {
+                dial.as_ref().is_some_and(|dial| (dial.peer, dial.to) == (*peer, *to))
+            };
+            let kept = old.iter().position(is_same).and_then(|at| old[at].take());
+            let new = Dial { to: *to, peer: *peer, conn: None, next: Instant(0) };
+            let dial = kept.unwrap_or(new);
+            let at = state.dials.len();
+            if let Some(end) = dial.conn.and_then(|conn| state.end(conn)) {
+                end.dial = Some(at);
+            }
+            state.dials.push(dial);
+        }
+    }
+
     pub(super) fn cut(&mut self, a: Port, b: Port) {
         self.cuts.insert((a.min(b), a.max(b)));
         for index in 0..self.port(a).places.len() {

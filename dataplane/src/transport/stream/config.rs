@@ -6,6 +6,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
+use crate::limits::REPLICAS_MAX;
 use crate::types::{OpenError, PeerId};
 
 /// Addresses and limits of a transport over TCP connections. The limits are per endpoint, that is, per core.
@@ -21,6 +22,9 @@ pub struct TcpConfig {
     /// opened dials. Of each pair of peers exactly one dials (the replica with the higher index, the
     /// client): two connections of a pair would keep replacing each other.
     pub dial: Vec<(PeerId, SocketAddr)>,
+    /// Peers to dial at a time, also when the list is changed later: so many connections have places
+    /// beyond the other limits.
+    pub dials_max: usize,
     /// Connections at a time, dialled ones included. Further ones are closed at once.
     pub connections_max: usize,
     /// Connections of others that have not proved who they are, at a time. When it is reached, the
@@ -49,6 +53,7 @@ impl Default for TcpConfig {
         Self {
             listen: None,
             dial: Vec::new(),
+            dials_max: REPLICAS_MAX,
             connections_max: 1024,
             unauthenticated_max: 128,
             tx_messages_max: 1024,
@@ -97,7 +102,7 @@ impl TcpConfig {
 
     /// Places in the connection table: some wait for their last event to be taken.
     pub(in crate::transport) fn places(&self) -> usize {
-        self.connections_max + self.unauthenticated_max + self.dial.len()
+        self.connections_max + self.unauthenticated_max + self.dials_max.max(self.dial.len())
     }
 }
 

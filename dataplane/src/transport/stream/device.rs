@@ -11,6 +11,7 @@ use super::dial::DialStep;
 use super::table::{Admission, Table};
 use crate::burst::Burst;
 use crate::endpoint::{ConnId, RawReceived};
+use crate::types::PeerId;
 
 /// The kernel is asked for events at least every so many bursts, also when there is work.
 pub(in crate::transport) const POLL_EVERY: u32 = 8;
@@ -68,6 +69,14 @@ pub(in crate::transport) trait Device {
                 None => {}
             }
         }
+    }
+
+    /// As [`Endpoint::set_dials`](crate::endpoint::Endpoint::set_dials).
+    fn change_dials(&mut self, wanted: &[(PeerId, SocketAddr)]) {
+        for id in self.table().unwanted_dials(wanted) {
+            self.remove(id);
+        }
+        self.table().set_dials(wanted);
     }
 
     /// Begin one attempt.

@@ -5,8 +5,9 @@
 
 use std::net::SocketAddr;
 
+use super::TcpConfig;
 use super::backoff::Backoff;
-use super::table::Table;
+use super::table::{Conn, Table};
 use crate::endpoint::{ConnEvent, ConnId};
 use crate::types::{Instant, PeerId};
 
@@ -38,8 +39,18 @@ pub(in crate::transport) enum DialStep {
 }
 
 impl Dial {
-    pub(in crate::transport) fn new(peer: PeerId, address: SocketAddr, backoff: Backoff) -> Self {
+    /// An entry that is due at once.
+    pub(in crate::transport) fn of(
+        (peer, address): (PeerId, SocketAddr),
+        config: &TcpConfig,
+    ) -> Self {
+        let salt = u64::from(std::process::id());
+        let backoff = Backoff::new(config.backoff_min, config.backoff_max, peer, salt);
         Self { peer, address, backoff, state: DialState::Waiting(Instant(0)) }
+    }
+
+    fn is_to(&self, (peer, address): (PeerId, SocketAddr)) -> bool {
+        (self.peer, self.address) == (peer, address)
     }
 
     /// Its peer proved who it is.
@@ -49,6 +60,38 @@ impl Dial {
 }
 
 impl<S> Table<S> {
+    /// Connections and attempts of entries that are not `wanted`.
+    pub(in crate::transport) fn unwanted_dials(
+        &self,
+        wanted: &[(PeerId, SocketAddr)],
+    ) -> Vec<ConnId> {
+        let is_wanted = |dial: &Dial| wanted.iter().any(|entry| dial.is_to(*entry));
+        let of = |conn: &Conn<S>| conn.dial.filter(|at| !is_wanted(&self.dials[*at]));
+        self.conns().filter(|conn| of(conn).is_some()).map(|conn| conn.id).collect()
+    }
+
+    /// Makes `wanted` the list of those to dial. Entries that stay keep their state; those that go have
+    /// no connection any more.
+    pub(in crate::transport) fn set_dials(&mut self, wanted: &[(PeerId, SocketAddr)]) {
+        let mut old: Vec<_> = std::mem::take(&mut self.dials).into_iter().map(Some).collect();
+        let mut places = vec![None; old.len()];
+        for entry in wanted {
+            let is_same = |dial: &Option<Dial>| dial.as_ref().is_some_and(|it| it.is_to(*entry));
+            let kept = old.iter().position(is_same);
+            let dial = kept.and_then(|at| {
+                places[at] = Some(self.dials.len());
+                old[at].take()
+            });
+            self.dials.push(dial.unwrap_or_else(|| Dial::of(*entry, &self.config)));
+        }
+        for conn in self.conns_mut() {
+            if let Some(at) = conn.dial {
+                assert!(places[at].is_some(), "whoever is not wanted was removed");
+                conn.dial = places[at];
+            }
+        }
+    }
+
     /// What is due for entry `index`.
     pub(in crate::transport) fn dial_step(&mut self, index: usize) -> Option<DialStep> {
         let now = self.now;

@@ -10,7 +10,6 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::TcpConfig;
-use super::backoff::Backoff;
 use super::dial::Dial;
 use super::reassembly::Reassembly;
 use super::tx_queue::TxQueue;
@@ -96,11 +95,7 @@ pub(in crate::transport) struct Table<S> {
 impl<S> Table<S> {
     pub(in crate::transport) fn new(config: TcpConfig) -> Self {
         let places = config.places();
-        let salt = u64::from(std::process::id());
-        let dial = |&(peer, address)| {
-            let backoff = Backoff::new(config.backoff_min, config.backoff_max, peer, salt);
-            Dial::new(peer, address, backoff)
-        };
+        let dial = |entry: &_| Dial::of(*entry, &config);
         let place = || Place {
             generation: 0,
             conn: None,
@@ -131,6 +126,14 @@ impl<S> Table<S> {
 
     pub(in crate::transport) fn conn_mut(&mut self, id: ConnId) -> Option<&mut Conn<S>> {
         self.places.get_mut(id.index())?.conn.as_deref_mut().filter(|conn| conn.id == id)
+    }
+
+    pub(super) fn conns(&self) -> impl Iterator<Item = &Conn<S>> {
+        self.places.iter().filter_map(|place| place.conn.as_deref())
+    }
+
+    pub(super) fn conns_mut(&mut self) -> impl Iterator<Item = &mut Conn<S>> {
+        self.places.iter_mut().filter_map(|place| place.conn.as_deref_mut())
     }
 
     /// The connection that has a place now.

@@ -24,7 +24,7 @@ use crate::transport::stream::reassembly::Sink;
 use crate::transport::stream::table::{Parts, Table};
 use crate::transport::stream::tx_queue::SCRATCH_SIZE;
 use crate::transport::stream::wake::{Signal, Wake};
-use crate::types::{Instant, OpenError};
+use crate::types::{Instant, OpenError, PeerId};
 
 const LISTENER: Token = Token(usize::MAX - 1);
 const WAKER: Token = Token(usize::MAX);
@@ -194,6 +194,10 @@ impl Endpoint for TcpEndpoint {
 
     fn close(&mut self, conn: ConnId) {
         self.remove(conn);
+    }
+
+    fn set_dials(&mut self, dials: &[(PeerId, SocketAddr)]) {
+        self.change_dials(dials);
     }
 
     fn set_message_size_max(&mut self, conn: ConnId, size: u32) {

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::AtomicI32;
 use std::time::Duration;
@@ -29,7 +29,7 @@ use crate::transport::stream::device::{Device, POLL_EVERY, RxTurn, STALL_RETRY};
 use crate::transport::stream::reassembly::{Sink, Stop};
 use crate::transport::stream::table::{ACCEPT_PAUSE, Parts, Table, is_exhausted};
 use crate::transport::stream::wake::Wake;
-use crate::types::Instant;
+use crate::types::{Instant, PeerId};
 
 /// What the kernel calls a connection.
 pub(super) enum Handle {
@@ -426,6 +426,10 @@ impl Endpoint for UringEndpoint {
 
     fn close(&mut self, conn: ConnId) {
         self.remove(conn);
+    }
+
+    fn set_dials(&mut self, dials: &[(PeerId, SocketAddr)]) {
+        self.change_dials(dials);
     }
 
     fn set_message_size_max(&mut self, conn: ConnId, size: u32) {
