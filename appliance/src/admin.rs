@@ -35,6 +35,19 @@ pub struct PeerStatus {
     pub heard_ms: Option<u64>,
 }
 
+/// A checkpoint on its way to a replica.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct TransferStatus {
+    /// The checkpoint's instance.
+    pub instance: u64,
+    /// Chunks of it that are here.
+    pub chunks: u64,
+    /// All of them.
+    pub chunks_all: u64,
+    /// Bytes that came in a second.
+    pub rate: u64,
+}
+
 /// What a replica says of itself, `GET /status`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub struct Status {
@@ -63,8 +76,11 @@ pub struct Status {
     pub requests_shed: u64,
     /// Times that a client was told so.
     pub requests_busy: u64,
-    /// It cannot catch up: the others have truncated what it misses.
+    /// The others do not keep what it misses any more: only a checkpoint helps.
     pub behind: bool,
+    /// The checkpoint that it fetches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transfer: Option<TransferStatus>,
     /// It ran before and lost its memory.
     pub restarted: bool,
     /// It learns from the others and does not vote yet.
@@ -132,6 +148,7 @@ impl Subject {
             requests_shed: metrics.requests_shed.get(),
             requests_busy: metrics.requests_busy.get(),
             behind: metrics.behind.get() != 0,
+            transfer: transfer(metrics),
             restarted: self.restarted,
             mute: metrics.mute.get() != 0,
             peers_up: up.count_ones(),
@@ -145,6 +162,16 @@ impl Subject {
                 .collect(),
         }
     }
+}
+
+fn transfer(metrics: &Metrics) -> Option<TransferStatus> {
+    let instance = metrics.transfer_instance.get();
+    (instance > 0).then(|| TransferStatus {
+        instance,
+        chunks: metrics.transfer_chunks.get(),
+        chunks_all: metrics.transfer_chunks_all.get(),
+        rate: metrics.transfer_rate.get(),
+    })
 }
 
 /// Serves `GET /metrics` and `GET /status` until `stop` is set.

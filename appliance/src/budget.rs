@@ -18,6 +18,7 @@ use tetrarch_dataplane::limits::BODY_SIZE_MAX;
 use tetrarch_dataplane::storage::LogConfig;
 use tetrarch_dataplane::storage::file::memory_size;
 
+use crate::checkpoint::transfer::transfer_size;
 use crate::payload::FramePayload;
 use crate::proofs::PROVED_SIZE;
 use crate::stage::rings_size;
@@ -95,6 +96,11 @@ impl Budget {
         let size = Replica::<FramePayload>::tables_size(config);
         self.lines
             .push(Line { size, what: "pending requests, early votes, index of decisions".into() });
+        if config.checkpoint_every > 0 {
+            let (size, gib) = (transfer_size(config.state_size_max), config.state_size_max >> 30);
+            let what = format!("digests while checkpoints of up to {gib} GiB are transferred");
+            self.lines.push(Line { size, what });
+        }
         self
     }
 
@@ -182,6 +188,10 @@ mod tests {
         many.pending_max *= 2;
         let [few, many] = [few, many].map(|core| budget.clone().with_core(&core).size());
         assert!(budget.size() < few && few + MIB < many, "pending requests count");
+        let mut taking = Config::new(ReplicaId(0), test.cluster.view());
+        (taking.checkpoint_every, taking.state_size_max) = (64, 4 << 30);
+        let text = budget.clone().with_core(&taking).to_string();
+        assert!(text.contains("3.8 (digests while checkpoints of up to 4 GiB are"), "{text}");
         let config = LogConfig::default();
         let durable = budget.clone().with_log(Some(&config));
         assert!(durable.size() >= budget.size() + 3 * config.group_size_max);

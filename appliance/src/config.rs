@@ -11,7 +11,9 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use file::{CoreFile, IoUringFile, LimitsFile, LogFile, PlacementFile, ReplicaFile};
+pub use file::{
+    CoreFile, IoUringFile, LimitsFile, LogFile, PlacementFile, ReplicaFile, TransferFile,
+};
 use tetrarch_client::cluster::{Cluster, ClusterError, PrivateKeys, parse_toml};
 use tetrarch_consensus::limits::{
     BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, OPERATION_SIZE_MAX, SESSION_WINDOW,
@@ -23,6 +25,7 @@ use tetrarch_dataplane::storage::file::Access;
 use tetrarch_dataplane::transport::choice::TransportChoice;
 
 use crate::budget::Sizes;
+use crate::checkpoint::transfer::Rates;
 use crate::info;
 use crate::placement::Placement;
 use crate::ports;
@@ -33,6 +36,9 @@ use crate::service::{self, Seed, ServiceKind};
 pub type ConfigError = ClusterError;
 
 const MIB: usize = 1024 * 1024;
+
+/// More than any network moves.
+const RATE_MIB_MAX: usize = 1 << 20;
 
 /// Everything a replica needs to start, checked.
 #[derive(Debug)]
@@ -55,6 +61,8 @@ pub struct Plan {
     pub data_dir: PathBuf,
     /// Its log; `None`: it is volatile.
     pub log: Option<LogPlan>,
+    /// Its checkpoints, if the cluster takes any.
+    pub checkpoints: CheckpointPlan,
     /// What moves the bytes.
     pub transport: TransportChoice,
     /// Where stages run.
@@ -165,7 +173,8 @@ impl Plan {
         let core = check.core(&raw, &cluster)?;
         let sizes = check.sizes(&raw.limits, &cluster)?;
         let data_dir = data_dir(directory, &raw);
-        let log = check.log(&raw, &data_dir)?;
+        let checkpoints = check.checkpoints(&raw, &data_dir)?;
+        let log = check.log(&raw, &data_dir, &checkpoints)?;
         let half_open_max = raw.limits.unauthenticated_connections_max;
         check.range("limits.unauthenticated_connections_max", half_open_max, 4, 65_536)?;
         let id = ReplicaId(id);
@@ -179,6 +188,7 @@ impl Plan {
             metrics,
             data_dir,
             log,
+            checkpoints,
             transport,
             placement,
             sizes,
@@ -293,7 +303,28 @@ impl Check<'_> {
         Err(self.wrong(field, value, "out of range", remedy))
     }
 
-    fn log(&self, raw: &ReplicaFile, data_dir: &Path) -> Result<Option<LogPlan>, ConfigError> {
+    fn checkpoints(
+        &self,
+        raw: &ReplicaFile,
+        data_dir: &Path,
+    ) -> Result<CheckpointPlan, ConfigError> {
+        let TransferFile { rate_mib, peer_rate_mib, state_max_gib: _ } = raw.transfer;
+        self.range("transfer.rate_mib", rate_mib, 1, RATE_MIB_MAX)?;
+        self.range("transfer.peer_rate_mib", peer_rate_mib, 1, RATE_MIB_MAX)?;
+        let bytes = |mib: usize| (mib * MIB) as u64;
+        Ok(CheckpointPlan {
+            path: checkpoints_path(data_dir),
+            pause_max: Duration::from_millis(raw.log.checkpoint_pause_max_ms),
+            rates: Rates { all: bytes(rate_mib), each: bytes(peer_rate_mib) },
+        })
+    }
+
+    fn log(
+        &self,
+        raw: &ReplicaFile,
+        data_dir: &Path,
+        checkpoints: &CheckpointPlan,
+    ) -> Result<Option<LogPlan>, ConfigError> {
         let durable = match raw.durability.as_str() {
             "volatile" => false,
             "durable" => true,
@@ -302,7 +333,7 @@ impl Check<'_> {
                 return Err(self.wrong("durability", format!("{other:?}"), "no such mode", remedy));
             }
         };
-        let LogFile { segment_mib, group_mib, access, checkpoint_pause_max_ms } = &raw.log;
+        let LogFile { segment_mib, group_mib, access, .. } = &raw.log;
         self.range("log.group_mib", *group_mib, LOG_GROUP_SIZE_MIN / MIB, 64)?;
         self.range("log.segment_mib", *segment_mib, 2 * group_mib + 1, 64 * 1024)?;
         let access = match access.as_str() {
@@ -320,10 +351,7 @@ impl Check<'_> {
             group_size_max: group_mib * MIB,
             ..LogConfig::default()
         };
-        let checkpoints = CheckpointPlan {
-            path: checkpoints_path(data_dir),
-            pause_max: Duration::from_millis(*checkpoint_pause_max_ms),
-        };
+        let checkpoints = checkpoints.clone();
         Ok(durable.then(|| LogPlan { path: log_path(data_dir), config, access, checkpoints }))
     }
 
@@ -375,6 +403,10 @@ impl Check<'_> {
         config.sessions_per_client_max = limits.sessions_per_client_max;
         config.clients_max = cluster.clients.len() as u32;
         config.decision_log_size = limits.decision_log_mib * MIB;
+        let largest = usize::try_from(raw.transfer.state_max_gib).unwrap_or(usize::MAX);
+        self.range("transfer.state_max_gib", largest, 1, 1 << 20)?;
+        config.state_size_max = raw.transfer.state_max_gib << 30;
+        config.chunk_rate = (raw.transfer.rate_mib * MIB) as u64;
         config.clock_skew_max = Duration::from_millis(limits.clock_skew_max_ms);
         Ok(config)
     }

@@ -18,7 +18,7 @@ use tetrarch_dataplane::crypto::{self, keys::KeyError, keys::hex_encode};
 use tetrarch_dataplane::transport::choice::TransportKind;
 
 use crate::config::{
-    IoUringFile, LimitsFile, LogFile, PlacementFile, ReplicaFile, replica_file_name,
+    IoUringFile, LimitsFile, LogFile, PlacementFile, ReplicaFile, TransferFile, replica_file_name,
 };
 use crate::service::ServiceKind;
 
@@ -211,6 +211,7 @@ fn replica_toml(options: &InitOptions, id: u16, seed: &str) -> String {
         request_timeout_ms: options.request_timeout_ms,
         durability: if options.durable { "durable" } else { "volatile" }.into(),
         log: LogFile::default(),
+        transfer: TransferFile::default(),
         transport: options.transport.name().into(),
         io_uring: IoUringFile::default(),
         placement: options.placement.clone(),

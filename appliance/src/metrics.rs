@@ -222,6 +222,30 @@ numbers! {
     checkpoint_pause_ns: "gauge",
     /// Time that the slowest one did, ns.
     checkpoint_pause_max_ns: "gauge",
+    /// Checkpoints that were found damaged when others wanted them.
+    checkpoints_damaged: "counter",
+    /// The checkpoint that is being fetched: its instance; 0: none is.
+    transfer_instance: "gauge",
+    /// Chunks of it that are here.
+    transfer_chunks: "gauge",
+    /// All chunks of it.
+    transfer_chunks_all: "gauge",
+    /// Chunks that came since this transfer was begun, or gone on with.
+    transfer_fetched: "gauge",
+    /// Bytes of them in a second.
+    transfer_rate: "gauge",
+    /// Checkpoints that were fetched and installed.
+    transfers: "counter",
+    /// Times that a checkpoint could not be fetched or kept.
+    transfers_failed: "counter",
+    /// Time that restoring the last one took, ns.
+    transfer_install_ns: "gauge",
+    /// Chunks of checkpoints handed to links.
+    chunks_sent: "counter",
+    /// Bytes of them.
+    chunk_bytes_sent: "counter",
+    /// Chunks that were wanted and are not here, or too many at once.
+    chunks_not_sent: "counter",
     /// Bytes of frames that are free now.
     frames_free_size: "gauge",
     /// Bytes of all frames.

@@ -5,8 +5,8 @@
 //! or random number is used here; time comes with each turn. Must not: know where parts come from.
 
 use std::io::Read;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 
 use tetrarch_client::cluster::{Cluster, PrivateKeys};
 use tetrarch_consensus::smr::{Replica, RestoreError};
@@ -23,6 +23,7 @@ use tetrarch_dataplane::types::{Instant, PeerId};
 
 use crate::checkpoint::CheckpointSink;
 use crate::checkpoint::image::{self, ImageError};
+use crate::checkpoint::transfer::Bell;
 use crate::metrics::{IngressCounts, Metrics};
 use crate::payload::{FramePayload, FramePayloadPool};
 use crate::proofs::Proofs;
@@ -36,7 +37,7 @@ use crate::stage::ordering::Ordering;
 use crate::stage::records::{Records, Watermark};
 use crate::stage::room::Gauge;
 use crate::stage::worker::Worker;
-use crate::stage::{Events, StageKind, Wakers, rings};
+use crate::stage::{Background, Events, StageKind, Wakers, rings};
 
 /// What a node is made of.
 pub struct Parts<'a> {
@@ -95,6 +96,10 @@ pub struct Node {
     workers: Vec<Worker>,
     ordering: Box<Ordering>,
     execution: Box<Execution>,
+    /// For threads that work with checkpoints, until they are started.
+    background: Option<Background>,
+    /// Whom they wake beside the network stage's core, when stages are on several.
+    others: Arc<OnceLock<Wakers>>,
 }
 
 /// A node's stages, to be placed on cores.
@@ -174,6 +179,8 @@ impl Node {
             workers,
             ordering: Box::new(ordering),
             execution: Box::new(execution),
+            background: Some(rings.background),
+            others: Arc::new(OnceLock::new()),
         };
         Ok((node, rings.events))
     }
@@ -220,6 +227,17 @@ impl Node {
         Ok(())
     }
 
+    /// The rings of the threads that work with checkpoints, once; and what wakes the stages for what is in them.
+    pub fn take_background(&mut self) -> Option<(Background, Bell)> {
+        let bell = Bell { network: self.network.waker(), others: Arc::clone(&self.others) };
+        Some((self.background.take()?, bell))
+    }
+
+    /// From now on wakes the thread that fetches and serves checkpoints.
+    pub fn wake_transfer(&mut self, waker: Waker) {
+        self.ordering.wake_transfer(waker);
+    }
+
     /// From now on hands checkpoints to `sink`, and gives up records before the number in `needed_from`.
     pub fn keep_checkpoints(&mut self, sink: Box<dyn CheckpointSink>, needed_from: Arc<AtomicU64>) {
         self.execution.keep_checkpoints(sink);
@@ -260,6 +278,8 @@ impl Node {
             worker.wake_others(wakers(StageKind::Ingress, at));
         }
         self.ordering.wake_others(wakers(StageKind::Ordering, 0));
+        // Said once: stages are placed once.
+        let _ = self.others.set(wakers(StageKind::Network, 0));
         if let Some(ordering) = wakers(StageKind::Network, 0).ordering {
             let network = self.network.waker();
             self.ordering.wake_when_durable(Waker::new(move || {
@@ -284,6 +304,11 @@ impl Node {
     /// Wakes a parked network stage.
     pub fn waker(&self) -> Waker {
         self.network.waker()
+    }
+
+    /// The memory of messages.
+    pub fn pool(&self) -> &FramePool {
+        self.network.pool()
     }
 
     /// Is there a session with this peer?

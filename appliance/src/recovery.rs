@@ -20,10 +20,13 @@ use tetrarch_dataplane::types::Instant;
 use crate::checkpoint::Position;
 use crate::checkpoint::file::{CheckpointFile, FileError};
 use crate::checkpoint::image::{self, ImageError};
+use crate::checkpoint::keeping::{Keeper, Keeping};
+use crate::checkpoint::shelf::Shelf;
 use crate::checkpoint::store::Store;
-use crate::checkpoint::writer::{Pace, Writer, WriterParts};
+use crate::checkpoint::transfer::Rates;
 use crate::metrics::Metrics;
 use crate::node::{BeginError, Node};
+use crate::stage::records::Watermark;
 
 /// Name of the file in a data directory that says that the replica ran before.
 const MARKER: &str = "ran";
@@ -56,6 +59,8 @@ pub struct CheckpointPlan {
     pub path: PathBuf,
     /// What taking one may stop execution for before operators are told.
     pub pause_max: Duration,
+    /// How fast others get their chunks.
+    pub rates: Rates,
 }
 
 /// How a replica starts.
@@ -65,6 +70,8 @@ pub enum Memory {
     Volatile {
         /// It has forgotten what it promised.
         restarted: bool,
+        /// Its checkpoints, for others; `None`: it takes none.
+        checkpoints: Option<CheckpointPlan>,
     },
     /// With a log. `ran`: it ran before.
     Durable {
@@ -90,7 +97,12 @@ impl Memory {
     ///
     /// # Errors
     /// There is a log that must not be used so, or the directory cannot be written.
-    pub fn look(data_dir: &Path, log: Option<LogPlan>, fresh: bool) -> Result<Self> {
+    pub fn look(
+        data_dir: &Path,
+        log: Option<LogPlan>,
+        checkpoints: CheckpointPlan,
+        fresh: bool,
+    ) -> Result<Self> {
         let (path, marker) = (log_path(data_dir), data_dir.join(MARKER));
         let has_log = has_segments(&path)?;
         if has_log && fresh {
@@ -112,7 +124,7 @@ impl Memory {
         Ok(match log {
             None => {
                 note_run(data_dir)?;
-                Self::Volatile { restarted: ran }
+                Self::Volatile { restarted: ran, checkpoints: Some(checkpoints) }
             }
             Some(log) => Self::Durable { log, ran },
         })
@@ -152,8 +164,8 @@ pub struct Recovered {
     pub lines: Vec<String>,
     /// For people who should look.
     pub warnings: Vec<String>,
-    /// Makes checkpoints durable as long as this lives.
-    _checkpoints: Option<Writer>,
+    /// Works with checkpoints as long as this lives, if they are taken.
+    pub checkpoints: Option<Keeping>,
 }
 
 /// Begins with the newest checkpoint that can be used, replays the log behind it into `node`, and lets it
@@ -171,7 +183,7 @@ pub fn recover(
 ) -> Result<Recovered> {
     let store = Store::new(plan.checkpoints.path.clone());
     let mut warnings = Vec::new();
-    let (opened, newest) = replay(node, owner, plan, &store, now, &mut warnings)?;
+    let (opened, begun) = replay(node, owner, plan, &store, now, &mut warnings)?;
     let Opened { log, recovered, access } = opened;
     let empty = recovered.last == storage::Lsn(0);
     let lost = empty && ran;
@@ -186,22 +198,34 @@ pub fn recover(
     }
     let data_dir = plan.path.parent().unwrap_or(&plan.path);
     note_run(data_dir)?;
+    let newest = begun.as_ref().map(|file| file.header.position);
     let found = found(node.core().decided(), newest, &recovered, lost);
     let lines = vec![format!("log {}: {found}", plan.path.display()), access];
-    let config = node.core().config();
-    let (every, n) = (config.checkpoint_every, config.view.n());
-    let writer = match config.view.index_of(config.id) {
-        Some(index) if every > 0 => {
-            let pace = Pace::new((index, n), every, plan.checkpoints.pause_max);
-            let probe = probe.clone();
-            let parts = WriterParts { store, owner, pace, watermark, probe, newest, metrics };
-            let (writer, sink, needed_from) = Writer::start(parts)?;
-            node.keep_checkpoints(sink, needed_from);
-            Some(writer)
-        }
-        _ => None,
-    };
-    Ok(Recovered { lost, probe, lines, warnings, _checkpoints: writer })
+    let shelf = Arc::new(Shelf::default());
+    if let Some(file) = begun {
+        shelf.begin_with(file);
+    }
+    let log = (watermark, Some(probe.clone()));
+    let rates = plan.checkpoints.rates;
+    let keeper = Keeper { store, owner, shelf, log, rates, pause_max: plan.checkpoints.pause_max };
+    let checkpoints = keeper.start(node, metrics)?;
+    Ok(Recovered { lost, probe, lines, warnings, checkpoints })
+}
+
+/// Lets a volatile node take checkpoints, for others.
+///
+/// # Errors
+/// The system refuses a thread.
+pub fn keep_for_others(
+    node: &mut Node,
+    owner: Owner,
+    plan: &CheckpointPlan,
+    metrics: Arc<Metrics>,
+) -> Result<Option<Keeping>> {
+    let store = Store::unnamed(plan.path.clone());
+    let (shelf, log) = (Arc::new(Shelf::default()), (Watermark::volatile(), None));
+    let (rates, pause_max) = (plan.rates, plan.pause_max);
+    Keeper { store, owner, shelf, log, rates, pause_max }.start(node, metrics)
 }
 
 /// Replays the log, from the newest checkpoint on that holds and has its base there. Those that cannot be
@@ -213,7 +237,7 @@ fn replay(
     store: &Store,
     now: Instant,
     warnings: &mut Vec<String>,
-) -> Result<(Opened, Option<Position>)> {
+) -> Result<(Opened, Option<CheckpointFile>)> {
     spec!("CKP.4", "CKP.5");
     let path = plan.path.display();
     let mut candidates = store.list()?.into_iter();
@@ -238,7 +262,7 @@ fn replay(
         let begun = replay.from.is_none();
         let storage::Recovered { first, last, .. } = opened.recovered;
         match candidate {
-            Some(file) if begun => return Ok((opened, Some(file.header.position))),
+            Some(file) if begun => return Ok((opened, Some(file))),
             Some(file) => {
                 warnings.push(format!(
                     "checkpoint {}: cannot be used: its base, record {}, is not in the log, which ends with \
@@ -353,9 +377,14 @@ fn found(
 mod tests {
     use super::*;
 
+    fn checkpoint_plan(path: PathBuf) -> CheckpointPlan {
+        let rates = Rates { all: 1, each: 1 };
+        CheckpointPlan { path, pause_max: Duration::from_secs(1), rates }
+    }
+
     fn plan(data_dir: &Path) -> LogPlan {
         let path = checkpoints_path(data_dir);
-        let checkpoints = CheckpointPlan { path, pause_max: Duration::from_secs(1) };
+        let checkpoints = checkpoint_plan(path);
         let (path, config) = (log_path(data_dir), LogConfig::default());
         LogPlan { path, config, access: Access::Plain, checkpoints }
     }
@@ -366,11 +395,12 @@ mod tests {
         let name = format!("tetrarch-recovery-{}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         let _ = fs::remove_dir_all(&directory);
-        let look = |log, fresh| Memory::look(&directory, log, fresh);
+        let checkpoints = checkpoint_plan(checkpoints_path(&directory));
+        let look = |log, fresh| Memory::look(&directory, log, checkpoints.clone(), fresh);
         let text = |result: Result<Memory>| result.expect_err("refused").to_string();
-        assert!(matches!(look(None, false), Ok(Memory::Volatile { restarted: false })));
-        assert!(matches!(look(None, false), Ok(Memory::Volatile { restarted: true })));
-        assert!(matches!(look(None, true), Ok(Memory::Volatile { restarted: false })));
+        assert!(matches!(look(None, false), Ok(Memory::Volatile { restarted: false, .. })));
+        assert!(matches!(look(None, false), Ok(Memory::Volatile { restarted: true, .. })));
+        assert!(matches!(look(None, true), Ok(Memory::Volatile { restarted: false, .. })));
         // It ran without a log: an empty log is not all that it promised.
         let durable = look(Some(plan(&directory)), false);
         assert!(matches!(durable, Ok(Memory::Durable { ran: true, .. })));

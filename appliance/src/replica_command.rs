@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use tetrarch_consensus::Evidence;
+use tetrarch_consensus::{Evidence, TransferNote};
 
 use crate::budget::Budget;
 use crate::config::Plan;
@@ -75,7 +75,8 @@ pub fn run_with(
     if with_parent {
         stop_on_end_of_input(&stop);
     }
-    let memory = Memory::look(&plan.data_dir, plan.log.clone(), fresh)?;
+    let fetches = plan.core.checkpoint_every > 0;
+    let memory = Memory::look(&plan.data_dir, plan.log.clone(), plan.checkpoints.clone(), fresh)?;
     greet(&plan, &memory);
     let mut running = Running::start_with(Start::from(plan), &memory)?;
     let restarted = running.subject().restarted;
@@ -95,17 +96,17 @@ pub fn run_with(
     let transparent = machine::transparent_huge_size()
         .map_or("unknown".into(), |size| format!("{} MiB of the process", size >> 20));
     info!("frames: {huge} of {all} MiB in reserved huge pages; transparent ones: {transparent}");
-    let mut reporter = Reporter::new(restarted);
+    let mut reporter = Reporter::new(restarted, fetches);
     while !stop.load(Ordering::Acquire) {
         reporter.report(&mut running);
-        if running.has_failed() || running.log_failure().is_some() {
+        if running.has_failed() || running.failure().is_some() {
             break;
         }
         std::thread::sleep(TICK);
     }
     reporter.report(&mut running);
     let status = running.subject().status();
-    let failure = running.log_failure();
+    let failure = running.failure();
     running.stop()?;
     if let Some(failure) = failure {
         bail!("{failure}");
@@ -136,7 +137,7 @@ fn greet(plan: &Plan, memory: &Memory) {
     info!("{}", budget.with_core(&plan.core).with_log(log));
     info!("placement: {}", plan.placement);
     info!("listening at {}, metrics and status at http://{}", plan.listen, plan.metrics);
-    if matches!(memory, Memory::Volatile { restarted: true }) {
+    if matches!(memory, Memory::Volatile { restarted: true, .. }) {
         warning!(
             "restarted: durability = \"volatile\" keeps all state in memory, so what this replica knew is lost. \
              It learns from the others and does not vote until it is certain not to contradict \
@@ -152,16 +153,21 @@ pub struct Reporter {
     links: Limiter,
     evidence: Limiter,
     behind: Limiter,
+    transfers: Limiter,
+    /// Does the cluster take checkpoints?
+    fetches: bool,
 }
 
 impl Reporter {
-    /// A reporter for one replica.
-    pub fn new(restarted: bool) -> Self {
+    /// A reporter for one replica. `fetches`: the cluster takes checkpoints.
+    pub fn new(restarted: bool, fetches: bool) -> Self {
         Self {
             restarted,
             links: Limiter::new(20, Duration::from_secs(10)),
             evidence: Limiter::new(5, Duration::from_secs(10)),
             behind: Limiter::new(1, Duration::from_secs(60)),
+            transfers: Limiter::new(10, Duration::from_secs(10)),
+            fetches,
         }
     }
 
@@ -184,11 +190,21 @@ impl Reporter {
             }
             Event::Behind { decided, available } => {
                 if self.behind.pass(now).is_some() {
+                    let how = match self.fetches {
+                        true => "it fetches a checkpoint from them",
+                        false => {
+                            "and the cluster takes no checkpoints (cluster.checkpoint_every = 0): it stays out of \
+                             their way"
+                        }
+                    };
                     warning!(
-                        "cannot catch up: decided {decided}, and the others keep decisions from \
-                         {available} on only; it stays out of their way until it is started anew \
-                         together with a snapshot (not in this release)"
+                        "behind: decided {decided}, the others keep decisions from {available} on only; {how}"
                     );
+                }
+            }
+            Event::Transfer(note) => {
+                if let Some(more) = self.transfers.pass(now) {
+                    warning!("{}{}", Note(note), held_back(more));
                 }
             }
             Event::Evidence(evidence) => {
@@ -216,6 +232,37 @@ impl Reporter {
 
 fn held_back(count: u64) -> String {
     if count == 0 { String::new() } else { format!(" ({count} more such lines were held back)") }
+}
+
+/// A note about a transfer in words.
+struct Note(TransferNote);
+
+impl std::fmt::Display for Note {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            TransferNote::SlowSource { member, cid } => write!(
+                f,
+                "checkpoint {cid}: replica {member} did not send in time what it was asked for; the others are asked \
+                 first from now on"
+            ),
+            TransferNote::Vanished { cid } => {
+                write!(
+                    f,
+                    "checkpoint {cid}: too few replicas have it still; a newer one is fetched"
+                )
+            }
+            TransferNote::TooLarge { cid, size } => write!(
+                f,
+                "checkpoint {cid}: its {size} bytes are more than transfer.state_max_gib allows, so this replica \
+                 cannot catch up: raise it and start the replica again"
+            ),
+            TransferNote::Refused { cid } => write!(
+                f,
+                "checkpoint {cid}: this replica cannot go on from it, because its limits or its cluster.toml differ \
+                 from those of the others: make them equal and start it again"
+            ),
+        }
+    }
 }
 
 /// Evidence in words.

@@ -21,18 +21,19 @@ use tetrarch_dataplane::handshake::Identity;
 use tetrarch_dataplane::limits::HEADER_SIZE;
 use tetrarch_dataplane::links::{LinkConfig, Links};
 use tetrarch_dataplane::stage::CoreReport;
-use tetrarch_dataplane::storage::{Owner, StorageError};
+use tetrarch_dataplane::storage::Owner;
 use tetrarch_dataplane::transport::choice::{self, TransportChoice};
 use tetrarch_dataplane::transport::tcp::TcpConfig;
 use tetrarch_dataplane::types::{OpenError, PeerId};
 
 use crate::admin::{self, Subject};
 use crate::budget::{Budget, Sizes};
+use crate::checkpoint::keeping::Keeping;
 use crate::config::{Plan, REPLY_CACHE_SESSION_SIZE};
 use crate::metrics::Metrics;
 use crate::node::{Node, Parts};
 use crate::placement::Placement;
-use crate::recovery::{Memory, Recovered, recover};
+use crate::recovery::{Memory, Recovered, keep_for_others, recover};
 use crate::service::{Seed, ServiceKind};
 use crate::stage::Events;
 
@@ -98,6 +99,8 @@ pub struct Running {
     pub events: Events,
     /// The log, if it keeps one.
     pub log: Option<Recovered>,
+    /// Works with its checkpoints, if it takes any.
+    checkpoints: Option<Keeping>,
 }
 
 impl Running {
@@ -107,7 +110,7 @@ impl Running {
     /// Whatever keeps it from starting, in words.
     pub fn start(start: Start) -> Result<Self> {
         let restarted = start.core.restarted;
-        Self::start_with(start, &Memory::Volatile { restarted })
+        Self::start_with(start, &Memory::Volatile { restarted, checkpoints: None })
     }
 
     /// As [`Running::start`], of a replica that keeps or has forgotten what `memory` says.
@@ -115,7 +118,7 @@ impl Running {
     /// # Errors
     /// Whatever keeps it from starting, in words; above all a log that cannot be used.
     pub fn start_with(mut start: Start, memory: &Memory) -> Result<Self> {
-        start.core.restarted = matches!(memory, Memory::Volatile { restarted: true });
+        start.core.restarted = matches!(memory, Memory::Volatile { restarted: true, .. });
         let Start { id, cluster, keys, service, placement, core, .. } = start;
         let ingress = placement.ingress();
         let budget = Budget::with_workers(start.sizes, ingress.workers);
@@ -156,16 +159,21 @@ impl Running {
             metrics,
         };
         let (mut node, events) = Node::with_ingress(parts, ingress, clock.now())?;
-        let log = match memory {
-            Memory::Volatile { .. } => None,
-            Memory::Durable { log, ran } => {
-                let owner = Owner { cluster: cluster.id, replica: id.0 };
-                let metrics = Arc::clone(&subject.metrics);
-                let log = recover(&mut node, owner, log, *ran, clock.now(), metrics)?;
-                subject.restarted = log.lost;
-                Some(log)
+        let owner = Owner { cluster: cluster.id, replica: id.0 };
+        let metrics = Arc::clone(&subject.metrics);
+        let (mut log, mut checkpoints) = (None, None);
+        match memory {
+            Memory::Volatile { checkpoints: None, .. } => {}
+            Memory::Volatile { checkpoints: Some(plan), .. } => {
+                checkpoints = keep_for_others(&mut node, owner, plan, metrics)?;
             }
-        };
+            Memory::Durable { log: plan, ran } => {
+                let mut recovered = recover(&mut node, owner, plan, *ran, clock.now(), metrics)?;
+                subject.restarted = recovered.lost;
+                checkpoints = recovered.checkpoints.take();
+                log = Some(recovered);
+            }
+        }
         let waker = node.waker();
         let stop = Arc::new(AtomicBool::new(false));
         let admin = match start.metrics {
@@ -176,7 +184,7 @@ impl Running {
             }
         };
         let threads = spawn(id, &placement, node, clock, &stop)?;
-        Ok(Self { threads, admin, stop, waker, subject, moved_by, events, log })
+        Ok(Self { threads, admin, stop, waker, subject, moved_by, events, log, checkpoints })
     }
 
     /// Status and numbers, live.
@@ -184,9 +192,11 @@ impl Running {
         &self.subject
     }
 
-    /// Why nothing more will be durable, if that is so.
-    pub fn log_failure(&self) -> Option<Arc<StorageError>> {
-        self.log.as_ref().and_then(|log| log.probe.failure())
+    /// Why it cannot go on, if that is so: nothing more will be durable, or its state is gone.
+    pub fn failure(&self) -> Option<String> {
+        let log = self.log.as_ref().and_then(|log| log.probe.failure());
+        let checkpoints = self.checkpoints.as_ref().and_then(|keeping| keeping.failure());
+        log.map(|error| error.to_string()).or_else(|| checkpoints.map(str::to_owned))
     }
 
     /// Did a thread end by itself? It never should.

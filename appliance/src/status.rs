@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tetrarch_client::cluster::{Cluster, ClusterError, model_name};
 
-use crate::admin::{Status, fetch_status};
+use crate::admin::{Status, TransferStatus, fetch_status};
 use crate::config::load_replica_file;
 
 /// How long a replica may take to answer.
@@ -187,9 +187,17 @@ fn notes(status: &Status) -> String {
         text.push_str(&line);
         text.push('\n');
     };
-    if status.behind {
-        note(format!("replica {id}: cannot catch up, the others truncated what it misses"));
-    } else if status.mute {
+    if let Some(TransferStatus { instance, chunks, chunks_all, rate }) = status.transfer {
+        note(format!(
+            "replica {id}: fetches checkpoint {instance}: {chunks} of {chunks_all} chunks, {} MiB/s",
+            rate >> 20
+        ));
+    } else if status.behind {
+        note(format!(
+            "replica {id}: is behind what the others keep, and waits for a checkpoint of theirs"
+        ));
+    }
+    if status.mute {
         note(format!("replica {id}: was restarted without its memory, learns and does not vote"));
     } else if status.restarted {
         note(format!("replica {id}: was restarted without its memory and has caught up"));
@@ -234,6 +242,7 @@ mod tests {
             requests_shed: 12,
             requests_busy: 7,
             behind: true,
+            transfer: None,
             restarted: true,
             mute: true,
             peers_up: 1,
@@ -249,7 +258,7 @@ mod tests {
             error: status.is_none().then(|| "connection refused".into()),
             status,
         };
-        let report = Report {
+        let mut report = Report {
             cluster: "0".repeat(16),
             model: "byzantine",
             f: 1,
@@ -258,10 +267,15 @@ mod tests {
         };
         let table = report.table();
         let busy = "had no room for 12 requests, told clients Busy 7 times";
-        for part in [busy, "1>2", "1 up 4ms", "unreachable: connection refused", "cannot catch up"]
-        {
+        for part in [busy, "1>2", "1 up 4ms", "unreachable: connection refused", "waits for a"] {
             assert!(table.contains(part), "{part} is missing in:\n{table}");
         }
+        let status = report.replicas[0].status.as_mut().expect("it answers");
+        let (instance, rate) = (8192, 100 << 20);
+        status.transfer = Some(TransferStatus { instance, chunks: 3, chunks_all: 40, rate });
+        let table = report.table();
+        let part = "fetches checkpoint 8192: 3 of 40 chunks, 100 MiB/s";
+        assert!(table.contains(part), "{part} is missing in:\n{table}");
         let json = serde_json::to_value(&report).expect("plain data");
         assert_eq!(json["replicas"][0]["peers_up"], 1);
         assert_eq!(json["replicas"][0]["regency"], 1);

@@ -214,6 +214,21 @@ fn fields_that_do_not_exist_and_values_that_cannot_be() {
         ("pending_mib = ", "pending_mib = 0 #", &["limits.pending_mib = 0", "use 1 to"]),
         ("service_seed = \"", "service_seed = \"x", &["service_seed", "hex"]),
         (
+            "transport = \"auto\"",
+            "transfer = { rate_mib = 0 }",
+            &["transfer.rate_mib = 0", "use 1"],
+        ),
+        (
+            "transport = \"auto\"",
+            "transfer = { peer_rate_mib = 9999999 }",
+            &["transfer.peer_rate_mib = 9999999", "1048576"],
+        ),
+        (
+            "transport = \"auto\"",
+            "transfer = { state_max_gib = 0 }",
+            &["transfer.state_max_gib = 0", "use 1"],
+        ),
+        (
             "[limits]",
             "[limits]\nreply_cache_mib = 7",
             &["limits.reply_cache_mib = 7", "remove it here", "[cluster] in every cluster.toml"],

@@ -17,6 +17,10 @@
 //! | 88 | 32 | BLAKE3 of everything before |
 //! | 4096 | | the image |
 //! | | 32 each | a digest for each chunk |
+//!
+//! A file that is being fetched (`transfer::partial`) has its header, with `TTRPART1` and no record, at 2048, and zeros in the place
+//! of everything that is missing. When it is whole the other header is written in addition, so that a write that is
+//! interrupted destroys neither.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -30,13 +34,40 @@ use tetrarch_dataplane::storage::Owner;
 use tetrarch_dataplane::types::Digest;
 
 use super::chunks::Chunks;
-use super::{CHUNK_SIZE, Position};
+use super::{CHUNK_SIZE, Position, Target, chunk_count, chunk_size};
 
-const MAGIC: [u8; 8] = *b"TTRCKPT1";
 /// Where the image begins.
 const IMAGE: u64 = 4096;
+/// Chunks that are written before a sync.
+pub(super) const SYNCED_CHUNKS: usize = 32;
 const SUM_AT: usize = 88;
 const HEADER_SIZE: usize = SUM_AT + 32;
+
+/// Which of a file's headers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    /// All of it is there.
+    Whole,
+    /// It is being fetched.
+    Partial,
+}
+
+impl Kind {
+    fn magic(self) -> [u8; 8] {
+        match self {
+            Self::Whole => *b"TTRCKPT1",
+            Self::Partial => *b"TTRPART1",
+        }
+    }
+
+    /// Where the header is.
+    fn offset(self) -> u64 {
+        match self {
+            Self::Whole => 0,
+            Self::Partial => IMAGE / 2,
+        }
+    }
+}
 
 /// What a file says of itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,10 +116,36 @@ pub enum FileError {
 }
 
 impl Header {
-    fn encode(&self) -> [u8; HEADER_SIZE] {
+    /// What everybody calls this checkpoint.
+    pub fn target(&self) -> Target {
+        Target { cid: self.position.cid, size: self.size, root: self.root }
+    }
+
+    /// Bytes of the file.
+    pub(super) fn file_size(&self) -> Option<u64> {
+        let leaves = chunk_count(self.size).checked_mul(size_of::<Digest>() as u64)?;
+        IMAGE.checked_add(self.size)?.checked_add(leaves)
+    }
+
+    /// Where chunk `index` is.
+    pub(super) fn chunk_at(index: u64) -> u64 {
+        IMAGE + index * CHUNK_SIZE as u64
+    }
+
+    /// Where the digest of chunk `index` is.
+    pub(super) fn leaf_at(&self, index: u64) -> u64 {
+        IMAGE + self.size + index * size_of::<Digest>() as u64
+    }
+
+    /// Writes it where it belongs.
+    pub(super) fn write(&self, file: &File, kind: Kind) -> io::Result<()> {
+        file.write_all_at(&self.encode(kind), kind.offset())
+    }
+
+    fn encode(&self, kind: Kind) -> [u8; HEADER_SIZE] {
         let mut bytes = [0; HEADER_SIZE];
         let Position { cid, base } = self.position;
-        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[..8].copy_from_slice(&kind.magic());
         bytes[16..18].copy_from_slice(&self.owner.replica.to_le_bytes());
         let numbers = [self.owner.cluster, cid.0, base.0, self.size, CHUNK_SIZE as u64];
         for (at, number) in [8, 24, 32, 40, 48].into_iter().zip(numbers) {
@@ -100,13 +157,13 @@ impl Header {
         bytes
     }
 
-    fn decode(bytes: &[u8; HEADER_SIZE]) -> Result<Self, &'static str> {
+    fn decode(kind: Kind, bytes: &[u8; HEADER_SIZE]) -> Result<Self, &'static str> {
         let number = |at: usize| {
             let mut number = [0; 8];
             number.copy_from_slice(&bytes[at..at + 8]);
             u64::from_le_bytes(number)
         };
-        if bytes[..8] != MAGIC {
+        if bytes[..8] != kind.magic() {
             return Err("it does not begin like a checkpoint");
         }
         if body_digest(&bytes[..SUM_AT])[..] != bytes[SUM_AT..] {
@@ -124,12 +181,19 @@ impl Header {
     }
 }
 
-/// Writes a whole checkpoint to a new file at `path` and syncs it. Returns the root.
+/// Writes a whole checkpoint to an empty file; `durable`: and syncs it.
 ///
 /// # Errors
 /// As the system says.
-pub fn write(path: &Path, owner: Owner, position: Position, image: &Chunks) -> io::Result<Digest> {
-    let file = File::create(path)?;
+pub fn write(
+    file: &File,
+    owner: Owner,
+    position: Position,
+    image: &Chunks,
+    durable: bool,
+) -> io::Result<Header> {
+    // What is not written of the first block stays zero.
+    file.set_len(IMAGE)?;
     let mut leaves = Vec::with_capacity(image.iter().len());
     let mut at = IMAGE;
     for (number, chunk) in image.iter().enumerate() {
@@ -137,7 +201,7 @@ pub fn write(path: &Path, owner: Owner, position: Position, image: &Chunks) -> i
         file.write_all_at(chunk, at)?;
         at += chunk.len() as u64;
         // What is written in pieces does not hold up the log's next sync for long.
-        if number % 32 == 31 {
+        if durable && number % SYNCED_CHUNKS == SYNCED_CHUNKS - 1 {
             file.sync_data()?;
         }
     }
@@ -145,14 +209,41 @@ pub fn write(path: &Path, owner: Owner, position: Position, image: &Chunks) -> i
     let size = image.size() as u64;
     let root = merkle::root(size, CHUNK_SIZE as u64, &mut leaves);
     let header = Header { owner, position, size, root };
-    let mut block = [0; IMAGE as usize];
-    block[..HEADER_SIZE].copy_from_slice(&header.encode());
-    file.write_all_at(&block, 0)?;
-    file.sync_all()?;
-    Ok(root)
+    header.write(file, Kind::Whole)?;
+    if durable {
+        file.sync_all()?;
+    }
+    Ok(header)
+}
+
+/// Reads and checks the header of an open file of this kind: everything but the image.
+pub(super) fn read_header(
+    (path, file): (&Path, &File),
+    owner: Owner,
+    kind: Kind,
+) -> Result<Header, FileError> {
+    let io =
+        |operation| move |source| FileError::Io { path: path.to_path_buf(), operation, source };
+    let damaged = |what: String| FileError::Damaged { path: path.to_path_buf(), what };
+    let length = file.metadata().map_err(io("read the size of"))?.len();
+    let mut bytes = [0; HEADER_SIZE];
+    if length < IMAGE {
+        return Err(damaged(format!("it ends after {length} bytes")));
+    }
+    file.read_exact_at(&mut bytes, kind.offset()).map_err(io("read"))?;
+    let header = Header::decode(kind, &bytes).map_err(|what| damaged(what.into()))?;
+    if header.owner != owner {
+        let (path, found) = (path.to_path_buf(), header.owner);
+        return Err(FileError::Foreign { path, found, expected: owner });
+    }
+    if header.file_size() != Some(length) {
+        return Err(damaged(format!("{length} bytes are not what its header says")));
+    }
+    Ok(header)
 }
 
 /// A checkpoint's file, open for reading.
+#[derive(Debug)]
 pub struct CheckpointFile {
     path: PathBuf,
     file: File,
@@ -166,27 +257,26 @@ impl CheckpointFile {
     /// # Errors
     /// The header does not hold, or is not of `owner`.
     pub fn open(path: &Path, owner: Owner) -> Result<Self, FileError> {
-        let io =
-            |operation| move |source| FileError::Io { path: path.to_path_buf(), operation, source };
-        let damaged = |what: String| FileError::Damaged { path: path.to_path_buf(), what };
-        let file = File::open(path).map_err(io("open"))?;
-        let length = file.metadata().map_err(io("read the size of"))?.len();
-        let mut bytes = [0; HEADER_SIZE];
-        if length < IMAGE {
-            return Err(damaged(format!("it ends after {length} bytes")));
-        }
-        file.read_exact_at(&mut bytes, 0).map_err(io("read"))?;
-        let header = Header::decode(&bytes).map_err(|what| damaged(what.into()))?;
-        if header.owner != owner {
-            let (path, found) = (path.to_path_buf(), header.owner);
-            return Err(FileError::Foreign { path, found, expected: owner });
-        }
-        let chunks = header.size.div_ceil(CHUNK_SIZE as u64);
-        let expected = chunks.checked_mul(32).and_then(|it| it.checked_add(header.size));
-        if expected.and_then(|it| it.checked_add(IMAGE)) != Some(length) {
-            return Err(damaged(format!("{length} bytes are not what its header says")));
-        }
-        Ok(Self { path: path.to_path_buf(), file, header })
+        let opened = File::open(path);
+        let io = |source| FileError::Io { path: path.to_path_buf(), operation: "open", source };
+        let file = opened.map_err(io)?;
+        let header = read_header((path, &file), owner, Kind::Whole)?;
+        Ok(Self::new(path.to_path_buf(), file, header))
+    }
+
+    /// A file that was written with this header.
+    pub(super) fn new(path: PathBuf, file: File, header: Header) -> Self {
+        Self { path, file, header }
+    }
+
+    /// Writes to it, before it is used.
+    pub(super) fn change<T>(&self, write: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
+        write(&self.file)
+    }
+
+    /// The same file, with another name and header.
+    pub(super) fn renamed(self, path: PathBuf, header: Header) -> Self {
+        Self { path, header, ..self }
     }
 
     /// Where it is.
@@ -200,32 +290,59 @@ impl CheckpointFile {
     /// It cannot be read, or does not hold; says which chunk.
     pub fn verify(&self) -> Result<(), FileError> {
         let Header { size, root, .. } = self.header;
-        let damaged = |what: String| FileError::Damaged { path: self.path.clone(), what };
-        let read = |into: &mut [u8], at: u64| {
-            let read = self.file.read_exact_at(into, at);
-            read.map_err(|source| FileError::Io {
-                path: self.path.clone(),
-                operation: "read",
-                source,
-            })
-        };
-        let count = size.div_ceil(CHUNK_SIZE as u64) as usize;
-        let mut leaves = vec![[0; 32]; count];
-        read(leaves.as_flattened_mut(), IMAGE + size)?;
+        let mut leaves = self.leaves()?;
         let mut chunk = vec![0; CHUNK_SIZE];
-        for (number, leaf) in leaves.iter().enumerate() {
-            let at = number as u64 * CHUNK_SIZE as u64;
-            let bytes = &mut chunk[..(size - at).min(CHUNK_SIZE as u64) as usize];
-            read(bytes, IMAGE + at)?;
-            if merkle::leaf(number as u64, bytes) != *leaf {
-                let what = format!("chunk {number} of {count} does not have its digest");
-                return Err(damaged(what));
+        for (number, leaf) in (0..).zip(&leaves) {
+            let bytes = &mut chunk[..chunk_size(size, number)];
+            self.read_chunk(number, bytes)?;
+            if merkle::leaf(number, bytes) != *leaf {
+                return Err(self.damaged_chunk(number));
             }
         }
         if merkle::root(size, CHUNK_SIZE as u64, &mut leaves) != root {
-            return Err(damaged("the digests of its chunks do not have its root".into()));
+            return Err(self.damaged_leaves());
         }
         Ok(())
+    }
+
+    /// The digests of its chunks, as they are in the file.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn leaves(&self) -> Result<Vec<Digest>, FileError> {
+        // The header was compared with the size of the file, so this is no more than is there.
+        let mut leaves = vec![[0; 32]; chunk_count(self.header.size) as usize];
+        self.read(leaves.as_flattened_mut(), self.header.leaf_at(0))?;
+        Ok(leaves)
+    }
+
+    /// Fills `into` with the first bytes of chunk `index`.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn read_chunk(&self, index: u64, into: &mut [u8]) -> Result<(), FileError> {
+        self.read(into, Header::chunk_at(index))
+    }
+
+    /// What is said of a chunk that does not have its digest.
+    pub fn damaged_chunk(&self, index: u64) -> FileError {
+        let count = chunk_count(self.header.size);
+        self.damaged(format!("chunk {index} of {count} does not have its digest"))
+    }
+
+    /// What is said when its digests do not have its root.
+    pub fn damaged_leaves(&self) -> FileError {
+        self.damaged("the digests of its chunks do not have its root".into())
+    }
+
+    fn damaged(&self, what: String) -> FileError {
+        FileError::Damaged { path: self.path.clone(), what }
+    }
+
+    fn read(&self, into: &mut [u8], at: u64) -> Result<(), FileError> {
+        let read = self.file.read_exact_at(into, at);
+        let error = |source| FileError::Io { path: self.path.clone(), operation: "read", source };
+        read.map_err(error)
     }
 
     /// The image, from its first byte on.

@@ -12,13 +12,13 @@ use super::file::{CheckpointFile, FileError};
 use super::store::Store;
 use super::{CHUNK_SIZE, Position};
 
-const OWNER: Owner = Owner { cluster: 0x7e57, replica: 2 };
+pub(super) const OWNER: Owner = Owner { cluster: 0x7e57, replica: 2 };
 
 /// A directory that is gone when the test ends.
-struct Directory(PathBuf);
+pub(super) struct Directory(pub(super) PathBuf);
 
 impl Directory {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let name = format!("tetrarch-checkpoints-{name}-{}", std::process::id());
         let path = std::env::temp_dir().join(name);
         let _ = fs::remove_dir_all(&path);
@@ -32,16 +32,16 @@ impl Drop for Directory {
     }
 }
 
-fn position(cid: u64) -> Position {
+pub(super) fn position(cid: u64) -> Position {
     Position { cid: ConsensusId(cid), base: Lsn(10 * cid) }
 }
 
-fn bytes(size: usize) -> Vec<u8> {
+pub(super) fn bytes(size: usize) -> Vec<u8> {
     (0..size).map(|at| (at * 31 / 7) as u8).collect()
 }
 
 /// The same, as it comes from a service: in pieces.
-fn image(size: usize) -> Chunks {
+pub(super) fn image(size: usize) -> Chunks {
     let mut image = Chunks::default();
     image.push(&bytes(2 * CHUNK_SIZE));
     image.clear();
@@ -62,12 +62,12 @@ fn the_last_two_stay_and_hold_what_was_written() {
     assert!(store.list().expect("none yet").is_empty());
     let sizes = [0, 1, CHUNK_SIZE, 3 * CHUNK_SIZE + 5];
     for (cid, size) in (1..).zip(sizes) {
-        let root = store.add(OWNER, position(cid), &image(size)).expect("a writable directory");
+        let made = store.add(OWNER, position(cid), &image(size)).expect("a writable directory");
         let paths = store.list().expect("a directory");
         assert_eq!(paths.len(), 2.min(cid as usize));
         let file = whole(&paths[0]).expect("it was written");
         let header = file.header;
-        assert_eq!((header.position, header.root), (position(cid), root));
+        assert_eq!((header.position, header), (position(cid), made.header));
         let mut read = Vec::new();
         file.image().expect("open").read_to_end(&mut read).expect("its bytes");
         assert!(read == bytes(size));
@@ -80,7 +80,7 @@ fn the_last_two_stay_and_hold_what_was_written() {
     // The same state has the same root, wherever and whenever it was taken.
     let mine = store.add(OWNER, position(5), &image(9)).expect("writable");
     let theirs = store.add(other, position(6), &image(9)).expect("writable");
-    assert_eq!(mine, theirs);
+    assert_eq!(mine.header.root, theirs.header.root);
 }
 
 // rule: CKP.4
@@ -108,6 +108,24 @@ fn no_damage_goes_unseen() {
     store.set_aside(&path).expect("ours");
     assert!(store.list().expect("a directory").is_empty(), "its name is gone");
     assert_eq!(fs::read_dir(&directory.0).expect("ours").count(), 1, "its bytes are not");
+}
+
+#[test]
+fn files_of_a_volatile_replica_have_no_names_and_hold_what_was_written() {
+    let directory = Directory::new("unnamed");
+    let store = Store::unnamed(directory.0.join("checkpoints"));
+    let made: Vec<CheckpointFile> = (1..4)
+        .map(|cid| store.add(OWNER, position(cid), &image(CHUNK_SIZE + cid as usize)))
+        .map(|made| made.expect("a writable directory"))
+        .collect();
+    assert_eq!(fs::read_dir(store.path()).expect("made").count(), 0, "they have no names");
+    for (file, cid) in made.iter().zip(1..) {
+        file.verify().expect("it was written");
+        assert_eq!(file.header.position, position(cid));
+        let mut read = Vec::new();
+        file.image().expect("open").read_to_end(&mut read).expect("its bytes");
+        assert!(read == bytes(CHUNK_SIZE + cid as usize));
+    }
 }
 
 #[test]

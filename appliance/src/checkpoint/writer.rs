@@ -1,24 +1,28 @@
 //! The thread that makes checkpoints durable.
 //!
 //! Owns the thread and the memory of the image that it writes. Always true: one is written at a time, and one
-//! that comes meanwhile is left out, so the memory is that of one image; records are given up only when two
-//! checkpoints behind them are durable, with their bases (rule CKP.3). Must not: run on a stage's core.
+//! that comes meanwhile is left out, so the memory is that of one image; one counts only when its base is
+//! durable, too (rule CKP.3). Must not: run on a stage's core.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use tetrarch_consensus::spec;
+use tetrarch_consensus::{ConsensusId, Digest, Input, spec};
 use tetrarch_dataplane::ring::{Consumer, Producer, ring};
 use tetrarch_dataplane::storage::Owner;
 use tetrarch_dataplane::storage::file::Probe;
 
 use super::chunks::Chunks;
+use super::file::CheckpointFile;
+use super::shelf::Shelf;
 use super::store::Store;
-use super::{CheckpointSink, Position};
+use super::transfer::{Bell, Handover, Install, State};
+use super::{CheckpointSink, Position, Target};
 use crate::metrics::Metrics;
+use crate::payload::FramePayload;
 use crate::stage::records::Watermark;
 use crate::{info, warning};
 
@@ -54,7 +58,10 @@ struct Job {
 struct Sink {
     jobs: Producer<Job>,
     buffers: Consumer<Chunks>,
+    /// Memory of an image that was abandoned.
+    spare: Option<Chunks>,
     thread: Thread,
+    handover: Handover,
     /// The longest that execution has waited for a piece of the copy that is being made.
     pause: Duration,
     metrics: Arc<Metrics>,
@@ -67,7 +74,7 @@ impl CheckpointSink for Sink {
             return None;
         }
         self.pause = Duration::ZERO;
-        let mut image = self.buffers.pop().unwrap_or_default();
+        let mut image = self.spare.take().or_else(|| self.buffers.pop()).unwrap_or_default();
         image.clear();
         Some(image)
     }
@@ -92,6 +99,19 @@ impl CheckpointSink for Sink {
     fn leave_out(&mut self) {
         self.metrics.checkpoints_skipped.add(1);
     }
+
+    fn abandon(&mut self, image: Chunks) {
+        self.spare = Some(image);
+        self.leave_out();
+    }
+
+    fn install(&mut self, install: Install) {
+        self.handover.install(install);
+    }
+
+    fn installed(&mut self) -> Option<(ConsensusId, State)> {
+        self.handover.installed()
+    }
 }
 
 /// The thread, while it runs.
@@ -110,41 +130,41 @@ pub struct WriterParts {
     pub pace: Pace,
     /// How far the log is durable.
     pub watermark: Watermark,
-    /// Says when the log has failed.
-    pub probe: Probe,
-    /// The newest checkpoint that the directory holds.
-    pub newest: Option<Position>,
+    /// Says when the log has failed, if there is one.
+    pub probe: Option<Probe>,
+    /// Where those go that count.
+    pub shelf: Arc<Shelf>,
+    /// To ordering.
+    pub news: Producer<Input<FramePayload>>,
+    /// Wakes it.
+    pub bell: Bell,
     /// Where its numbers are published.
     pub metrics: Arc<Metrics>,
 }
 
 impl Writer {
-    /// Starts the thread. Returns what takes checkpoints, and the record before which none is needed.
+    /// Starts the thread. Returns what takes checkpoints, and hands states over.
     ///
     /// # Errors
     /// The system refuses a thread.
-    pub fn start(parts: WriterParts) -> Result<(Self, Box<dyn CheckpointSink>, Arc<AtomicU64>)> {
+    pub fn start(
+        parts: WriterParts,
+        handover: Handover,
+    ) -> Result<(Self, Box<dyn CheckpointSink>)> {
         let (jobs_in, jobs) = ring(1);
         let (buffers_in, buffers) = ring(1);
         let stop = Arc::new(AtomicBool::new(false));
-        let needed_from = Arc::new(AtomicU64::new(0));
         let metrics = Arc::clone(&parts.metrics);
-        let worker = Worker {
-            parts,
-            jobs,
-            buffers: buffers_in,
-            stop: Arc::clone(&stop),
-            needed_from: Arc::clone(&needed_from),
-            older: None,
-        };
+        let worker = Worker { parts, jobs, buffers: buffers_in, stop: Arc::clone(&stop) };
         let thread = std::thread::Builder::new()
             .name("checkpoints".into())
             .spawn(move || worker.run())
             .context("the system refused a thread; raise the limit of processes (ulimit -u)")?;
         let waker = thread.thread().clone();
         let pause = Duration::ZERO;
-        let sink = Sink { jobs: jobs_in, buffers, thread: waker, pause, metrics };
-        Ok((Self { stop, thread: Some(thread) }, Box::new(sink), needed_from))
+        let (jobs, spare) = (jobs_in, None);
+        let sink = Sink { jobs, buffers, spare, thread: waker, handover, pause, metrics };
+        Ok((Self { stop, thread: Some(thread) }, Box::new(sink)))
     }
 }
 
@@ -165,9 +185,6 @@ struct Worker {
     jobs: Consumer<Job>,
     buffers: Producer<Chunks>,
     stop: Arc<AtomicBool>,
-    needed_from: Arc<AtomicU64>,
-    /// The one before the newest.
-    older: Option<Position>,
 }
 
 impl Worker {
@@ -196,7 +213,7 @@ impl Worker {
         };
         if pause > self.parts.pace.pause_max {
             warning!(
-                "checkpoint {}: taking it stopped execution for {} ms, more than checkpoints.pause_max_ms = {}: \
+                "checkpoint {}: taking it stopped execution for {} ms, more than log.checkpoint_pause_max_ms = {}: \
                  raise cluster.checkpoint_every so that this happens less often, or raise the limit",
                 position.cid,
                 pause.as_millis(),
@@ -210,12 +227,12 @@ impl Worker {
         let Some(job) = self.jobs.front() else { return };
         let WriterParts { store, owner, metrics, .. } = &self.parts;
         match store.add(*owner, position, &job.image) {
-            Ok(_) => {
+            Ok(file) => {
                 metrics.checkpoints.add(1);
                 metrics.checkpoint_instance.set(position.cid.0);
                 metrics.checkpoint_size.set(job.image.size() as u64);
                 metrics.checkpoint_write_ns.set(start.elapsed().as_nanos() as u64);
-                self.release(position);
+                self.tell(file);
             }
             Err(error) => {
                 metrics.checkpoints_failed.add(1);
@@ -245,7 +262,8 @@ impl Worker {
     fn wait_for_base(&self, position: Position) -> bool {
         spec!("CKP.3");
         while self.parts.watermark.get() < position.base {
-            if self.stops() || self.parts.probe.failure().is_some() {
+            let failed = self.parts.probe.as_ref().is_some_and(|probe| probe.failure().is_some());
+            if self.stops() || failed {
                 return false;
             }
             std::thread::park_timeout(TICK);
@@ -253,15 +271,15 @@ impl Worker {
         true
     }
 
-    /// Lets go of records, now that `newer` is durable: two checkpoints are kept, and the records from the base
-    /// before them on, because batches of instances that a base says are open are there.
-    fn release(&mut self, newer: Position) {
-        spec!("CKP.3");
-        let newest = self.parts.newest.replace(newer);
-        let older = std::mem::replace(&mut self.older, newest);
-        if let Some(before) = older {
-            self.needed_from.store(before.base.0, Ordering::Release);
-        }
-        info!("checkpoint {}: durable", newer.cid);
+    /// This one counts: what is before two of them is not needed, and others may have it.
+    fn tell(&mut self, file: CheckpointFile) {
+        let Target { cid, size, root } = file.header.target();
+        let durable = self.parts.store.is_durable();
+        self.parts.shelf.add(file);
+        let input = Input::Checkpointed { cid, size, root: Digest(root) };
+        // A stage that does not take this any more has ended.
+        let _ = self.parts.news.push(input);
+        self.parts.bell.ring();
+        info!("checkpoint {cid}: {}", if durable { "durable" } else { "written" });
     }
 }

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use tetrarch_consensus::limits::{
     BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, INLINE_BODY_MAX, PENDING_MAX, PENDING_SIZE_MAX,
+    STATE_SIZE_MAX,
 };
 use tetrarch_dataplane::stage::IdlePolicy;
 use tetrarch_dataplane::storage::LogConfig;
@@ -49,6 +50,9 @@ pub struct ReplicaFile {
     /// The log of a durable replica.
     #[serde(default, skip_serializing_if = "LogFile::is_default")]
     pub log: LogFile,
+    /// Checkpoints on their way between replicas.
+    #[serde(default, skip_serializing_if = "TransferFile::is_default")]
+    pub transfer: TransferFile,
     /// What only io_uring does.
     #[serde(default, skip_serializing_if = "IoUringFile::is_default")]
     pub io_uring: IoUringFile,
@@ -99,6 +103,30 @@ impl Default for LogFile {
 }
 
 impl LogFile {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// `[transfer]`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(deny_unknown_fields, default)]
+pub struct TransferFile {
+    /// How much of its checkpoints this replica sends to the others in a second, MiB.
+    pub rate_mib: usize,
+    /// Likewise to one of them.
+    pub peer_rate_mib: usize,
+    /// The largest image of a state that this replica fetches, GiB.
+    pub state_max_gib: u64,
+}
+
+impl Default for TransferFile {
+    fn default() -> Self {
+        Self { rate_mib: 256, peer_rate_mib: 256, state_max_gib: STATE_SIZE_MAX >> 30 }
+    }
+}
+
+impl TransferFile {
     fn is_default(&self) -> bool {
         *self == Self::default()
     }

@@ -22,6 +22,7 @@ use tetrarch_dataplane::ring::Consumer;
 use tetrarch_dataplane::types::PeerId;
 
 use super::{Answer, Outbound};
+use crate::checkpoint::transfer::Parcel;
 use crate::payload::FramePayload;
 use crate::proofs::sign_state;
 
@@ -187,6 +188,15 @@ impl Egress {
         let out = &mut frame.bytes_mut()[..DIGEST_REPLY_SIZE];
         write_digest_reply(whole.bytes(), &Digest(*digest), out);
         Some(frame.freeze(DIGEST_REPLY_SIZE as u32))
+    }
+
+    /// Sends a chunk of a checkpoint.
+    pub fn chunk(&mut self, links: &mut Links, parcel: Parcel) {
+        let Parcel { to, frame, digest } = parcel;
+        let to = PeerId::replica(to.0);
+        let (kind, auth, session, proof_size) = (kind::CHUNK, proof::NONE, 0, 0);
+        let (body_digest, frame) = (Some(digest), Some(frame));
+        self.transmit(links, Outgoing { to, kind, auth, session, proof_size, body_digest, frame });
     }
 
     /// Tells a client that its request will not be executed: now, or ever.

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use tetrarch_consensus::limits::{FULL_RESULT_SIZE_MAX, RESULT_SIZE_MAX};
 use tetrarch_consensus::message::reply::{REPLY_HEADER_SIZE, ReplyHeader, Status};
 use tetrarch_consensus::{
-    Batch, ClientId, Context, Lsn, Ordered, Replies, RequestView, Selection, Sequence,
-    StateMachine, ViewId, spec,
+    BadSnapshot, Batch, ClientId, ConsensusId, Context, Digest, Lsn, Ordered, Replies, RequestView,
+    Selection, Sequence, StateMachine, ViewId, spec,
 };
 use tetrarch_dataplane::frame::FramePool;
 use tetrarch_dataplane::limits::BURST_MAX;
@@ -24,6 +24,7 @@ use super::reply_page::ReplyPage;
 use super::{Answer, ExecutionRings, Wakers, Work, wake};
 use crate::checkpoint::chunks::Chunks;
 use crate::checkpoint::image::{self, ImageError};
+use crate::checkpoint::transfer::{Install, State};
 use crate::checkpoint::{CheckpointSink, Position};
 use crate::metrics::Metrics;
 use crate::payload::FramePayload;
@@ -59,6 +60,8 @@ pub struct Execution {
     checkpoints: Option<Box<dyn CheckpointSink>>,
     /// The one that is being copied, and the part of its image that is.
     copying: Option<(Position, Chunks)>,
+    /// The state is away, to be replaced; were read-only requests answered before?
+    away: Option<bool>,
     wakers: Wakers,
 }
 
@@ -90,6 +93,7 @@ impl Execution {
             metrics,
             checkpoints: None,
             copying: None,
+            away: None,
             wakers: Wakers::default(),
         }
     }
@@ -169,6 +173,42 @@ impl Execution {
         Progress::Worked
     }
 
+    /// Gives the state away, to come back as that of the image that was fetched. Until then this stage has nothing to
+    /// work with, and the others go on.
+    fn begin_install(&mut self, base: Lsn, cid: ConsensusId) {
+        let Self { service, cache, checkpoints: Some(sink), copying, .. } = self else {
+            debug_assert!(false, "who has no checkpoints is offered none");
+            return;
+        };
+        if let Some((_, image)) = copying.take() {
+            sink.abandon(image);
+        }
+        let state = State {
+            service: std::mem::replace(service, Box::new(Away)),
+            cache: std::mem::replace(cache, ReplyCache::new(0, 0)),
+        };
+        sink.install(Install { base, cid, state });
+        self.away = Some(std::mem::replace(&mut self.answers_reads, false));
+    }
+
+    /// Takes the state back, if it is here.
+    fn end_install(&mut self) -> Progress {
+        let Self { checkpoints: Some(sink), rings, .. } = self else { return Progress::Idle };
+        if rings.executed.room() == 0 {
+            return Progress::Idle;
+        }
+        let Some((cid, State { service, cache })) = sink.installed() else {
+            return Progress::Idle;
+        };
+        (self.service, self.cache) = (service, cache);
+        self.answers_reads = self.away.take().unwrap_or(false);
+        let told = self.rings.executed.push(cid);
+        debug_assert!(told.is_ok(), "the room was checked");
+        self.metrics.executed.set(cid.0);
+        self.metrics.reply_cache_size.set(self.cache.size() as u64);
+        Progress::Worked
+    }
+
     /// The application, for checkers and tests.
     pub fn service(&self) -> &dyn StateMachine {
         &*self.service
@@ -181,7 +221,7 @@ impl Execution {
             None => return Progress::Idle,
             Some(Work::Execute { batch, .. }) => batch.len(),
             Some(Work::Resend { .. } | Work::Busy { .. }) => 1,
-            Some(Work::Reads(_) | Work::Checkpoint { .. }) => 0,
+            Some(Work::Reads(_) | Work::Checkpoint { .. } | Work::Install { .. }) => 0,
         };
         if room < needed || self.rings.executed.room() == 0 {
             return Progress::Idle;
@@ -194,6 +234,10 @@ impl Execution {
             Some(Work::Resend { client, sequence }) => self.resend(client, sequence),
             Some(Work::Busy { client, sequence }) => self.say(client, sequence, Status::Busy),
             Some(Work::Checkpoint { base, ordered }) => self.checkpoint(base, &ordered),
+            Some(Work::Install { base, cid, after }) => {
+                self.after = after;
+                self.begin_install(base, cid);
+            }
             Some(Work::Reads(answer)) => self.answers_reads = answer,
             None => return Progress::Idle,
         }
@@ -327,8 +371,11 @@ impl Stage for Execution {
         self.now = now;
         // Writes before reads: a client that saw its write acknowledged reads it.
         let mut progress = Progress::Idle;
+        if self.away.is_some() {
+            progress = self.end_install();
+        }
         for _ in 0..BURST_MAX {
-            if self.work() == Progress::Idle {
+            if self.away.is_some() || self.work() == Progress::Idle {
                 break;
             }
             progress = Progress::Worked;
@@ -345,7 +392,31 @@ impl Stage for Execution {
     }
 
     fn waits_for_room(&self) -> bool {
-        !self.rings.work.is_empty() || !self.rings.queries.is_empty()
+        // A state that is away comes back with a call.
+        self.away.is_none() && !self.rings.work.is_empty() || !self.rings.queries.is_empty()
+    }
+}
+
+/// In the place of an application that is away.
+struct Away;
+
+impl StateMachine for Away {
+    fn execute(&mut self, _: &Context, _: &RequestView<'_>, _: &mut dyn Replies) {
+        unreachable!("nothing is executed while the state is away");
+    }
+
+    fn query(&self, _: &RequestView<'_>, _: &mut dyn Replies) {
+        unreachable!("nothing is answered while the state is away");
+    }
+
+    fn digest(&self) -> Digest {
+        Digest::ZERO
+    }
+
+    fn snapshot(&self, _: &mut dyn FnMut(&[u8])) {}
+
+    fn restore(&mut self, _: &mut dyn FnMut(&mut [u8]) -> usize) -> Result<(), BadSnapshot> {
+        Err(BadSnapshot)
     }
 }
 

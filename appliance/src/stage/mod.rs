@@ -35,7 +35,7 @@ pub mod worker;
 use tetrarch_consensus::limits::{ACTIONS_MAX, BATCH_REQUESTS_MAX, EXECUTION_LAG_MAX};
 use tetrarch_consensus::{
     Batch, ClientId, ConsensusId, Context, Evidence, Input, Lsn, Message, Ordered, Recipients,
-    Regency, ReplicaId, Request, Selection, Sequence, Verified,
+    Regency, ReplicaId, Request, Selection, Sequence, TransferNote, Verified,
 };
 use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::frame::Frame;
@@ -44,6 +44,7 @@ use tetrarch_dataplane::links::{Diagnosis, Received};
 use tetrarch_dataplane::ring::{Consumer, FanIn, Producer, ring};
 use tetrarch_dataplane::types::PeerId;
 
+use crate::checkpoint::transfer::{self, ON_THE_WAY_MAX, Order, Parcel};
 use crate::payload::FramePayload;
 
 /// A kind of stage. All but ingress exist once in a node.
@@ -94,6 +95,11 @@ pub const WORK_MAX: usize = 2 * EXECUTION_LAG_MAX as usize + BURST_MAX + BUSY_MA
 pub const EXECUTED_MAX: usize = WORK_MAX;
 /// Replies between execution and egress: two full batches and a burst of queries.
 pub const REPLIES_MAX: usize = 2 * BATCH_REQUESTS_MAX + 16 * BURST_MAX;
+/// What ordering wants of the thread that fetches and serves checkpoints: twice the chunks that the core asks for at
+/// a time, so that what others want never fills it.
+pub const ORDERS_MAX: usize = 256;
+/// What that thread, and the one that writes checkpoints, tell ordering.
+pub const NEWS_MAX: usize = 64;
 /// Events that wait for the control thread, of each stage.
 pub const EVENTS_MAX: usize = 256;
 
@@ -129,6 +135,15 @@ pub enum Work {
         base: Lsn,
         /// The core's share.
         ordered: Box<Ordered>,
+    },
+    /// Replace the application and the kept replies by those of the image that was fetched.
+    Install {
+        /// The record from which a replay behind it begins.
+        base: Lsn,
+        /// The instance after which it was taken.
+        cid: ConsensusId,
+        /// What has to be durable before anybody is told.
+        after: Lsn,
     },
     /// From here on, answer read-only requests or leave them unanswered (rule LAG.5).
     Reads(bool),
@@ -197,6 +212,8 @@ pub enum Event {
     LinkDown(PeerId),
     /// A link cannot be made.
     Link(Diagnosis),
+    /// Something about a transfer of a checkpoint to this replica.
+    Transfer(TransferNote),
     /// The log failed: this replica says nothing any more that would have to be durable.
     LogFailed,
 }
@@ -213,6 +230,8 @@ pub struct NetworkRings {
     pub sends: Consumer<Outbound>,
     /// From execution.
     pub replies: Consumer<Answer>,
+    /// From the thread that serves checkpoints.
+    pub parcels: Consumer<Parcel>,
     /// To the control thread.
     pub events: Producer<Event>,
     /// To and from each ingress worker.
@@ -257,8 +276,20 @@ pub struct OrderingRings {
     pub work: Producer<Work>,
     /// From execution.
     pub executed: Consumer<ConsensusId>,
+    /// To the thread that fetches and serves checkpoints.
+    pub orders: Producer<Order>,
+    /// From it, and from the one that writes them.
+    pub news: FanIn<Input<FramePayload>>,
     /// To the control thread.
     pub events: Producer<Event>,
+}
+
+/// The ends of the threads that work with checkpoints.
+pub struct Background {
+    /// Of the one that fetches and serves them.
+    pub transfer: transfer::Rings,
+    /// Of the one that writes them: to ordering.
+    pub written: Producer<Input<FramePayload>>,
 }
 
 /// The execution stage's ends.
@@ -298,6 +329,8 @@ pub struct Rings {
     pub ordering: OrderingRings,
     /// The execution stage's.
     pub execution: ExecutionRings,
+    /// For checkpoints.
+    pub background: Background,
     /// The control thread's.
     pub events: Events,
 }
@@ -312,6 +345,10 @@ pub fn rings(workers: usize) -> Rings {
     let (work_in, work) = ring(WORK_MAX);
     let (executed_in, executed) = ring(EXECUTED_MAX);
     let (replies_in, replies) = ring(REPLIES_MAX);
+    let (orders_in, orders) = ring(ORDERS_MAX);
+    let (transfer_news, transferred) = ring(NEWS_MAX);
+    let (written, written_out) = ring(NEWS_MAX);
+    let (parcels_in, parcels) = ring(ON_THE_WAY_MAX);
     let (network_events, network) = ring(EVENTS_MAX);
     let (ordering_events, ordering) = ring(EVENTS_MAX);
     let (mut requests, mut peers, mut queries) = (vec![requests], vec![peers], vec![queries]);
@@ -343,6 +380,7 @@ pub fn rings(workers: usize) -> Rings {
             queries: queries_in,
             sends,
             replies,
+            parcels,
             events: network_events,
             workers: to_workers,
         },
@@ -353,6 +391,8 @@ pub fn rings(workers: usize) -> Rings {
             sends: sends_in,
             work: work_in,
             executed,
+            orders: orders_in,
+            news: FanIn::new(vec![transferred, written_out]),
             events: ordering_events,
         },
         execution: ExecutionRings {
@@ -360,6 +400,10 @@ pub fn rings(workers: usize) -> Rings {
             queries: FanIn::new(queries),
             executed: executed_in,
             replies: replies_in,
+        },
+        background: Background {
+            transfer: transfer::Rings { orders, news: transfer_news, parcels: parcels_in },
+            written,
         },
         events: Events { network, ordering },
     }
@@ -377,6 +421,9 @@ pub fn rings_size(workers: usize) -> usize {
         + WORK_MAX * size_of::<Work>()
         + EXECUTED_MAX * size_of::<ConsensusId>()
         + REPLIES_MAX * size_of::<Answer>()
+        + ORDERS_MAX * size_of::<Order>()
+        + 2 * NEWS_MAX * size_of::<Input<FramePayload>>()
+        + ON_THE_WAY_MAX * size_of::<Parcel>()
         + 2 * EVENTS_MAX * size_of::<Event>()
 }
 

@@ -143,6 +143,11 @@ impl Network {
         self.wakers = wakers;
     }
 
+    /// The memory of messages.
+    pub fn pool(&self) -> &FramePool {
+        &self.pool
+    }
+
     /// Is there a session with this peer?
     pub fn is_up(&self, peer: PeerId) -> bool {
         self.links.is_up(peer)
@@ -165,6 +170,10 @@ impl Network {
         }
         while self.egress.answer(&mut self.links, &mut self.rings.replies, durable) > 0 {
             progress = Progress::Worked;
+        }
+        while let Some(parcel) = self.rings.parcels.pop() {
+            progress = Progress::Worked;
+            self.egress.chunk(&mut self.links, parcel);
         }
         while let Some(Refused { client, sequence, read_only }) = self.dispatch.refused() {
             progress = Progress::Worked;

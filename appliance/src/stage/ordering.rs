@@ -12,15 +12,17 @@ use std::sync::atomic::AtomicU64;
 use tetrarch_consensus::limits::{ACTIONS_MAX, REQUESTS_PER_STEP_MAX};
 use tetrarch_consensus::smr::{Replica, RestoreError};
 use tetrarch_consensus::{
-    Action, Actions, Batch, ConsensusId, Context, Input, Instant as CoreInstant, Lsn, Ordered,
-    Protocol, Request, Selection, spec,
+    Action, Actions, Batch, ConsensusId, Context, Digest, Input, Instant as CoreInstant, Lsn,
+    Ordered, Protocol, Request, Selection, spec,
 };
 use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::stage::{Progress, Stage};
 use tetrarch_dataplane::types::Instant;
 
 use super::records::{Records, Watermark};
-use super::{BUSY_MAX, Event, OrderingRings, Outbound, WORK_MAX, Wakers, Work, wake};
+use super::{BUSY_MAX, Event, ORDERS_MAX, OrderingRings, Outbound, WORK_MAX, Wakers, Work, wake};
+use crate::checkpoint::Target;
+use crate::checkpoint::transfer::Order;
 use crate::metrics::Metrics;
 use crate::payload::FramePayload;
 
@@ -49,6 +51,8 @@ pub struct Ordering {
     behind: Option<ConsensusId>,
     metrics: Arc<Metrics>,
     wakers: Wakers,
+    /// Wakes the thread that fetches and serves checkpoints.
+    orders_waker: Option<Waker>,
 }
 
 impl Ordering {
@@ -66,7 +70,13 @@ impl Ordering {
             behind: None,
             metrics,
             wakers: Wakers::default(),
+            orders_waker: None,
         }
+    }
+
+    /// From now on wakes the thread that fetches and serves checkpoints.
+    pub fn wake_transfer(&mut self, waker: Waker) {
+        self.orders_waker = Some(waker);
     }
 
     /// From now on wakes other cores for what is left in its rings.
@@ -208,9 +218,13 @@ impl Ordering {
             }
             let room = match action {
                 Action::Send { .. } => self.rings.sends.room(),
-                Action::Execute { .. } | Action::Checkpoint { .. } | Action::ResendReply { .. } => {
-                    self.rings.work.room()
-                }
+                Action::Execute { .. }
+                | Action::Checkpoint { .. }
+                | Action::Install { .. }
+                | Action::ResendReply { .. } => self.rings.work.room(),
+                Action::BeginTransfer { .. }
+                | Action::StoreChunk { .. }
+                | Action::EndTransfer { .. } => self.rings.orders.room(),
                 _ => 1,
             };
             if room == 0 {
@@ -257,19 +271,36 @@ impl Ordering {
                 self.metrics.evidence.add(1);
                 self.tell(Event::Evidence(evidence));
             }
-            // The core asks for none of these yet.
-            Action::SendChunk { .. }
-            | Action::BeginTransfer { .. }
-            | Action::StoreChunk { .. }
-            | Action::EndTransfer { .. }
-            | Action::Install { .. }
-            | Action::Transfer(_) => debug_assert!(false, "no transfers yet"),
+            Action::SendChunk { to, cid, root, index } => {
+                // Gives way to what this replica fetches itself: who asked asks again.
+                if self.rings.orders.room() > ORDERS_MAX / 2 {
+                    self.order(Order::Send { to, cid, root, index });
+                }
+            }
+            Action::BeginTransfer { cid, size, root: Digest(root) } => {
+                self.order(Order::Begin(Target { cid, size, root }));
+            }
+            Action::StoreChunk { cid, index, payload } => {
+                self.order(Order::Store { cid, index, payload });
+            }
+            Action::EndTransfer { cid } => self.order(Order::End(cid)),
+            Action::Install { base, cid } => {
+                let after = self.appended;
+                self.work(Work::Install { base, cid, after });
+            }
+            Action::Transfer(note) => self.tell(Event::Transfer(note)),
         }
     }
 
     fn work(&mut self, work: Work) {
         let pushed = self.rings.work.push(work);
         debug_assert!(pushed.is_ok(), "the room was checked");
+    }
+
+    fn order(&mut self, order: Order) {
+        let pushed = self.rings.orders.push(order);
+        debug_assert!(pushed.is_ok(), "the room was checked");
+        self.orders_waker.iter().for_each(Waker::wake);
     }
 
     /// Operators are told if they listen; the core does not wait for them.
@@ -291,6 +322,12 @@ impl Ordering {
         while let Some(cid) = self.rings.executed.pop() {
             progress = Progress::Worked;
             if !self.step(now, Input::Executed(cid)) {
+                return progress;
+            }
+        }
+        while let Some(input) = self.rings.news.pop() {
+            progress = Progress::Worked;
+            if !self.step(now, input) {
                 return progress;
             }
         }

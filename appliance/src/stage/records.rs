@@ -28,6 +28,11 @@ impl Watermark {
         Self(Arc::new(AtomicU64::new(u64::MAX)))
     }
 
+    /// Of a log that this number says how far it is durable.
+    pub fn of(durable: Arc<AtomicU64>) -> Self {
+        Self(durable)
+    }
+
     /// Everything up to here is durable.
     pub fn get(&self) -> Lsn {
         Lsn(self.0.load(Ordering::Acquire))

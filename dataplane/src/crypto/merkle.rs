@@ -73,6 +73,12 @@ impl Tree {
         root_over(size, chunk_size, self.nodes.last())
     }
 
+    /// Leaf `index`, if there is one.
+    pub fn leaf(&self, index: u64) -> Option<Digest> {
+        let index = usize::try_from(index).ok()?;
+        self.nodes[..self.leaves].get(index).copied()
+    }
+
     /// The siblings on the way from leaf `index` to the root, lowest first, at most [`LONGEST_PATH`]; nothing where
     /// a node goes up as it is, and nothing at all for a leaf that there is not.
     pub fn path(&self, index: u64) -> impl Iterator<Item = Digest> + '_ {
@@ -207,6 +213,7 @@ mod tests {
             }
             assert_eq!(tree.path(count as u64).count(), 0);
             assert_eq!(tree.path(u64::MAX).count(), 0);
+            assert_eq!((tree.leaf(count as u64), tree.leaf(u64::MAX)), (None, None));
         }
         assert_eq!(Tree::new(&[]).root(0, 10), root(0, 10, &mut []));
         assert_eq!(Tree::new(&[]).path(0).count(), 0);
