@@ -15,6 +15,9 @@ trap 'rm -rf "$out"' EXIT
     --warmup 0.2 --json >"$out/open.jsonl"
 "$bench" compare --layout fused,spread --replicas 1 --signed --payloads 0/0 --sessions 10 --rounds 1 \
     --duration 0.5 --warmup 0.2
+# Only wrong answers fail here; `--check` is for machines that do nothing else.
+"$bench" timeline --script '3:kill leader,8:restart killed,14:end' --svg "$out/timeline.svg"
+grep -q 'killed the leader' "$out/timeline.svg"
 "$bench" report "$out"/*.jsonl -o "$out/report.html"
 grep -q '</html>' "$out/report.html"
 for title in 'Latency against throughput' 'Latency percentiles' 'Time of a request by stage' Roofline; do

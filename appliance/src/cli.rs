@@ -10,6 +10,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tetrarch_consensus::FaultModel;
 use tetrarch_dataplane::transport::choice::TransportKind;
 
+use tetrarch_client::cluster::CHECKPOINT_EVERY;
+
 use crate::service::ServiceKind;
 
 /// Byzantine fault-tolerant replication: requests are ordered by Mod-SMaRt on n = 3f + 1 replicas,
@@ -144,6 +146,9 @@ pub struct InitArgs {
     /// Replicas keep logs: what was acknowledged survives when all of them go down
     #[arg(long)]
     pub durable: bool,
+    /// Decisions from one checkpoint of a durable replica to the next; 0: none, and logs grow without end
+    #[arg(long, default_value_t = CHECKPOINT_EVERY)]
+    pub checkpoint_every: u64,
     /// What moves the bytes: auto (the faster one that there is), io_uring, or tcp (epoll)
     #[arg(long, default_value = "auto")]
     pub transport: TransportKind,

@@ -45,6 +45,8 @@ pub struct InitOptions {
     pub request_timeout_ms: u64,
     /// Do replicas keep logs?
     pub durable: bool,
+    /// Decisions from one checkpoint to the next; 0: none.
+    pub checkpoint_every: u64,
     /// What moves the bytes.
     pub transport: TransportKind,
     /// Where stages run.
@@ -71,6 +73,7 @@ pub fn init(directory: &Path, options: &InitOptions) -> Result<Cluster, ClusterE
         ClusterError::new(&file, "", "", error.to_string(), "try again on a working system")
     })?;
     cluster.depth = options.depth;
+    cluster.checkpoint_every = options.checkpoint_every;
     cluster.check(&file)?;
     let mut seed = [0; 16];
     crypto::random(&mut seed).map_err(|error| {

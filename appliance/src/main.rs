@@ -76,6 +76,7 @@ fn make(args: InitArgs) -> Result<()> {
         service: args.service,
         request_timeout_ms: args.request_timeout_ms,
         durable: args.durable,
+        checkpoint_every: args.checkpoint_every,
         transport: args.transport,
         placement: PlacementFile {
             layout: args.layout,

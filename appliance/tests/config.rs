@@ -9,7 +9,7 @@ use std::time::Duration;
 use tetrarch_appliance::config::{PlacementFile, Plan};
 use tetrarch_appliance::init::{InitOptions, init};
 use tetrarch_appliance::service::ServiceKind;
-use tetrarch_client::cluster::Cluster;
+use tetrarch_client::cluster::{CHECKPOINT_EVERY, Cluster};
 use tetrarch_consensus::FaultModel;
 use tetrarch_dataplane::transport::choice::TransportKind;
 
@@ -61,6 +61,7 @@ fn options() -> InitOptions {
         service: ServiceKind::Kv,
         request_timeout_ms: 2000,
         durable: false,
+        checkpoint_every: CHECKPOINT_EVERY,
         transport: TransportKind::Auto,
         placement: PlacementFile::default(),
         frames_mib: None,

@@ -20,4 +20,5 @@ pub mod roofline;
 pub mod scrape;
 pub mod stages;
 pub mod threads;
+pub mod timeline;
 pub mod wire;

@@ -1,6 +1,6 @@
 //! A cluster of real `tetrarch` processes on loopback, in a temporary directory, for a measurement.
 
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,6 +13,7 @@ use tetrarch_dataplane::transport::choice::TransportKind;
 /// The processes. They are stopped, and the directory is removed, when this is dropped.
 pub struct LocalCluster {
     directory: PathBuf,
+    tetrarch: PathBuf,
     replicas: Vec<Child>,
     /// Replica i listens at this port plus i, its metrics are at this port plus n plus i.
     base_port: u16,
@@ -43,7 +44,8 @@ impl LocalCluster {
         Self::start_with(tetrarch, shape, &[])
     }
 
-    /// As [`LocalCluster::start`], with further arguments of `tetrarch init`.
+    /// As [`LocalCluster::start`], with further arguments of `tetrarch init`. The service is `null` unless one of
+    /// them says otherwise.
     ///
     /// # Errors
     /// As there.
@@ -51,34 +53,72 @@ impl LocalCluster {
         let name = format!("tetrarch-bench-{}-{}", std::process::id(), unique());
         let directory = std::env::temp_dir().join(name);
         fs::create_dir(&directory).with_context(|| directory.display().to_string())?;
-        let mut cluster = Self { directory, replicas: Vec::new(), base_port: 0 };
+        let tetrarch = tetrarch.to_path_buf();
+        let mut cluster = Self { directory, tetrarch, replicas: Vec::new(), base_port: 0 };
         let model = if shape.crash_only { "crash" } else { "byzantine" };
         let base = free_ports(2 * shape.replicas)?;
         cluster.base_port = base;
-        let output = Command::new(tetrarch)
+        let null = ["--service".to_owned(), "null".to_owned()];
+        let service: &[String] = if init.contains(&null[0]) { &[] } else { &null };
+        let output = Command::new(&cluster.tetrarch)
             .arg("init")
             .arg(cluster.path())
             .args(["--replicas", &shape.replicas.to_string(), "--model", model])
-            .args(["--service", "null", "--base-port", &base.to_string()])
+            .args(["--base-port", &base.to_string()])
+            .args(service)
             .args(init)
             .output()
-            .with_context(|| format!("{} cannot be run: build it first", tetrarch.display()))?;
+            .with_context(|| {
+                format!("{} cannot be run: build it first", cluster.tetrarch.display())
+            })?;
         if !output.status.success() {
             bail!("tetrarch init: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
         for id in 0..shape.replicas {
-            let log = File::create(cluster.directory.join(format!("replica-{id}.log")))?;
-            let child = Command::new(tetrarch)
-                .arg("replica")
-                .arg(cluster.path())
-                .args(["--id", &id.to_string()])
-                .stdout(Stdio::null())
-                .stderr(log)
-                .spawn()?;
+            let child = cluster.spawn(id)?;
             cluster.replicas.push(child);
         }
         cluster.wait(base, shape.replicas)?;
         Ok(cluster)
+    }
+
+    /// Starts a replica's process, whose log goes on in the same file.
+    fn spawn(&self, id: u16) -> Result<Child> {
+        let log = self.directory.join(format!("replica-{id}.log"));
+        let log = OpenOptions::new().create(true).append(true).open(log)?;
+        let child = Command::new(&self.tetrarch)
+            .arg("replica")
+            .arg(self.path())
+            .args(["--id", &id.to_string()])
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()?;
+        Ok(child)
+    }
+
+    /// SIGKILL to a replica.
+    ///
+    /// # Errors
+    /// There is none of this number.
+    pub fn kill(&mut self, id: u16) -> Result<()> {
+        let child = self.replicas.get_mut(usize::from(id)).with_context(|| no_replica(id))?;
+        // One that is gone already is as dead as it shall be.
+        let _ = child.kill();
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Starts a replica again that was killed. Does not wait until it answers.
+    ///
+    /// # Errors
+    /// There is none of this number, or it runs.
+    pub fn restart(&mut self, id: u16) -> Result<()> {
+        let child = self.replicas.get_mut(usize::from(id)).with_context(|| no_replica(id))?;
+        if child.try_wait()?.is_none() {
+            bail!("replica {id} runs: kill it first");
+        }
+        self.replicas[usize::from(id)] = self.spawn(id)?;
+        Ok(())
     }
 
     /// The cluster directory.
@@ -127,6 +167,10 @@ impl Drop for LocalCluster {
         }
         let _ = fs::remove_dir_all(&self.directory);
     }
+}
+
+fn no_replica(id: u16) -> String {
+    format!("there is no replica {id}")
 }
 
 /// Arguments of `tetrarch init` for replicas over this transport.

@@ -36,6 +36,8 @@ enum Command {
     Hash(commands::roofline::HashArgs),
     /// One replica on one core and on several: what further cores bring to signed requests
     Layouts(commands::layouts::LayoutsArgs),
+    /// A durable cluster while replicas are killed and come back: throughput over time, as an SVG
+    Timeline(commands::timeline::TimelineArgs),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Report(args) => commands::report::run(&args),
         Command::Hash(args) => commands::roofline::run_hash(&args),
         Command::Layouts(args) => commands::layouts::run(&args),
+        Command::Timeline(args) => commands::timeline::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -18,7 +18,6 @@ use tetrarch_appliance::init::{InitOptions, init};
 use tetrarch_appliance::recovery::checkpoints_path;
 use tetrarch_appliance::service::ServiceKind;
 use tetrarch_appliance::status::Report;
-use tetrarch_client::cluster::CLUSTER_FILE;
 use tetrarch_consensus::FaultModel;
 use tetrarch_dataplane::storage::Owner;
 use tetrarch_dataplane::transport::choice::TransportKind;
@@ -76,21 +75,12 @@ impl Processes {
             service: ServiceKind::Kv,
             request_timeout_ms: REQUEST_TIMEOUT.as_millis() as u64,
             durable: true,
+            checkpoint_every: shape.checkpoint_every,
             transport: TransportKind::Tcp,
             placement: PlacementFile::default(),
             frames_mib: Some(16),
         };
         let cluster = init(directory, &options)?;
-        let file = directory.join(CLUSTER_FILE);
-        let text = fs::read_to_string(&file)?;
-        let made = format!("checkpoint_every = {}", cluster.checkpoint_every);
-        if !text.contains(&made) {
-            bail!("{}: no line {made:?}", file.display());
-        }
-        fs::write(
-            &file,
-            text.replace(&made, &format!("checkpoint_every = {}", shape.checkpoint_every)),
-        )?;
         let mut this = Self {
             directory: directory.to_path_buf(),
             careless: shape.careless,

@@ -7,6 +7,7 @@ pub mod load;
 pub mod ping;
 pub mod report;
 pub mod roofline;
+pub mod timeline;
 
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 //! Always true: whatever a line holds is shown as text or left out, never taken for markup.
 
 mod plots;
-mod svg;
+pub(crate) mod svg;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -232,7 +232,7 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem; }
 .note, .builds { color: var(--soft); font-size: 0.9rem; }
 figure { margin: 1.5rem 0; } figcaption { font-weight: 600; margin-bottom: 0.3rem; }
 figure > svg { width: 100%; height: auto; display: block; }
-svg text { fill: var(--soft); font-size: 12px; } svg text.label { fill: var(--text); font-size: 13px; }
+svg .paper { fill: var(--back); } svg text { fill: var(--soft); font-size: 12px; } svg text.label { fill: var(--text); font-size: 13px; }
 .middle { text-anchor: middle; } .end { text-anchor: end; }
 .grid { stroke: var(--grid); fill: none; } .axis { stroke: var(--axis); fill: none; }
 .line { fill: none; stroke-width: 2; stroke-linejoin: round; } .dashed { stroke-dasharray: 5 4; }

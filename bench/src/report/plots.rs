@@ -50,7 +50,7 @@ pub fn latency_by_throughput(loads: &[&Line]) -> String {
             }
         }
         let title = format!("{payload} B: latency against throughput");
-        Plot { title, x: THROUGHPUT, y: LATENCY, curves }
+        Plot { title, x: THROUGHPUT, y: LATENCY, curves, marks: Vec::new() }
     });
     plots.filter(|plot| !plot.curves.is_empty()).map(|plot| plot.html()).collect()
 }
@@ -86,7 +86,7 @@ pub fn percentiles(loads: &[&Line]) -> String {
         if !curves.is_empty() {
             let x =
                 Axis { label: "percentile of requests", scale: Scale::Linear, unit: Unit::Tail };
-            html.push_str(&Plot { title: name, x, y: LATENCY, curves }.html());
+            html.push_str(&Plot { title: name, x, y: LATENCY, curves, marks: Vec::new() }.html());
         }
     }
     html
@@ -189,7 +189,7 @@ pub fn over_time(loads: &[&Line]) -> String {
                 })
             });
             let title = format!("{name}: {what}");
-            Plot { title, x: SECONDS, y, curves: curves.collect() }.html()
+            Plot { title, x: SECONDS, y, curves: curves.collect(), marks: Vec::new() }.html()
         };
         let memory = Axis { label: "MiB, all replicas", scale: Scale::Linear, unit: Unit::Count };
         let rates = [("offered", "offered", true), ("answered", "answered", false)];

@@ -59,6 +59,15 @@ pub struct Curve {
     pub dots: bool,
 }
 
+/// Something that happened at a place of the x axis.
+#[derive(Clone, Debug)]
+pub struct Mark {
+    /// Where.
+    pub at: f64,
+    /// What.
+    pub text: String,
+}
+
 /// Lines over two axes.
 #[derive(Clone, Debug)]
 pub struct Plot {
@@ -70,6 +79,8 @@ pub struct Plot {
     pub y: Axis,
     /// The lines.
     pub curves: Vec<Curve>,
+    /// Upright lines with a text each, from left to right.
+    pub marks: Vec<Mark>,
 }
 
 /// The axis with its range and ticks.
@@ -146,19 +157,65 @@ impl Range {
 impl Plot {
     /// The figure, with caption and legend.
     pub fn html(&self) -> String {
-        let xs = self.curves.iter().flat_map(|curve| curve.points.iter().map(|point| point.0));
-        let ys = self.curves.iter().flat_map(|curve| curve.points.iter().map(|point| point.1));
-        let (x, y) = (Range::of(&self.x, xs), Range::of(&self.y, ys));
         let mut text = format!("<figure>\n<figcaption>{}</figcaption>\n", escape(&self.title));
         open(&mut text, HEIGHT, &self.title);
-        self.grid(&mut text, &x, &y);
-        for curve in &self.curves {
-            draw(&mut text, curve, &x, &y);
-        }
+        self.contents(&mut text);
         text.push_str("</svg>\n");
         self.legend(&mut text);
         text.push_str("</figure>\n");
         text
+    }
+
+    /// The figure as a file of its own, with title and legend inside.
+    pub fn document(&self) -> String {
+        const HEAD: f64 = 30.0;
+        let height = HEAD + HEIGHT + 24.0 * self.curves.len() as f64;
+        let mut text = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">\n\
+             <style>\n{}</style>\n<rect class=\"paper\" width=\"{WIDTH}\" height=\"{height}\"/>\n\
+             <text x=\"{LEFT}\" y=\"20\" class=\"label\">{}</text>\n<g transform=\"translate(0 {HEAD})\">\n",
+            super::STYLE,
+            escape(&self.title)
+        );
+        self.contents(&mut text);
+        for (number, curve) in self.curves.iter().enumerate() {
+            let up = HEIGHT + 24.0 * number as f64 + 8.0;
+            let dash = if curve.dashed { " dashed" } else { "" };
+            let _ = writeln!(
+                text,
+                "<path class=\"line s{}{dash}\" d=\"M{LEFT} {up:.1}h28\"/>\
+                 <text x=\"{:.1}\" y=\"{:.1}\" class=\"label\">{}</text>",
+                curve.colour % COLOURS,
+                LEFT + 36.0,
+                up + 4.0,
+                escape(&curve.name)
+            );
+        }
+        text.push_str("</g>\n</svg>\n");
+        text
+    }
+
+    /// All that is inside of the axes' frame, and the frame.
+    fn contents(&self, text: &mut String) {
+        let xs = self.curves.iter().flat_map(|curve| curve.points.iter().map(|point| point.0));
+        let ys = self.curves.iter().flat_map(|curve| curve.points.iter().map(|point| point.1));
+        let (x, y) = (Range::of(&self.x, xs), Range::of(&self.y, ys));
+        self.grid(text, &x, &y);
+        for (number, mark) in self.marks.iter().enumerate() {
+            // One below the other, so that texts of near marks do not cover each other.
+            let (at, up) = (horizontal(x.place(mark.at)), TOP + 14.0 + 16.0 * (number % 4) as f64);
+            let _ = writeln!(
+                text,
+                "<path class=\"axis dashed\" d=\"M{at:.1} {TOP}V{}\"/>\
+                 <text x=\"{:.1}\" y=\"{up:.1}\" class=\"tick\">{}</text>",
+                HEIGHT - BOTTOM,
+                at + 4.0,
+                escape(&mark.text)
+            );
+        }
+        for curve in &self.curves {
+            draw(text, curve, &x, &y);
+        }
     }
 
     fn grid(&self, text: &mut String, x: &Range, y: &Range) {
@@ -432,6 +489,7 @@ mod tests {
             x: axis(Scale::Linear, Unit::Count),
             y: axis(Scale::Log, Unit::Time),
             curves: vec![curve],
+            marks: Vec::new(),
         };
         let html = plot.html();
         assert_eq!(html.matches("<circle").count(), 2, "{html}");

@@ -135,6 +135,7 @@ fn files() -> Vec<Seed> {
         request_timeout_ms: 2000,
         placement: tetrarch_appliance::config::PlacementFile::default(),
         durable: false,
+        checkpoint_every: 8192,
         transport: tetrarch_dataplane::transport::choice::TransportKind::Auto,
         frames_mib: None,
     };
