@@ -17,6 +17,7 @@ use crate::record::Record;
 use crate::smr::ignored::Ignored;
 use crate::smr::lag::Votes;
 use crate::smr::replica::Replica;
+use crate::smr::timers::first_strike;
 use crate::spec;
 use crate::types::{ConsensusId, Digest, Instant, Regency, ReplicaSet};
 use crate::vp::instance::Instance;
@@ -74,8 +75,8 @@ impl<P: Payload> Replica<P> {
     /// The requests that a STOP or FORWARDED carries. None when there is no memory for them.
     pub(super) fn overdue_requests(&mut self) -> Batch<P> {
         let mut overdue = core::mem::take(&mut self.selected);
-        let timeout = self.config.request_timeout;
-        self.requests.overdue(self.now, timeout, REQUEST_LIST_MAX, &mut overdue);
+        let wait = first_strike(self.config.request_timeout);
+        self.requests.overdue(self.now, wait, REQUEST_LIST_MAX, &mut overdue);
         let list = match overdue.is_empty() {
             true => None,
             false => Batch::build(&mut *self.pool, 0, &overdue),

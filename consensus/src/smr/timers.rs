@@ -20,6 +20,12 @@ const PERIOD_MIN: Duration = Duration::from_millis(1);
 /// Strikes after which a leader is not believed any more.
 const STRIKES: u8 = 2;
 
+/// How long work waits for its first strike: time for a client to sign it (rule TIME.6) and for what it signs to
+/// arrive. The leader has the whole timeout from then.
+pub(super) fn first_strike(timeout: Duration) -> Duration {
+    timeout / 4 * 3
+}
+
 /// See the module.
 pub(super) struct Timers {
     /// When to tell the others how far this replica is.
@@ -148,14 +154,15 @@ impl<P: Payload> Replica<P> {
         spec!("TIME.2", "TIME.3", "VAL.7");
         let work = self.requests.oldest().filter(|_| self.is_watching())?;
         let counts = work.strikes == 0 || (work.signed && work.strikes < STRIKES);
-        counts.then(|| work.since + self.timeout())
+        let wait = if work.strikes == 0 { first_strike(self.timeout()) } else { self.timeout() };
+        counts.then(|| work.since + wait)
     }
 
     /// When something written or bound has waited for both strikes.
     fn instance_strike_at(&self) -> Option<Instant> {
         spec!("TIME.1");
         let since = self.window.lowest().work_since.filter(|_| self.is_watching())?;
-        Some(since + self.timeout().saturating_mul(u32::from(STRIKES)))
+        Some(since + first_strike(self.timeout()) + self.timeout())
     }
 
     fn on_request_strike(&mut self, actions: &mut Actions<Action<P>>) {

@@ -48,6 +48,11 @@ impl Clock {
     }
 
     /// `item` is the oldest work now. `forwarded`: all members, so the leader too, were sent it.
+    /// `admitted`: when it became pending.
+    ///
+    /// One that is signed comes before all that are not. That is no progress, so the clock of what it displaces
+    /// goes on, as far back as this one waits: its first strike still brings it to the leader, who
+    /// has the whole timeout from then.
     ///
     /// A client can make its own request disappear without a decision, by starting a later
     /// incarnation. It must not gain time for an idle leader with that: the next request goes on
@@ -57,17 +62,17 @@ impl Clock {
         now: Instant,
         item: Option<Item>,
         forwarded: bool,
+        admitted: Instant,
         decision: bool,
     ) {
         if self.item == item {
             return;
         }
-        let both_signed =
-            self.item.is_some_and(|old| old.signed) && item.is_some_and(|new| new.signed);
-        let inherits = !decision && both_signed && forwarded && self.strikes > 0;
-        self.item = item;
-        if !inherits {
-            self.restart(now);
+        let old = core::mem::replace(&mut self.item, item).filter(|_| !decision);
+        match (old, item.filter(|new| new.signed)) {
+            (Some(old), Some(_)) if !old.signed => self.restart(self.since.max(admitted)),
+            (Some(_), Some(_)) if forwarded && self.strikes > 0 => {}
+            _ => self.restart(now),
         }
     }
 }

@@ -534,10 +534,10 @@ impl<P: Payload> Requests<P> {
         spec!("TIME.1", "VAL.7");
         let session = self.oldest_session();
         if session == NONE {
-            return self.clock.hand_over(now, None, false, decision);
+            return self.clock.hand_over(now, None, false, now, decision);
         }
         let slot = self.table.slot(self.table.session(session).first);
         let item = Item { session, sequence: slot.request().sequence, signed: slot.is_signed() };
-        self.clock.hand_over(now, Some(item), slot.forwarded, decision);
+        self.clock.hand_over(now, Some(item), slot.forwarded, slot.admitted, decision);
     }
 }

@@ -261,10 +261,29 @@ fn val_7_an_unsigned_request_is_struck_once_and_hides_nothing() {
     bench.admit(120, mac(B, 1));
     assert_eq!(bench.work(), Some((120, 0, false)));
     bench.admit(150, signed(A, 1));
-    assert_eq!(bench.work(), Some((150, 0, true)), "a new start: the leader may not have had it");
+    assert_eq!(bench.work(), Some((120, 0, true)), "no strike yet: the leader may not have had it");
     bench.requests.strike(Instant(250));
     bench.requests.strike(Instant(350));
     assert_eq!(bench.work(), Some((350, 2, true)));
+}
+
+// rule: TIME.1
+#[test]
+fn time_1_what_gets_signed_has_waited_from_its_admission_on() {
+    let mut bench = bench();
+    bench.admit(10, mac(A, 1));
+    bench.admit(30, mac(B, 1));
+    bench.admit(60, signed(B, 1));
+    assert_eq!(bench.work(), Some((30, 0, true)), "the clock goes on, from when B came");
+    bench.admit(70, signed(A, 1));
+    bench.decide(80, &[signed(B, 1)]);
+    assert_eq!(bench.work(), Some((80, 0, true)), "a decision is progress");
+    bench.requests.restart_clocks(Instant(90));
+    bench.decide(95, &[signed(A, 1)]);
+    bench.admit(100, mac(A, 2));
+    bench.requests.restart_clocks(Instant(120));
+    bench.admit(130, signed(A, 2));
+    assert_eq!(bench.work(), Some((120, 0, true)), "not to before this leader began");
 }
 
 // rule: TIME.1
