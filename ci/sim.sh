@@ -48,6 +48,8 @@ for n in 3 5; do
 done
 # Any number of members goes down at once, and comes back with its records.
 run "level 1, disks" --level 1 --disks honest --seeds "0..$fixed"
+# Besides, disks are full, fail, and lie for up to f members.
+run "level 1, bad disks" --level 1 --disks faulty --seeds "0..$fixed"
 # The same seed must be the same run.
 run "level 1, every run twice" --level 1 --seeds 0..20 --twice
 

@@ -205,6 +205,8 @@ pub struct Options {
     pub villains: Vec<Villain>,
     /// Crashing members.
     pub crashes: Vec<Crash>,
+    /// Members whose disks do not keep what they reported durable.
+    pub bad_disks: Vec<usize>,
     /// Correct members that stay cut off in the liveness phase.
     pub abandoned: usize,
     /// Do faulty members go on misbehaving in the liveness phase?
@@ -270,6 +272,7 @@ impl Options {
         options.people(&mut rng);
         options.faulty_members(&mut rng, &wishes.strategies);
         options.crowd(wishes);
+        options.spoil_disks();
         options
     }
 
@@ -287,6 +290,26 @@ impl Options {
         }
     }
 
+    /// Some of those that would be faulty otherwise have bad disks instead; in a model that allows more than
+    /// crashes.
+    fn spoil_disks(&mut self) {
+        if !self.disks.are_faulty() || self.model == FaultModel::Crash {
+            return;
+        }
+        let mut rng = Rng::new(self.seed ^ 0x7370_6f69_6c00);
+        let all = std::mem::take(&mut self.villains);
+        let (villains, spoilt): (Vec<_>, Vec<_>) = all.into_iter().partition(|_| rng.chance(300));
+        self.villains = villains;
+        self.bad_disks = spoilt.iter().map(|villain| villain.member).collect();
+        let faulty = self.villains.len() + self.crashes.len() + self.bad_disks.len();
+        if faulty < self.f {
+            let taken = |at: &usize| !self.is_correct(*at) || self.has_bad_disk(*at);
+            let free: Vec<usize> = (0..self.n()).filter(|at| !taken(at)).collect();
+            self.bad_disks.push(rng.pick(&free));
+            self.abandoned = self.abandoned.min(self.f - faulty - 1);
+        }
+    }
+
     /// Members.
     pub fn n(&self) -> usize {
         self.ids.len()
@@ -295,6 +318,11 @@ impl Options {
     /// Is `member` correct from start to end?
     pub fn is_correct(&self, member: usize) -> bool {
         !self.is_villain(member) && self.crashes.iter().all(|crash| crash.member != member)
+    }
+
+    /// Has `member` a disk that does not keep what it reported durable?
+    pub fn has_bad_disk(&self, member: usize) -> bool {
+        self.bad_disks.contains(&member)
     }
 
     /// Is `member` Byzantine?
@@ -367,6 +395,7 @@ impl Options {
             mischief: Vec::new(),
             villains: Vec::new(),
             crashes: Vec::new(),
+            bad_disks: Vec::new(),
             abandoned: 0,
             villains_persist: rng.chance(700),
             mutants: Vec::new(),

@@ -51,11 +51,44 @@ fn without_waiting_for_the_disk_something_acknowledged_is_lost() {
     assert!((0..1000).any(|seed| broken(&seed)), "1000 seeds without a violation");
 }
 
+// rule: DUR.5
+#[test]
+fn disks_that_lie_make_their_members_faulty_and_break_nothing() {
+    let wishes = Wishes { disks: Disks::Faulty, ..Wishes::default() };
+    let mut coverage = Coverage::default();
+    for seed in 0..150 {
+        let outcome = run(&Options::draw(seed, &wishes), Log::None);
+        assert_eq!(outcome.violation, None, "tetrarch-sim --disks faulty --seed {seed} --log full");
+        coverage.merge(&outcome.coverage);
+    }
+    for what in [
+        "bytes of logs changed",
+        "damaged logs that were noticed",
+        "disks put back to an older state",
+        "logs that failed",
+        "logs that lack what was durable",
+        "stale reads of logs",
+        "writes that a disk lied about",
+    ] {
+        assert!(coverage.get(what) > 0, "never happened: {what}\n{coverage}");
+    }
+}
+
+/// If records were taken for whole without their digests, the checkers would see it.
+#[test]
+fn without_the_digests_of_records_a_torn_one_is_taken_for_whole() {
+    let wishes = Wishes { disks: Disks::Unchecked, ..Wishes::default() };
+    let broken = |seed: &u64| run(&Options::draw(*seed, &wishes), Log::None).violation.is_some();
+    assert!((0..500).any(|seed| broken(&seed)), "500 seeds without a violation");
+}
+
 #[test]
 fn runs_with_disks_can_be_repeated() {
-    let wishes = Wishes { disks: Disks::Honest, ..Wishes::default() };
-    for seed in 0..10 {
-        let hash = || run(&Options::draw(seed, &wishes), Log::None).hash;
-        assert_eq!(hash(), hash());
+    for disks in [Disks::Honest, Disks::Faulty] {
+        let wishes = Wishes { disks, ..Wishes::default() };
+        for seed in 0..10 {
+            let hash = || run(&Options::draw(seed, &wishes), Log::None).hash;
+            assert_eq!(hash(), hash());
+        }
     }
 }

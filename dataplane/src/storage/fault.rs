@@ -24,6 +24,8 @@ pub enum Fault {
     LostSync,
     /// It is reported durable, and never reaches the disk.
     LostWrite,
+    /// It is reported durable, and only some of its sectors reach the disk: bit i % 64 says whether sector i does.
+    Torn(u64),
     /// It goes so many bytes further than it should.
     Misdirected(u64),
     /// It fails, and part of it was written.
@@ -36,9 +38,30 @@ pub enum Fault {
 struct Content {
     /// What reads see.
     now: Vec<u8>,
-    /// What survives a crash.
+    /// What survives a crash. Differs from `now` in dirty sectors only.
     durable: Vec<u8>,
     dirty: BTreeSet<usize>,
+    /// What sectors had before they were synced last, if that is remembered.
+    before: BTreeMap<usize, [u8; SECTOR_SIZE]>,
+}
+
+impl Content {
+    /// Puts what was there before into the sectors that `seed` names, of those read from `offset` on.
+    fn overlay(&self, seed: u64, offset: usize, into: &mut [u8]) {
+        let end = offset + into.len();
+        for (sector, before) in self.before.range(offset / SECTOR_SIZE..end.div_ceil(SECTOR_SIZE)) {
+            let mixed = (seed ^ *sector as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            if !(mixed >> 32).is_multiple_of(8) {
+                continue;
+            }
+            for (at, byte) in before.iter().enumerate() {
+                let place = sector * SECTOR_SIZE + at;
+                if (offset..end).contains(&place) {
+                    into[place - offset] = *byte;
+                }
+            }
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -48,7 +71,7 @@ enum NameChange {
     Unlink(String),
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct State {
     files: BTreeMap<u64, Content>,
     names: BTreeMap<String, u64>,
@@ -59,6 +82,9 @@ struct State {
     /// Bytes of all files together at most.
     capacity: u64,
     stale_reads: bool,
+    remembers: bool,
+    /// Some reads see what was there before; which ones follows from this.
+    reads_before: Option<u64>,
     writes: u64,
     /// Changes until the process is killed.
     steps_left: Option<u64>,
@@ -97,6 +123,27 @@ impl FaultDisk {
     /// From now on reads see what is durable, not what was written since.
     pub fn read_stale(&self, stale: bool) {
         self.state().stale_reads = stale;
+    }
+
+    /// Keeps what was in each sector before it was written last, for [`FaultDisk::read_before`].
+    pub fn remember(&self, remember: bool) {
+        self.state().remembers = remember;
+    }
+
+    /// From now on reads see in some sectors what was there before; `seed` says in which.
+    pub fn read_before(&self, seed: u64) {
+        self.state().reads_before = Some(seed);
+    }
+
+    /// From now on reads see what is there.
+    pub fn read_all(&self) {
+        self.state().reads_before = None;
+    }
+
+    /// Another disk with the same contents: what a snapshot of a machine is.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.state().clone())))
     }
 
     /// The process that uses the disk is killed after so many more changes: the next one is cut short,
@@ -153,11 +200,11 @@ impl FaultDisk {
         for content in state.files.values_mut() {
             for sector in std::mem::take(&mut content.dirty) {
                 let range = sector * SECTOR_SIZE..(sector + 1) * SECTOR_SIZE;
-                if chance().is_multiple_of(2) {
-                    content.durable[range.clone()].copy_from_slice(&content.now[range]);
+                match chance().is_multiple_of(2) {
+                    true => content.durable[range.clone()].copy_from_slice(&content.now[range]),
+                    false => content.now[range.clone()].copy_from_slice(&content.durable[range]),
                 }
             }
-            content.now.clone_from(&content.durable);
         }
         let kept = (chance() % (state.pending.len() as u64 + 1)) as usize;
         for change in std::mem::take(&mut state.pending).into_iter().take(kept) {
@@ -221,9 +268,15 @@ impl State {
     }
 
     fn sync(&mut self, file: u64) -> io::Result<()> {
+        let remembers = self.remembers;
         let content = self.file(file)?;
         for sector in std::mem::take(&mut content.dirty) {
             let range = sector * SECTOR_SIZE..(sector + 1) * SECTOR_SIZE;
+            if remembers {
+                let mut before = [0; SECTOR_SIZE];
+                before.copy_from_slice(&content.durable[range.clone()]);
+                content.before.insert(sector, before);
+            }
             content.durable[range.clone()].copy_from_slice(&content.now[range]);
         }
         Ok(())
@@ -257,10 +310,11 @@ impl Directory for FaultDirectory {
         if used + size > state.capacity {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        let zeros = vec![0; size as usize];
+        // Each from the system, which gives pages when they are written.
+        let zeros = || vec![0; size as usize];
         let file = state.next_file;
         state.next_file += 1;
-        let content = Content { now: zeros.clone(), durable: zeros, dirty: BTreeSet::new() };
+        let content = Content { now: zeros(), durable: zeros(), ..Content::default() };
         state.files.insert(file, content);
         state.change(NameChange::Link(name.to_owned(), file));
         drop(state);
@@ -319,12 +373,15 @@ impl LogFile for FaultFile {
 
     fn read_at(&mut self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         let mut state = self.disk.state();
-        let stale = state.stale_reads;
+        let (stale, before) = (state.stale_reads, state.reads_before);
         let content = state.file(self.file)?;
         let bytes = if stale { &content.durable } else { &content.now };
         let range = offset as usize..offset as usize + into.len();
         let from = bytes.get(range).ok_or(io::ErrorKind::UnexpectedEof)?;
         into.copy_from_slice(from);
+        if let Some(seed) = before {
+            content.overlay(seed, offset as usize, into);
+        }
         Ok(())
     }
 
@@ -343,6 +400,14 @@ impl LogFile for FaultFile {
                 state.sync(self.file)
             }
             Some(Fault::LostWrite) => Ok(()),
+            Some(Fault::Torn(kept)) => {
+                for (number, sector) in blocks.chunks(SECTOR_SIZE).enumerate() {
+                    if kept >> (number % 64) & 1 == 1 {
+                        state.put(self.file, at + number * SECTOR_SIZE, sector)?;
+                    }
+                }
+                state.sync(self.file)
+            }
             Some(Fault::LostSync) => state.put(self.file, at, blocks),
             Some(Fault::Misdirected(by)) => {
                 state.put(self.file, at + by as usize, blocks)?;

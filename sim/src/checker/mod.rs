@@ -47,6 +47,8 @@ pub enum Property {
     Liveness,
     /// Tables and traffic stay bounded.
     Resources,
+    /// A good disk's log has what was synced, and nothing that was never written.
+    Durability,
 }
 
 /// What a member decided in one instance.
@@ -128,8 +130,8 @@ impl Checker {
 
     /// Notes a violation that was found elsewhere.
     pub fn fail(&mut self, property: Property, text: String) {
-        use Property::{Agreement, ExactlyOnce, Linearizability, Order, Validity};
-        let safety = [Agreement, Validity, Order, ExactlyOnce, Linearizability];
+        use Property::{Agreement, Durability, ExactlyOnce, Linearizability, Order, Validity};
+        let safety = [Agreement, Validity, Order, ExactlyOnce, Linearizability, Durability];
         if self.mutant && !safety.contains(&property) {
             return;
         }

@@ -5,13 +5,13 @@
 //! member may still need from others: nobody transfers states yet (rule CKP.3).
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Display;
 use std::time::Duration;
 
 use tetrarch_consensus::{ClientId, ConsensusId, Instant, Lsn, Ordered, Sequence};
 
-use super::disk::{Disk, Journal};
+use super::journal::{Disk, Journal};
 use super::{Event, World};
-use crate::checker::Property;
 use crate::service::{Answer, Service};
 
 /// Replies that are kept, by session.
@@ -93,22 +93,24 @@ impl World {
         let journal = &self.nodes[member].hosts[host].journal;
         let (Some(older), Some(base)) = (journal.safe(), journal.before) else { return };
         let cid = older.cid;
-        let honest = self.nodes.iter().filter(|node| node.adversary.is_none() && !node.lost_disk);
+        let honest = self.nodes.iter().filter(|node| node.is_reliable() && !node.lost_disk);
         let mut safe = honest.map(|node| match node.hosts.first() {
             Some(host) => host.journal.safe().map(|older| older.cid),
             None => None,
         });
-        if self.options.truncate && safe.all(|of| of.is_some_and(|of| of >= cid)) {
-            let dropped = self.nodes[member].hosts[host].journal.drop_before(base);
-            if dropped > 0 {
-                self.coverage.count("times that records were given up");
-            }
+        let unneeded = safe.all(|of| of.is_some_and(|of| of >= cid));
+        let journal = &mut self.nodes[member].hosts[host].journal;
+        if self.options.truncate && unneeded && journal.drop_before(base) {
+            self.coverage.count("times that records were given up");
         }
     }
 
     /// Begins with the newest checkpoint that is whole and has its base among the records. Returns the
-    /// place of the first record behind it; `None`: there is a violation.
-    pub(super) fn begin(&mut self, member: usize, disk: &mut Disk) -> Option<usize> {
+    /// place of the first record behind it.
+    ///
+    /// # Errors
+    /// There is none, or it does not fit.
+    pub(super) fn begin(&mut self, member: usize, disk: &mut Disk) -> Result<usize, String> {
         let now = self.nodes[member].local(self.now);
         while let Some(checkpoint) = disk.checkpoints.back() {
             let at = checkpoint.base.0.checked_sub(disk.dropped + 1);
@@ -121,38 +123,33 @@ impl World {
             disk.checkpoints.pop_back();
         }
         if disk.dropped > 0 {
-            let text = format!("member {member} has no checkpoint, and no records before it");
-            self.checker.fail(Property::Order, text);
-            return None;
+            return Err("there is no checkpoint, and no records before it".into());
         }
-        Some(0)
+        Ok(0)
     }
 
-    fn begin_at(&mut self, member: usize, at: usize, now: Instant, disk: &Disk) -> Option<usize> {
-        let checkpoint = disk.checkpoints.back()?;
-        let fail = |world: &mut Self, what: String| {
-            let text = format!("member {member} cannot begin at {}: {what}", checkpoint.cid);
-            world.checker.fail(Property::Order, text);
-            None
-        };
+    fn begin_at(
+        &mut self,
+        member: usize,
+        at: usize,
+        now: Instant,
+        disk: &Disk,
+    ) -> Result<usize, String> {
+        let checkpoint = disk.checkpoints.back().ok_or("there is no checkpoint")?;
+        let fail = |what: &dyn Display| format!("cannot begin at {}: {what}", checkpoint.cid);
         let host = &mut self.nodes[member].hosts[0];
         for bytes in &disk.records[..at] {
-            if let Err(error) = host.core.pass_over(bytes) {
-                return fail(self, error.to_string());
-            }
+            host.core.pass_over(bytes).map_err(|error| fail(&error))?;
         }
-        let ordered = match Ordered::decode(&checkpoint.ordered) {
-            Ok(ordered) => ordered,
-            Err(malformed) => return fail(self, format!("{malformed:?}")),
-        };
-        if let Err(error) = host.core.begin_at(now, &ordered, &disk.records[at]) {
-            return fail(self, error.to_string());
-        }
+        let ordered = Ordered::decode(&checkpoint.ordered);
+        let ordered = ordered.map_err(|malformed| format!("{malformed:?}"))?;
+        let begun = host.core.begin_at(now, &ordered, &disk.records[at]);
+        begun.map_err(|error| fail(&error))?;
         host.install(checkpoint.service.clone(), checkpoint.replies.clone());
         host.executed = checkpoint.cid;
         let state = checkpoint.service.digest();
         self.checker.resumes(member, checkpoint.cid, state);
-        Some(at + 1)
+        Ok(at + 1)
     }
 
     /// What a crash does to the checkpoints of a member: the newest may be damaged.
@@ -169,13 +166,5 @@ impl Journal {
     fn safe(&self) -> Option<&Checkpoint> {
         let [older, newer] = [self.checkpoints.front()?, self.checkpoints.get(1)?];
         (newer.base.0 <= self.synced).then_some(older)
-    }
-
-    /// Drops the records before `base`. Returns how many.
-    fn drop_before(&mut self, base: Lsn) -> usize {
-        let count = base.0.saturating_sub(self.dropped + 1) as usize;
-        self.records.drain(..count);
-        self.dropped += count as u64;
-        count
     }
 }

@@ -1,15 +1,16 @@
 //! The disks of members that keep records, and what waits for them.
 //!
-//! Always true: a crash leaves a prefix of what was appended, with everything that was synced in it; what had
-//! to wait for more never left. Must not: change a record.
+//! Always true: what had to wait for more than was synced never left; a log that does not keep what it has to
+//! is found when its member comes back. Must not: change a record.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use tetrarch_consensus::payload::SharedBytes;
 use tetrarch_consensus::{Action, Actions, Input, Instant, Lsn, Protocol, Recipients, Record};
+use tetrarch_dataplane::storage::LogConfig;
+use tetrarch_dataplane::storage::fault::Fault;
 
-use super::checkpoint::Checkpoint;
+use super::journal::{self, Disk, Journal, Kind, Stored};
 use super::member::{Host, Job, Pool};
 use super::{Event, World};
 use crate::byzantine::Msg;
@@ -28,6 +29,18 @@ pub enum Disks {
     /// All records; what was not synced is told of, and lost in crashes. Finds out whether the checks
     /// would see that.
     Careless,
+    /// As `Honest`. Besides, any disk may be full or fail with an error, and up to f lose, misplace and
+    /// change what was written, or are put back to an older state.
+    Faulty,
+    /// As `Faulty`, and nobody looks at the digests of records. Finds out whether the checks would see that.
+    Unchecked,
+}
+
+impl Disks {
+    /// Do disks do more than stop?
+    pub fn are_faulty(self) -> bool {
+        matches!(self, Self::Faulty | Self::Unchecked)
+    }
 }
 
 /// What waits for a sync.
@@ -37,47 +50,19 @@ pub(super) enum Held {
     Reply(Reply),
 }
 
-/// One core's disk.
-#[derive(Default)]
-pub(super) struct Journal {
-    /// How many records were given up, and those that come after them.
-    pub(super) dropped: u64,
-    pub(super) records: Vec<Vec<u8>>,
-    pub(super) synced: u64,
-    writing: bool,
-    held: VecDeque<(Lsn, Held)>,
-    /// Those that are durable, the newest last, and one that is being written.
-    pub(super) checkpoints: VecDeque<Checkpoint>,
-    pub(super) unfinished: Option<Checkpoint>,
-    /// The base of the last one that was given up.
-    pub(super) before: Option<Lsn>,
-}
-
-/// What is on the disk of a member that is down.
-pub(super) struct Disk {
-    pub(super) dropped: u64,
-    pub(super) records: Vec<Vec<u8>>,
-    pub(super) checkpoints: VecDeque<Checkpoint>,
-}
-
-impl Journal {
-    /// The last record that was appended.
-    pub(super) fn last(&self) -> Lsn {
-        Lsn(self.dropped + self.records.len() as u64)
-    }
-}
-
 impl Host {
     /// Begins with the first record, which is durable before anything happens.
-    pub(super) fn start_journal(&mut self) {
+    pub(super) fn start_journal(&mut self, journal: Journal) {
+        self.journal = journal;
         let mut actions = Actions::with_capacity(1);
         self.core.go_on_after(Lsn(0), &mut actions);
         for action in actions.drain() {
             if let Action::Persist { record, .. } = action {
-                self.journal.records.push(encode(&record));
+                self.journal.push(encode(&record));
             }
         }
-        self.journal.synced = self.journal.last().0;
+        self.journal.hand_over();
+        self.journal.complete().expect("a new disk is good");
         self.core.step(Instant(0), Input::Durable(self.journal.last()), &mut actions);
     }
 }
@@ -98,7 +83,7 @@ impl World {
         record: &Record<SharedBytes>,
     ) {
         let journal = &mut self.nodes[member].hosts[host].journal;
-        journal.records.push(encode(record));
+        journal.push(encode(record));
         if journal.last() != lsn {
             let text = format!("member {member} numbers its record {lsn}, not {}", journal.last());
             self.checker.fail(Property::Resources, text);
@@ -107,12 +92,23 @@ impl World {
     }
 
     fn start_write(&mut self, member: usize, host: usize) {
-        let journal = &mut self.nodes[member].hosts[host].journal;
-        if journal.writing || journal.synced == journal.last().0 {
+        let node = &mut self.nodes[member];
+        let journal = &mut node.hosts[host].journal;
+        if journal.writing || journal.unsynced() == 0 {
             return;
         }
-        journal.writing = true;
-        let to = journal.last();
+        let Some(to) = journal.hand_over() else {
+            let text = format!("member {member} has a record that fits no group");
+            return self.checker.fail(Property::Resources, text);
+        };
+        if self.options.disks.are_faulty() && !self.calm {
+            if node.bad_disk && self.rng.chance(30) {
+                self.coverage.count("writes that a disk lied about");
+                journal.inject(journal::lie(&mut self.rng));
+            } else if self.rng.chance(4) {
+                journal.inject(self.rng.pick(&[Fault::Error, Fault::Full]));
+            }
+        }
         let takes = match self.rng.below(20) {
             0 => self.rng.duration(Duration::ZERO, self.options.timeout),
             _ => self.rng.duration(Duration::from_micros(50), Duration::from_millis(2)),
@@ -123,9 +119,9 @@ impl World {
 
     pub(super) fn on_synced(&mut self, member: usize, host: usize, to: Lsn) {
         self.coverage.count("syncs");
-        let journal = &mut self.nodes[member].hosts[host].journal;
-        journal.synced = to.0;
-        journal.writing = false;
+        if let Err(failure) = self.nodes[member].hosts[host].journal.complete() {
+            return self.stop_for_log(member, &failure);
+        }
         while let Some((_, held)) = {
             let journal = &mut self.nodes[member].hosts[host].journal;
             journal.held.pop_front_if(|(after, _)| *after <= to)
@@ -136,10 +132,18 @@ impl World {
         self.start_write(member, host);
     }
 
+    /// The log has failed: the member stops, and somebody starts it again, with room on its disk.
+    fn stop_for_log(&mut self, member: usize, failure: &str) {
+        self.coverage.count("logs that failed");
+        self.trace.line(self.now, Log::Short, || format!("{member}: stops: {failure}"));
+        let back = self.rng.duration(Duration::ZERO, self.options.timeout * 4);
+        self.crash_member(member, Some(back));
+    }
+
     /// Tells the world something when everything up to `after` is synced.
     pub(super) fn tell_after(&mut self, member: usize, host: usize, after: Lsn, held: Held) {
         let journal = &mut self.nodes[member].hosts[host].journal;
-        if after.0 > journal.synced && self.options.disks == Disks::Honest {
+        if after.0 > journal.synced && self.options.disks != Disks::Careless {
             journal.held.push_back((after, held));
         } else {
             self.tell(member, host, held);
@@ -156,55 +160,83 @@ impl World {
     /// What a crash leaves on the disk of `member`.
     pub(super) fn lose_power(&mut self, member: usize) {
         let node = &mut self.nodes[member];
-        let Some(host) = node.hosts.first_mut().filter(|host| host.keeps_records) else { return };
+        let Some(host) = node.hosts.first_mut().filter(|host| host.journal.is_kept()) else {
+            return;
+        };
         let journal = std::mem::take(&mut host.journal);
-        let Journal { dropped, mut records, synced, mut checkpoints, .. } = journal;
-        let synced = synced.saturating_sub(dropped);
-        let kept = self.rng.range(synced, records.len() as u64) as usize;
-        if kept < records.len() {
+        if journal.unsynced() > 0 {
             self.coverage.count("crashes that lose records");
         }
-        records.truncate(kept);
-        self.damage(&mut checkpoints);
-        self.nodes[member].disk = Some(Disk { dropped, records, checkpoints });
+        let mut stored = journal.lose_power(&mut self.rng);
+        self.damage(stored.checkpoints());
+        if self.nodes[member].bad_disk && !self.calm {
+            stored = self.spoil(member, stored);
+        }
+        self.nodes[member].disk = Some(stored);
+    }
+
+    /// What a bad disk does while its member is down.
+    fn spoil(&mut self, member: usize, stored: Stored) -> Stored {
+        let older = self.nodes[member].older_disk.take();
+        match (self.rng.below(8), older) {
+            (0, _) if stored.corrupt(&mut self.rng) => self.coverage.count("bytes of logs changed"),
+            (1, _) => {
+                self.coverage.count("stale reads of logs");
+                stored.read_stale(&mut self.rng);
+            }
+            (2, None) => self.nodes[member].older_disk = Some(stored.copy()),
+            (2 | 3, Some(older)) => {
+                self.coverage.count("disks put back to an older state");
+                return older;
+            }
+            (_, older) => self.nodes[member].older_disk = older,
+        }
+        stored
+    }
+
+    /// The log of a new disk.
+    pub(super) fn new_journal(&self, member: usize, bad: bool) -> Journal {
+        Journal::new(member, self.log_sizes(), if bad { Kind::Bad } else { Kind::Good })
+    }
+
+    fn log_sizes(&self) -> LogConfig {
+        let unchecked = self.options.disks == Disks::Unchecked;
+        journal::sizes(self.options.batch_requests_max, unchecked)
     }
 
     /// Starts `member` with what is on its disk.
-    pub(super) fn restore(&mut self, member: usize, mut disk: Disk) {
+    pub(super) fn restore(&mut self, member: usize, stored: Stored) {
+        let mut recovery = match stored.recover(member, self.log_sizes()) {
+            Ok(recovery) => recovery,
+            Err(error) => return self.cannot_use(member, &error),
+        };
+        if let Some(wrong) = recovery.wrong.take() {
+            if !self.nodes[member].bad_disk {
+                let text = format!("the log of member {member}: {wrong}");
+                return self.checker.fail(Property::Durability, text);
+            }
+            self.coverage.count("logs that lack what was durable");
+        }
+        if recovery.found.records.is_empty() {
+            return self.cannot_use(member, "it is empty");
+        }
         self.coverage.count("restarts with memory");
         // Memory is not short before anything was received.
         let pool = Pool { starvation: 0, ..self.pool() };
         let config = self.config(member, false);
         let now = self.nodes[member].local(self.now);
-        let mut host = Host::new(config, pool, now);
-        host.keeps_records = true;
+        let host = Host::new(config, pool, now);
         self.nodes[member].hosts.push(host);
-        let Some(first) = self.begin(member, &mut disk) else { return };
-        let Disk { dropped, records, checkpoints } = disk;
-        let mut actions = Actions::with_capacity(0);
-        for (at, bytes) in records.iter().enumerate().skip(first) {
-            let core = &mut self.nodes[member].hosts[0].core;
-            if let Err(error) = core.restore(now, bytes, &mut actions) {
-                let text = format!("member {member} cannot use its record {}: {error}", at + 1);
-                return self.checker.fail(Property::Order, text);
-            }
-            for action in actions.drain() {
-                if let Action::Execute { context, batch, selection } = action {
-                    self.note_delivery(member, &context, &batch, &selection);
-                    let after = Lsn(dropped + at as u64 + 1);
-                    let checkpoint = None;
-                    let job = Job { context, batch, selection, after, checkpoint };
-                    let _ = self.apply(member, 0, &job);
-                }
-            }
+        if let Err(error) = self.replay(member, &mut recovery.found) {
+            return self.cannot_use(member, &error);
         }
+        let last = Lsn(recovery.found.dropped + recovery.found.records.len() as u64);
         self.trace.line(self.now, Log::Short, || {
-            format!("{member}: is back with {} records", records.len())
+            format!("{member}: is back with {} records", recovery.found.records.len())
         });
         let host = &mut self.nodes[member].hosts[0];
-        let last = Lsn(dropped + records.len() as u64);
-        host.journal =
-            Journal { dropped, records, synced: last.0, checkpoints, ..Journal::default() };
+        host.journal = recovery.go_on();
+        let mut actions = Actions::with_capacity(0);
         host.core.go_on_after(last, &mut actions);
         let wanted = host.core.wanted();
         self.checker.wanted(wanted);
@@ -215,15 +247,53 @@ impl World {
         self.push(self.now, Event::Wake { member, host: 0, life, at: Instant(0) });
     }
 
+    /// Replays what was found, from the newest checkpoint on that can be used.
+    fn replay(&mut self, member: usize, disk: &mut Disk) -> Result<(), String> {
+        let first = self.begin(member, disk)?;
+        let now = self.nodes[member].local(self.now);
+        let mut actions = Actions::with_capacity(0);
+        for (at, bytes) in disk.records.iter().enumerate().skip(first) {
+            let core = &mut self.nodes[member].hosts[0].core;
+            if let Err(error) = core.restore(now, bytes, &mut actions) {
+                return Err(format!("record {}: {error}", disk.dropped + at as u64 + 1));
+            }
+            for action in actions.drain() {
+                if let Action::Execute { context, batch, selection } = action {
+                    self.note_delivery(member, &context, &batch, &selection);
+                    let after = Lsn(disk.dropped + at as u64 + 1);
+                    let checkpoint = None;
+                    let job = Job { context, batch, selection, after, checkpoint };
+                    let _ = self.apply(member, 0, &job);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The log of `member` is of no use: on a good disk that is a violation; from a bad one it is moved away.
+    fn cannot_use(&mut self, member: usize, error: &str) {
+        if !self.nodes[member].bad_disk {
+            let text = format!("member {member} cannot use its log: {error}");
+            return self.checker.fail(Property::Durability, text);
+        }
+        self.coverage.count("damaged logs that were noticed");
+        self.trace.line(self.now, Log::Short, || format!("{member}: moves its log away: {error}"));
+        self.checker.forget(member);
+        self.nodes[member].hosts.clear();
+        self.nodes[member].lost_disk = true;
+        self.restart_without_memory(member);
+    }
+
     /// Are those without memory, the faulty, and those that crash by plan fewer than f?
     fn a_disk_may_be_lost(&mut self) -> bool {
         let mut faulty = 0;
         for (member, node) in self.nodes.iter_mut().enumerate() {
             // What says that it has learned enough has to survive, too.
-            let synced = |host: &Host| host.journal.synced == host.journal.last().0;
+            let synced = |host: &Host| host.journal.unsynced() == 0;
             node.lost_disk &= !(node.is_correct() && node.hosts.iter().all(synced));
             let planned = self.options.crashes.iter().any(|crash| crash.member == member);
-            faulty += usize::from(node.adversary.is_some() || planned || node.lost_disk);
+            faulty +=
+                usize::from(node.adversary.is_some() || planned || node.lost_disk || node.bad_disk);
         }
         faulty < self.options.f
     }

@@ -205,8 +205,8 @@ impl World {
 
     fn restart(&mut self, member: usize) {
         self.checker.forget(member);
-        if let Some(records) = self.nodes[member].disk.take() {
-            self.restore(member, records);
+        if let Some(stored) = self.nodes[member].disk.take() {
+            self.restore(member, stored);
         } else {
             self.restart_without_memory(member);
         }
@@ -215,15 +215,14 @@ impl World {
         }
     }
 
-    fn restart_without_memory(&mut self, member: usize) {
+    pub(super) fn restart_without_memory(&mut self, member: usize) {
         self.coverage.count("restarts without memory");
         let config = self.config(member, true);
         let now = self.nodes[member].local(self.now);
         let pool = self.pool();
         let mut host = Host::new(config, pool, now);
         if self.options.disks != Disks::None {
-            host.keeps_records = true;
-            host.start_journal();
+            host.start_journal(self.new_journal(member, self.nodes[member].bad_disk));
         }
         self.nodes[member].hosts.push(host);
         let life = self.nodes[member].life;

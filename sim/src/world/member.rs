@@ -18,7 +18,8 @@ use tetrarch_consensus::{
 };
 
 use super::checkpoint::Kept;
-use super::disk::{Disk, Held, Journal};
+use super::disk::Held;
+use super::journal::{Journal, Stored};
 use super::{Event, World};
 use crate::byzantine::{Adversary, Msg, Outbox, Scene};
 use crate::checker::Property;
@@ -64,7 +65,6 @@ pub struct Host {
     replies: Kept,
     pub(super) executed: ConsensusId,
     executed_after: Lsn,
-    pub(super) keeps_records: bool,
     pub(super) journal: Journal,
     pub(super) behind: bool,
     wake: Option<Instant>,
@@ -82,7 +82,6 @@ impl Host {
             replies: BTreeMap::new(),
             executed: ConsensusId(0),
             executed_after: Lsn(0),
-            keeps_records: false,
             journal: Journal::default(),
             behind: false,
             wake: None,
@@ -106,7 +105,11 @@ pub struct Node {
     pub(super) hosts: Vec<Host>,
     pub(super) adversary: Option<Adversary>,
     /// What a member that is down has on its disk.
-    pub(super) disk: Option<Disk>,
+    pub(super) disk: Option<Stored>,
+    /// Its disk is a bad one: it counts as faulty, though it does its best.
+    pub(super) bad_disk: bool,
+    /// What a bad disk was, to be put back.
+    pub(super) older_disk: Option<Stored>,
     /// Its disk was lost, and it has not learned enough since.
     pub(super) lost_disk: bool,
     /// Local clock minus true time, in ns.
@@ -120,9 +123,14 @@ pub struct Node {
 }
 
 impl Node {
+    /// Is it honest, and is its disk good?
+    pub(super) fn is_reliable(&self) -> bool {
+        self.adversary.is_none() && !self.bad_disk
+    }
+
     /// Is it honest, up, and in possession of its memory?
     pub(super) fn is_correct(&self) -> bool {
-        self.adversary.is_none()
+        self.is_reliable()
             && !self.hosts.is_empty()
             && self.hosts.iter().all(|host| !host.core.is_mute())
     }
@@ -248,7 +256,7 @@ impl World {
             | Action::Install { .. }
             | Action::Transfer(_) => {}
             Action::Report(evidence) => {
-                if honest {
+                if self.nodes[member].is_reliable() {
                     self.coverage.evidence(&evidence);
                     self.checker.accused(member, &evidence);
                     self.trace.line(now, Log::Short, || format!("{member}: {evidence:?}"));
@@ -268,7 +276,7 @@ impl World {
         let node = &self.nodes[member];
         // Records are kept for those that have theirs: one without may hear first of those that gave some up.
         let lost = node.lost_disk && self.options.truncate;
-        let honest = node.adversary.is_none() && !lost;
+        let honest = node.is_reliable() && !lost;
         if honest && keepers >= self.view.quorums().one_correct() {
             let text = format!(
                 "member {member} gives up after {decided}, though {keepers} honest members keep the \

@@ -8,6 +8,7 @@
 mod checkpoint;
 mod disk;
 mod faults;
+mod journal;
 mod member;
 mod people;
 
@@ -142,9 +143,10 @@ impl World {
         let keys = Keys::new(options.seed, view.n());
         let villains = options.villains.iter().map(|villain| options.ids[villain.member]);
         let keyring = Keyring::new(keys, villains.collect());
-        let honest = (0..view.n()).filter(|&at| !options.is_villain(at));
+        let honest =
+            (0..view.n()).filter(|&at| !options.is_villain(at) && !options.has_bad_disk(at));
         let correct = honest.fold(0, |mask, at| mask | 1 << at);
-        let mutant = !options.mutants.is_empty();
+        let mutant = !options.mutants.is_empty() || options.disks == Disks::Unchecked;
         let checker = Checker::new(view.clone(), correct, options.clients.len() as u32, mutant);
         let net = Net::new(&options, rng.fork(1));
         let mut world = Self {
@@ -187,6 +189,8 @@ impl World {
                 hosts: Vec::new(),
                 adversary,
                 disk: None,
+                bad_disk: self.options.has_bad_disk(member),
+                older_disk: None,
                 lost_disk: false,
                 offset_ns,
                 life: 0,
@@ -198,8 +202,7 @@ impl World {
                 let pool = self.pool();
                 let mut host = Host::new(self.config(member, false), pool, node.local(self.now));
                 if self.options.disks != Disks::None && node.adversary.is_none() {
-                    host.keeps_records = true;
-                    host.start_journal();
+                    host.start_journal(self.new_journal(member, node.bad_disk));
                 }
                 node.hosts.push(host);
             }
