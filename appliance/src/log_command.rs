@@ -222,6 +222,10 @@ fn line(record: &Record<SharedBytes>) -> String {
         Record::Accepted(vote) => {
             format!("accept cid={} epoch={} {:?}", vote.at.cid, vote.at.epoch, vote.digest)
         }
+        Record::Transferred { root, base } => format!(
+            "transferred cid={} {root:?} regency={} stopped={} mute={}",
+            base.state.decided, base.state.regency, base.stopped, base.mute
+        ),
         Record::Base(base) => format!(
             "base cid={} regency={} stopped={} mute={} written={} accepted={}",
             base.state.decided,

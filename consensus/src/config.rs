@@ -5,9 +5,9 @@ use core::fmt;
 use core::time::Duration;
 
 use crate::limits::{
-    BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, CHUNK_RATE, CHUNK_SIZE_MAX, DECISION_LOG_SIZE_MAX,
-    INLINE_BODY_MAX, MAC_SIZE, PENDING_MAX, PENDING_SIZE_MAX, REPLICAS_MAX, SIGNATURE_SIZE,
-    STATE_SIZE_MAX,
+    BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, CHUNK_RATE, CHUNK_SIZE_MAX, DECISION_LOG_MAX,
+    DECISION_LOG_SIZE_MAX, INLINE_BODY_MAX, MAC_SIZE, PENDING_MAX, PENDING_SIZE_MAX, REPLICAS_MAX,
+    SIGNATURE_SIZE, STATE_SIZE_MAX,
 };
 use crate::quorum::Quorums;
 use crate::{ReplicaId, ViewId};
@@ -165,6 +165,9 @@ pub struct Config {
     pub state_size_max: u64,
     /// Bytes of chunks in a second that this replica sends to all others together (rule ST.4).
     pub chunk_rate: u64,
+    /// Decisions kept for that at most, up to `DECISION_LOG_MAX`; what is told of them by the protocol
+    /// itself is kept in any case. Who lacks more gets a checkpoint (rule ST.1).
+    pub decision_log_max: usize,
     /// The replica ran before and lost its memory: it must not vote in any instance it may have
     /// voted in already (rule LAG.5).
     pub restarted: bool,
@@ -190,6 +193,7 @@ impl Config {
             clients_max: 64,
             clock_skew_max: Duration::from_secs(1),
             decision_log_size: DECISION_LOG_SIZE_MAX,
+            decision_log_max: DECISION_LOG_MAX,
             chunk_size: CHUNK_SIZE_MAX,
             state_size_max: STATE_SIZE_MAX,
             chunk_rate: CHUNK_RATE,
@@ -210,6 +214,8 @@ impl Config {
             Check::StopDataValidation => self.checks.stop_data_validation = false,
             Check::DuplicateSuppression => self.checks.duplicate_suppression = false,
             Check::BodyDigests => self.checks.body_digests = false,
+            Check::OfferQuorum => self.checks.offer_quorum = false,
+            Check::ChunkRoots => self.checks.chunk_roots = false,
         }
         self
     }
@@ -230,6 +236,10 @@ pub enum Check {
     DuplicateSuppression,
     /// Bodies that complete a proposal compared by digest (BODY.2).
     BodyDigests,
+    /// An image counts when one-correct members offer it (ST.1).
+    OfferQuorum,
+    /// Chunks compared by the root that they imply (ST.2).
+    ChunkRoots,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -240,6 +250,8 @@ pub(crate) struct Checks {
     pub(crate) stop_data_validation: bool,
     pub(crate) duplicate_suppression: bool,
     pub(crate) body_digests: bool,
+    pub(crate) offer_quorum: bool,
+    pub(crate) chunk_roots: bool,
 }
 
 impl Checks {
@@ -250,5 +262,7 @@ impl Checks {
         stop_data_validation: true,
         duplicate_suppression: true,
         body_digests: true,
+        offer_quorum: true,
+        chunk_roots: true,
     };
 }

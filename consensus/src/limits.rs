@@ -151,6 +151,18 @@ pub const CHUNK_RATE: u64 = 64 << 20;
 /// Digests on the path from a chunk to the root: as many as its number has bits.
 pub const CHUNK_PATH_MAX: usize = 32;
 
+/// Chunks that a FETCH_CHUNKS asks for at most: a MiB, so that the questions are few.
+pub const CHUNKS_PER_FETCH_MAX: usize = 4;
+
+/// Chunks that one member may owe: twice as many, so that it always has something to send.
+pub const CHUNKS_PER_SOURCE_MAX: usize = 2 * CHUNKS_PER_FETCH_MAX;
+
+/// Chunks that a replica has asked for, or got and not stored yet: eight MiB.
+pub const CHUNKS_UNDER_WAY_MAX: usize = 32;
+
+/// Chunks that one member may wait for at another: all it may be owed, asked for twice.
+pub const CHUNKS_QUEUED_MAX: usize = 2 * CHUNKS_PER_SOURCE_MAX;
+
 /// Checkpoints that a member offers at once: the two that it keeps, and an older one that is being fetched.
 pub const OFFERS_MAX: usize = 3;
 

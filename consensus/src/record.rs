@@ -89,6 +89,14 @@ pub enum Record<P> {
     },
     /// At an instance with a checkpoint: stands for all records before it (rule CKP.2).
     Base(Box<Base>),
+    /// The same, of a checkpoint that others had sent. Nothing leads to it from the records before (rule
+    /// ST.5).
+    Transferred {
+        /// Root of the checkpoint's image.
+        root: Digest,
+        /// What this replica must not forget.
+        base: Box<Base>,
+    },
 }
 
 /// Why bytes are no record.
@@ -118,6 +126,7 @@ mod kind {
     pub(super) const MEMORY_LOST: u8 = 6;
     pub(super) const MEMORY_WHOLE: u8 = 7;
     pub(super) const BASE: u8 = 8;
+    pub(super) const TRANSFERRED: u8 = 9;
 }
 
 const BATCH_FOLLOWS: u8 = 1;
@@ -172,6 +181,10 @@ impl<P: Payload> Record<P> {
                 let at = regency(&base.state.view, &base.state.regency, base.state.decided);
                 (head(kind::BASE, at, Digest::ZERO), &[], None)
             }
+            Self::Transferred { root, base } => {
+                let at = regency(&base.state.view, &base.state.regency, base.state.decided);
+                (head(kind::TRANSFERRED, at, *root), &[], None)
+            }
         }
     }
 
@@ -190,7 +203,7 @@ impl<P: Payload> Record<P> {
         for digest in digests {
             out.extend_from_slice(&digest.0);
         }
-        if let Self::Base(base) = self {
+        if let Self::Base(base) | Self::Transferred { base, .. } = self {
             base.encode(out);
         }
         batch.map_or(&[], |batch| batch.payload().bytes())
@@ -241,15 +254,18 @@ impl<P: Payload> Record<P> {
                 let resume = Resume { start: at.cid, bound: digests(rest, count)? };
                 Ok(Self::Synchronised { view, regency, resume })
             }
-            (kind::BASE, 0) => {
-                let base = Base::decode(rest)?;
+            (kind::BASE | kind::TRANSFERRED, 0) => {
+                let base = Box::new(Base::decode(rest)?);
                 let of = &base.state;
                 match (of.view, of.decided, of.regency) == (view, at.cid, regency) {
-                    true => Ok(Self::Base(Box::new(base))),
+                    true if kind == kind::BASE => Ok(Self::Base(base)),
+                    true => Ok(Self::Transferred { root: digest, base }),
                     false => bad(Malformed::Inconsistent),
                 }
             }
-            (kind::WRITTEN | kind::DECIDED | kind::BASE, _) => bad(Malformed::Unknown),
+            (kind::WRITTEN | kind::DECIDED | kind::BASE | kind::TRANSFERRED, _) => {
+                bad(Malformed::Unknown)
+            }
             (_, 0) if !rest.is_empty() => bad(Malformed::Trailing),
             (kind::MEMORY_LOST, 0) => Ok(Self::MemoryLost { view }),
             (kind::MEMORY_WHOLE, 0) => Ok(Self::MemoryWhole { view }),
@@ -305,6 +321,7 @@ mod tests {
             decided(false, None),
             decided(true, Some(batch)),
             Record::Base(Box::new(base(view, regency))),
+            Record::Transferred { root: Digest([8; 32]), base: Box::new(base(view, regency)) },
         ]
     }
 
@@ -371,7 +388,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_without_panic(
-            at in 0usize..9,
+            at in 0usize..10,
             changes in proptest::collection::vec((any::<u16>(), any::<u8>()), 0..8),
         ) {
             let mut bytes = bytes(&records()[at]);

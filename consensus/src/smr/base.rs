@@ -23,7 +23,7 @@ impl<P: Payload> Replica<P> {
     pub(super) fn take_checkpoint(&mut self, actions: &mut Actions<Action<P>>) {
         spec!("CKP.1", "CKP.2");
         let every = self.config.checkpoint_every;
-        if every == 0 || !self.decided.0.is_multiple_of(every) || !self.keeps_records() {
+        if every == 0 || !self.decided.0.is_multiple_of(every) {
             return;
         }
         self.persist(|this| Record::Base(Box::new(this.base())), actions);
@@ -94,6 +94,11 @@ impl<P: Payload> Replica<P> {
             | Record::Synchronised { .. }
             | Record::Accepted(_)
             | Record::Base(_) => {}
+            // The decisions between those before it and its own are not here.
+            Record::Transferred { base, .. } => {
+                self.log.clear();
+                self.earlier.retain(|(cid, _)| *cid > base.state.decided);
+            }
         }
         Ok(())
     }
@@ -125,7 +130,7 @@ impl<P: Payload> Replica<P> {
         assert!(self.decided == ConsensusId(0) && !self.keeps_records(), "nothing has happened");
         self.now = now.max(self.now);
         let record = Record::decode(record, &mut *self.pool).map_err(RestoreError::Bad)?;
-        let Record::Base(base) = record else {
+        let (Record::Base(base) | Record::Transferred { base, .. }) = record else {
             return Err(RestoreError::Base(ordered.cid));
         };
         self.check_base(ordered, &base)?;

@@ -31,17 +31,21 @@ pub(crate) struct DecisionLog {
     /// Where the next batch goes, if it fits before the end of the ring.
     end: usize,
     entries: VecDeque<Entry>,
+    /// How many may be kept.
+    max: usize,
 }
 
 impl DecisionLog {
     /// Bytes of the index of all decisions.
     pub(crate) const INDEX_SIZE: usize = (DECISION_LOG_MAX + 1) * size_of::<Entry>();
 
-    /// Room for `size` bytes of batches, and at least for two of the largest.
-    pub(crate) fn new(size: usize) -> Self {
+    /// Room for `size` bytes of batches, and at least for two of the largest; for `max` of them, 1 to
+    /// [`DECISION_LOG_MAX`].
+    pub(crate) fn new(size: usize, max: usize) -> Self {
         let size = size.max(2 * BATCH_SIZE_MAX);
         let entries = VecDeque::with_capacity(DECISION_LOG_MAX + 1);
-        Self { ring: alloc::vec![0; size], end: 0, entries }
+        let max = max.clamp(1, DECISION_LOG_MAX);
+        Self { ring: alloc::vec![0; size], end: 0, entries, max }
     }
 
     /// Appends the decision of the next instance over the oldest ones.
@@ -60,7 +64,7 @@ impl DecisionLog {
             start = 0;
         }
         let over = |entry: &Entry| entry.start < start + size && start < entry.start + entry.size;
-        while self.entries.len() >= DECISION_LOG_MAX || self.entries.front().is_some_and(over) {
+        while self.entries.len() >= self.max || self.entries.front().is_some_and(over) {
             self.entries.pop_front();
         }
         self.ring[start..start + size].copy_from_slice(bytes);
@@ -132,7 +136,7 @@ mod tests {
     // rule: LAG.4
     #[test]
     fn what_is_kept_is_whole_contiguous_and_as_much_as_fits() {
-        let mut log = DecisionLog::new(0);
+        let mut log = DecisionLog::new(0, 300);
         let mut state = 7u64;
         let mut pushed = Vec::new();
         for number in 1..=400 {
@@ -150,6 +154,7 @@ mod tests {
                 assert!(log.bytes(entry) == batch.payload().bytes(), "cid {cid}");
                 kept += entry.size;
             }
+            assert!(number + 1 - start <= 300);
             assert!(start == 1 || kept + 2 * 201_000 > 2 * BATCH_SIZE_MAX, "keeps only {kept}");
             assert!(log.get(ConsensusId(number + 1)).is_none());
         }

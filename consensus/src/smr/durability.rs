@@ -48,6 +48,8 @@ pub enum RestoreError {
     Batch(ConsensusId),
     /// It says something else than what is here, or belongs to another checkpoint.
     Base(ConsensusId),
+    /// From here on there is nothing without the checkpoint of this instance, which others had sent.
+    Transferred(ConsensusId),
     /// The checkpoint has a session that the limits of this replica do not allow.
     Session(ClientId),
 }
@@ -66,6 +68,11 @@ impl fmt::Display for RestoreError {
             Self::Base(cid) => write!(
                 out,
                 "the base at instance {cid} says something else than the checkpoint or the records before it"
+            ),
+            Self::Transferred(cid) => write!(
+                out,
+                "the records go on behind checkpoint {cid}, which other replicas had sent and which is not \
+                 here or does not hold any more; start this replica without its memory"
             ),
             Self::Session(client) => write!(
                 out,
@@ -196,6 +203,9 @@ impl<P: Payload> Replica<P> {
                     return Err(RestoreError::Batch(at.cid));
                 }
                 self.executed = at.cid;
+            }
+            Record::Transferred { base, .. } => {
+                return Err(RestoreError::Transferred(base.state.decided));
             }
             Record::Base(base) => {
                 if *base != self.base() {

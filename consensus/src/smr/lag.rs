@@ -35,10 +35,12 @@ impl<P: Payload> Replica<P> {
     /// A link was made: tell the other side where we are; what it lacks it says in its own status.
     pub(super) fn on_connected(&mut self, member: ReplicaId, actions: &mut Actions<Action<P>>) {
         spec!("LAG.1");
-        if member == self.config.id || self.config.view.index_of(member).is_none() {
+        let index = self.config.view.index_of(member).filter(|index| *index != self.index);
+        let Some(index) = index else {
             return self.ignored.add(Ignored::NotMember);
-        }
+        };
         self.send(Recipients::One(member), Message::Status(self.status()), actions);
+        self.ask_again_of(index, actions);
     }
 
     fn status(&self) -> Status {
@@ -67,6 +69,7 @@ impl<P: Payload> Replica<P> {
         spec!("LAG.1", "LAG.3", "SYNC.1");
         self.send(Recipients::Others, Message::Status(self.status()), actions);
         self.refuse_again(actions);
+        self.ask_for_state(actions);
         if self.is_behind() {
             return;
         }
@@ -250,7 +253,7 @@ impl<P: Payload> Replica<P> {
     }
 
     /// Is what this replica needs next nowhere to be had? Then asking for it only disturbs.
-    fn is_behind(&self) -> bool {
+    pub(super) fn is_behind(&self) -> bool {
         spec!("LAG.4");
         self.lag.behind == Some(self.window.start())
     }
@@ -374,10 +377,12 @@ impl<P: Payload> Replica<P> {
         self.lag.behind = Some(next);
         let available = starts[one_correct - 1];
         actions.push(Action::Behind { decided: self.decided, available });
+        self.ask_for_state(actions);
     }
 
     /// After a delivery: goes on fetching, and speaks again if it may.
     pub(super) fn after_delivery(&mut self, actions: &mut Actions<Action<P>>) {
+        self.end_useless_transfer(actions);
         self.unmute(actions);
         self.pursue(actions);
     }

@@ -22,6 +22,7 @@ pub mod replica;
 pub mod requests;
 mod synchronization;
 mod timers;
+mod transfer;
 mod validity;
 
 pub use durability::RestoreError;

@@ -503,10 +503,16 @@ impl<P: Payload> Replica<P> {
         self.recent.push_front(Recent { digest, epoch: at.epoch, wrote, accepted });
         self.window.slide();
         self.bind(self.window.end());
-        // The clock of what waited behind the decision starts with it (TIME.1).
+        self.later.forget(self.decided);
+        self.begin_lowest();
+    }
+
+    /// The instance below the lowest open one is over.
+    pub(super) fn begin_lowest(&mut self) {
+        spec!("TIME.1", "TIME.5");
+        // The clock of what waited behind the decision starts with it.
         let lowest = self.window.lowest_mut();
         lowest.work_since = lowest.work_since.map(|_| self.now);
-        self.later.forget(self.decided);
         self.timers.decided();
     }
 

@@ -143,6 +143,13 @@ impl<P: Payload> OutOfContext<P> {
         None
     }
 
+    /// All instances up to `cid` are over.
+    pub(crate) fn forget_to(&mut self, cid: ConsensusId) {
+        for below in 0..OUT_OF_CONTEXT_MAX.min(cid.0) {
+            self.forget(ConsensusId(cid.0 - below));
+        }
+    }
+
     /// Instance `cid` is over: lets go of the memory of proposals for it.
     pub(crate) fn forget(&mut self, cid: ConsensusId) {
         for member in &mut self.members {

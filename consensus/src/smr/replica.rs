@@ -14,7 +14,7 @@ use crate::batch::Batch;
 use crate::config::{Config, FaultModel};
 use crate::input::Input;
 use crate::limits::{BATCH_REQUESTS_MAX, DEPTH_MAX, REQUESTS_PER_STEP_MAX, decisions_told};
-use crate::message::{Message, Position, Request};
+use crate::message::{Message, Offer, Position, Request};
 use crate::payload::{Payload, PayloadPool};
 use crate::protocol::{Actions, Protocol};
 use crate::quorum::Quorums;
@@ -30,6 +30,7 @@ use crate::smr::progress::Lag;
 use crate::smr::requests::Requests;
 use crate::smr::synchronization::Synchronization;
 use crate::smr::timers::Timers;
+use crate::smr::transfer::{Serving, Transfer};
 use crate::spec;
 use crate::types::{ConsensusId, Digest, Epoch, Instant, Regency, ReplicaId};
 use crate::verified::Verified;
@@ -90,6 +91,8 @@ pub struct Replica<P> {
     pub(super) answers: Answers,
     pub(super) helping: Helping,
     pub(super) lag: Lag<P>,
+    pub(super) transfer: Transfer,
+    pub(super) serving: Serving,
     pub(super) timers: Timers,
     pub(super) durability: Durability,
     /// Batches that were written in instances above those whose records were passed over so far.
@@ -105,8 +108,8 @@ impl<P: Payload> Replica<P> {
     ///
     /// # Panics
     /// When `config.id` is not a member of `config.view`, `config.depth` is not 1 to [`DEPTH_MAX`],
-    /// `config.checkpoint_every` is less than twice the depth and not 0, or `pool` is empty from the
-    /// start.
+    /// `config.checkpoint_every` is less than twice the depth and not 0, `config.chunk_size` is not 1 to
+    /// `CHUNK_SIZE_MAX`, or `pool` is empty from the start.
     pub fn new(config: Config, mut pool: Box<dyn PayloadPool<P> + Send>, now: Instant) -> Self {
         let view = &config.view;
         let index = view.index_of(config.id).expect("a replica is a member of its view");
@@ -139,7 +142,10 @@ impl<P: Payload> Replica<P> {
             timestamp_ns: 0,
             speculative_time_ns: 0,
             executed: ConsensusId(0),
-            log: DecisionLog::new(config.decision_log_size),
+            log: DecisionLog::new(
+                config.decision_log_size,
+                config.decision_log_max.max(decisions_told(depth)),
+            ),
             window: Window::new(view.id(), depth, per_digest),
             later: OutOfContext::new(n),
             requests: Requests::new(&config),
@@ -150,6 +156,8 @@ impl<P: Payload> Replica<P> {
             answers: Answers::new(n),
             helping: Helping::new(n),
             lag: Lag::new(n, config.restarted),
+            transfer: Transfer::new(&config),
+            serving: Serving::new(&config),
             timers: Timers::new(now, config.request_timeout),
             durability: Durability::default(),
             earlier: Vec::new(),
@@ -338,11 +346,10 @@ impl<P: Payload> Replica<P> {
             Message::BatchBody(body) => self.on_batch_body(body),
             Message::FetchBodies(fetch) => self.on_fetch_bodies(index, &fetch, actions),
             Message::Bodies(bodies) => self.on_bodies(&bodies, actions),
-            // Nothing is offered or asked for yet.
-            Message::FetchState(_)
-            | Message::StateOffer(_)
-            | Message::FetchChunks(_)
-            | Message::Chunk(_) => self.ignored.add(Ignored::NotNeeded),
+            Message::FetchState(fetch) => self.on_fetch_state(index, &fetch, actions),
+            Message::StateOffer(offer) => self.on_state_offer(index, offer, actions),
+            Message::FetchChunks(fetch) => self.on_fetch_chunks(index, &fetch, actions),
+            Message::Chunk(chunk) => self.on_chunk(index, chunk, actions),
         }
     }
 }
@@ -364,11 +371,13 @@ impl<P: Payload> Protocol for Replica<P> {
             Input::Connected(member) => self.on_connected(member, actions),
             Input::Durable(lsn) => self.on_durable(lsn),
             Input::Executed(cid) => self.on_executed(cid),
-            Input::Checkpointed { .. }
-            | Input::Resumed { .. }
-            | Input::Stored { .. }
-            | Input::TransferReady(_)
-            | Input::TransferFailed { .. } => {}
+            Input::Checkpointed { cid, size, root } => {
+                self.on_checkpointed(Offer { cid, size, root });
+            }
+            Input::Resumed { cid, root, have } => self.on_resumed(cid, root, &have, actions),
+            Input::Stored { cid, index } => self.on_stored(cid, index, actions),
+            Input::TransferReady(ordered) => self.on_transfer_ready(ordered, actions),
+            Input::TransferFailed { cid } => self.on_transfer_failed(cid, actions),
         }
         self.advance(actions);
         self.check_invariants();

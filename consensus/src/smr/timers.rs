@@ -97,6 +97,12 @@ impl<P: Payload> Replica<P> {
         if let Some(ask_at) = self.ask_for_bodies_at() {
             deadline = deadline.min(ask_at);
         }
+        if let Some(look_at) = self.transfer.look_at() {
+            deadline = deadline.min(look_at);
+        }
+        if let Some(serve_at) = self.serving.deadline() {
+            deadline = deadline.min(serve_at);
+        }
         if self.stopped {
             deadline = deadline.min(self.synchronization.give_up_at);
         }
@@ -124,6 +130,12 @@ impl<P: Payload> Replica<P> {
         }
         if self.ask_for_bodies_at().is_some_and(|at| now >= at) {
             self.on_bodies_deadline(actions);
+        }
+        if self.transfer.look_at().is_some_and(|at| now >= at) {
+            self.on_transfer_deadline(actions);
+        }
+        if self.serving.deadline().is_some_and(|at| now >= at) {
+            self.serve(actions);
         }
         if self.stopped && now >= self.synchronization.give_up_at {
             spec!("TIME.4");

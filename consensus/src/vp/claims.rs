@@ -76,6 +76,13 @@ impl<P> Claims<P> {
         slot.batch.take().filter(|batch| batch.digest == *digest)
     }
 
+    /// All instances up to `cid` are over: lets go of the batches that came for them.
+    pub(crate) fn forget_to(&mut self, cid: ConsensusId) {
+        for slot in self.slots.iter_mut().filter(|slot| slot.cid <= cid) {
+            slot.batch = None;
+        }
+    }
+
     fn slot(&self, cid: ConsensusId) -> Option<&Slot<P>> {
         self.slots.get((cid.0 % CLAIMS_MAX) as usize).filter(|slot| slot.cid == cid)
     }

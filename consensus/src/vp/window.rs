@@ -114,6 +114,18 @@ impl<P> Window<P> {
         self.read = self.read.saturating_sub(1);
     }
 
+    /// All instances below `first` are over: those that are open stay as they are.
+    pub(crate) fn skip_to(&mut self, first: ConsensusId) {
+        let over = first.0.saturating_sub(self.start().0);
+        if over <= self.depth() as u64 {
+            return (0..over).for_each(|_| self.slide());
+        }
+        for (above, instance) in self.ring.iter_mut().enumerate() {
+            instance.reopen(ConsensusId(first.0 + above as u64));
+        }
+        (self.first, self.written, self.accepted, self.read) = (0, 0, 0, 0);
+    }
+
     /// All open instances start `epoch`.
     pub(crate) fn enter_epoch(&mut self, epoch: Epoch) {
         self.ring.iter_mut().for_each(|instance| instance.enter_epoch(epoch));
@@ -187,6 +199,20 @@ mod tests {
         window.enter_epoch(Epoch(4));
         assert_eq!(window.to_write(), Some(window.start()));
         assert!(window.iter().all(|open| open.at.epoch == Epoch(4) && open.wrote.is_none()));
+        for (skip, stays) in [(0, 3), (2, 1), (3, 0), (40, 0), (1, 2)] {
+            let first = ConsensusId(window.start().0 + skip);
+            while let Some(cid) = window.to_write() {
+                window.at_mut(cid).wrote = Some(Digest([cid.0 as u8; 32]));
+                window.note_written();
+            }
+            window.skip_to(first);
+            let wrote: Vec<_> = window.iter().map(|open| open.wrote.is_some()).collect();
+            assert_eq!(wrote, [stays > 0, stays > 1, stays > 2]);
+            let cids: Vec<u64> = window.iter().map(|open| open.at.cid.0).collect();
+            assert_eq!(cids, [first.0, first.0 + 1, first.0 + 2]);
+            assert_eq!(window.written(), stays);
+            assert!(window.iter().all(|open| open.at.epoch == Epoch(4)));
+        }
         let mut single: Window<SharedBytes> = Window::new(ViewId(0), 1, true);
         single.note_accepted();
         assert_eq!(single.to_accept(), None);

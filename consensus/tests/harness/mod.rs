@@ -7,6 +7,7 @@
 
 pub mod print;
 pub mod script;
+pub mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -63,6 +64,7 @@ pub struct Cluster {
     pub checkpoints: Vec<(u16, Lsn, Ordered)>,
     pub checkpoint_every: u64,
     pub sent: Vec<(u16, Lsn, Message<Bytes>)>,
+    pub transfers: transfer::Transfers,
 }
 
 pub fn timeout() -> Duration {
@@ -93,6 +95,7 @@ impl Cluster {
             checkpoints: Vec::new(),
             checkpoint_every: 0,
             sent: Vec::new(),
+            transfers: transfer::Transfers::default(),
         };
         for id in members {
             cluster.start(*id, false);
@@ -122,6 +125,7 @@ impl Cluster {
         config.decision_log_size = 0;
         config.restarted = restarted;
         config.checkpoint_every = self.checkpoint_every;
+        config.chunk_size = transfer::CHUNK;
         let replica = Replica::new(config, Box::new(HeapPool), self.now);
         self.replicas.insert(id, replica);
         self.executed.insert(id, Vec::new());
@@ -145,6 +149,7 @@ impl Cluster {
         for action in actions.drain().collect::<Vec<_>>() {
             match &action {
                 Action::Execute { context, .. } => executed = Some(context.cid),
+                Action::Install { cid, .. } => executed = Some(*cid),
                 Action::Persist { lsn, .. } => recorded = Some(*lsn),
                 _ => {}
             }
@@ -158,6 +163,9 @@ impl Cluster {
         if let Some(cid) = executed.filter(|_| !self.stalled.contains(&id)) {
             self.step(id, Input::Executed(cid));
         }
+        while let Some((id, input)) = self.transfers.todo.pop_front() {
+            self.step(id, input);
+        }
     }
 
     fn act(&mut self, id: u16, action: Action<Bytes>) {
@@ -165,7 +173,10 @@ impl Cluster {
         self.log.push(format!("{id}: {line}"));
         match action {
             Action::Persist { lsn, record } => self.records.push((id, lsn, record)),
-            Action::Checkpoint { base, ordered } => self.checkpoints.push((id, base, *ordered)),
+            Action::Checkpoint { base, ordered } => {
+                self.take(id, &ordered);
+                self.checkpoints.push((id, base, *ordered));
+            }
             Action::Send { to, message, after } => {
                 self.sent.push((id, after, message.clone()));
                 let message = sign(message);
@@ -197,7 +208,7 @@ impl Cluster {
                 assert_eq!(executed.cid, list.len() as u64 + 1, "in order, without gaps");
                 list.push(executed);
             }
-            _ => {}
+            other => self.transfer(id, &other),
         }
     }
 
@@ -215,7 +226,10 @@ impl Cluster {
         if from != to && (self.cut.contains(&from) || self.cut.contains(&to)) {
             return;
         }
-        if let Some(message) = ingress(to, message) {
+        if let Some(mut message) = ingress(to, message) {
+            if let Message::Chunk(chunk) = &mut message {
+                self.imply(chunk);
+            }
             let message = Verified::vouch(message);
             self.step(to, Input::Peer { from: ReplicaId(from), message });
         }

@@ -176,7 +176,26 @@ impl<P: Payload> Requests<P> {
         selection
     }
 
-    /// Request `sequence` of session `at`, its next one, was decided.
+    /// Sessions stand where others say that they do: forgets what is not pending any more. As if everything up to
+    /// there had been decided.
+    pub fn install(&mut self, now: Instant, sessions: &[(ClientId, Sequence)]) {
+        spec!("ST.5");
+        for (client, executed) in sessions {
+            let session = self.open(*client);
+            let behind = |at: &u32| self.table.session(*at).executed < *executed;
+            if let Some(at) = session.filter(behind) {
+                self.move_on(at, *executed);
+            }
+        }
+        self.settle(now, true);
+    }
+
+    /// May there be such a session?
+    pub fn allows(&self, client: ClientId) -> bool {
+        self.table.allows(client)
+    }
+
+    /// Request `sequence` of session `at`, one after its last, was decided.
     #[inline]
     fn move_on(&mut self, at: u32, sequence: Sequence) {
         self.table.sessions[at as usize].executed = sequence;
