@@ -34,12 +34,12 @@ use crate::metrics::Metrics;
 use crate::node::{Node, Parts};
 use crate::placement::Placement;
 use crate::recovery::{Memory, Recovered, keep_for_others, recover};
-use crate::service::{Seed, ServiceKind};
+use crate::service::Service;
 use crate::stage::Events;
 
 const MIB: usize = 1024 * 1024;
 
-/// What a replica is started with: a [`Plan`], or the demo's own.
+/// What a replica is started with: a [`Plan`], or what a program says that embeds a replica.
 pub struct Start {
     /// Which replica.
     pub id: ReplicaId,
@@ -47,10 +47,8 @@ pub struct Start {
     pub cluster: Cluster,
     /// This replica's private keys.
     pub keys: PrivateKeys,
-    /// What it replicates.
-    pub service: ServiceKind,
-    /// The seed that all replicas of the cluster give their service.
-    pub service_seed: Seed,
+    /// What it replicates, without any state yet.
+    pub service: Service,
     /// Where it listens.
     pub listen: SocketAddr,
     /// Where it serves metrics and status; `None`: nowhere.
@@ -73,8 +71,7 @@ impl From<Plan> for Start {
             id: plan.id,
             cluster: plan.cluster,
             keys: plan.keys,
-            service: plan.service,
-            service_seed: plan.service_seed,
+            service: plan.service.build(plan.service_seed),
             listen: plan.listen,
             metrics: Some(plan.metrics),
             transport: plan.transport,
@@ -145,7 +142,7 @@ impl Running {
             metrics: Arc::clone(&metrics),
         };
         let clock = SystemClock::new();
-        let (service, validator) = service.build(start.service_seed);
+        let (service, validator) = service;
         let parts = Parts {
             config: core,
             cluster: &cluster,

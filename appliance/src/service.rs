@@ -12,6 +12,9 @@ use tetrarch_services::null::{NullService, NullValidator};
 /// clients, who could choose keys that collide.
 pub type Seed = [u64; 2];
 
+/// The state machine, and what it takes for a command: what a program embeds that has a service of its own.
+pub type Service = (Box<dyn StateMachine>, Box<dyn RequestValidator>);
+
 /// What a cluster replicates.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 #[value(rename_all = "lower")]
@@ -44,7 +47,7 @@ impl ServiceKind {
 
     /// The service without any state, and what it takes for a command. All replicas of a cluster
     /// must give the same `seed`.
-    pub fn build(self, seed: Seed) -> (Box<dyn StateMachine>, Box<dyn RequestValidator>) {
+    pub fn build(self, seed: Seed) -> Service {
         match self {
             Self::Kv => {
                 let config = KvConfig { seed, ..KvConfig::default() };

@@ -28,16 +28,29 @@ pub trait RequestValidator: Send + Sync {
     fn valid(&self, operation: &[u8]) -> bool;
 }
 
-/// The application.
+/// The application. One that executes request by request implements [`StateMachine::execute`] and leaves
+/// [`StateMachine::begin_batch`] alone; one that gains from seeing a batch as a whole (the thesis'
+/// `appExecuteOrdered`) does its work there, and hands out a result at each `execute`.
 pub trait StateMachine: Send {
+    /// Called before the first request of a batch, with all requests that will be executed, in order: a place
+    /// to fetch what they need, or to execute them at once, in parallel if the outcome is the same.
+    fn begin_batch<'a>(
+        &mut self,
+        _context: &Context,
+        _requests: &mut dyn Iterator<Item = RequestView<'a>>,
+    ) {
+    }
+
     /// Executes one ordered request: a function of state, context and request. Must not read clocks,
-    /// files or random numbers. Called in batch order; must reply exactly once.
+    /// files or random numbers. Called in batch order; must reply exactly once, and at all replicas the same,
+    /// because replies are kept in checkpoints.
     fn execute(&mut self, context: &Context, request: &RequestView<'_>, replies: &mut dyn Replies);
 
     /// Called after the last request of a batch: a place to expire or compact, deterministically.
     fn end_batch(&mut self, _context: &Context) {}
 
-    /// Executes a read-only request against the current state without changing it.
+    /// Executes a read-only request against the current state without changing it. Where the client has a
+    /// comparator and an extractor, replicas may answer what is not the same.
     fn query(&self, request: &RequestView<'_>, replies: &mut dyn Replies);
 
     /// A digest of the whole state: equal on all replicas that executed the same batches.

@@ -13,10 +13,10 @@ use tetrarch_appliance::metrics::Metrics;
 use tetrarch_appliance::node::{Node, Parts};
 use tetrarch_appliance::placement::Placement;
 use tetrarch_appliance::running::{Running, Start};
-use tetrarch_appliance::service::ServiceKind;
+use tetrarch_appliance::service::{Service, ServiceKind};
 use tetrarch_client::ClientConfig;
 use tetrarch_client::cluster::{Cluster, PrivateKeys};
-use tetrarch_consensus::{Config, FaultModel, ReplicaId, RequestValidator, StateMachine};
+use tetrarch_consensus::{Config, FaultModel, ReplicaId};
 use tetrarch_dataplane::arena::Arena;
 use tetrarch_dataplane::endpoint::Transport;
 use tetrarch_dataplane::handshake::Identity;
@@ -29,15 +29,20 @@ use tetrarch_dataplane::types::{Instant, PeerId};
 /// Where clients sit on a switch: behind all replicas.
 const CLIENT_PORT: Port = Port(1000);
 
-/// A replicated service: its state and the check of its operations.
-pub type Service = (Box<dyn StateMachine>, Box<dyn RequestValidator>);
-
 /// Four replicas of `kind` with threads of their own, over TCP on the loopback, and the configuration
 /// of their client.
 ///
 /// # Errors
 /// No free port, or no memory.
 pub fn tcp_replicas(kind: ServiceKind) -> Result<(Vec<Running>, ClientConfig)> {
+    tcp_replicas_of(|| kind.build([0; 2]))
+}
+
+/// As [`tcp_replicas`], of a service of one's own.
+///
+/// # Errors
+/// As there.
+pub fn tcp_replicas_of(service: impl Fn() -> Service) -> Result<(Vec<Running>, ClientConfig)> {
     let ports = free_ports(4)?;
     let addresses: Vec<String> = ports.iter().map(ToString::to_string).collect();
     let (cluster, keys, client) = four(&addresses)?;
@@ -47,8 +52,7 @@ pub fn tcp_replicas(kind: ServiceKind) -> Result<(Vec<Running>, ClientConfig)> {
             id,
             cluster: cluster.clone(),
             keys,
-            service: kind,
-            service_seed: [0; 2],
+            service: service(),
             listen,
             metrics: None,
             transport: TransportChoice::default(),

@@ -34,7 +34,9 @@ impl<S: StateMachine> Cell<S> {
         self.sequence += 1;
         let mut kept = Kept::default();
         let context = self.context();
-        self.service.execute(&context, &view(client, self.sequence, operation), &mut kept);
+        let request = view(client, self.sequence, operation);
+        self.service.begin_batch(&context, &mut std::iter::once(request));
+        self.service.execute(&context, &request, &mut kept);
         self.service.end_batch(&context);
         assert_eq!(kept.0.len(), 1, "exactly one reply");
         kept.0.remove(0)

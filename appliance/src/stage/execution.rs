@@ -254,10 +254,9 @@ impl Execution {
         let Self { service, cache, rings, pool, page, scratch, .. } = self;
         let replies = &mut rings.replies;
         let mut writer = Writer::new(pool, page, replies, scratch, (self.view, false));
-        for (at, request) in batch.requests().enumerate() {
-            if !all && !run.contains(at) {
-                continue;
-            }
+        let selected = || batch.requests().enumerate().filter(|(at, _)| all || run.contains(*at));
+        service.begin_batch(context, &mut selected().map(|(_, request)| request));
+        for (at, request) in selected() {
             executed += 1;
             found |= sample.is_some_and(|sample| sample.is(request.client, request.sequence));
             writer.begin(&request, batch.len() - at);

@@ -6,13 +6,14 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
+use tetrarch_appliance::service::Service;
 use tetrarch_client::{ClientDriver, Matching, Mode, Outcome};
 use tetrarch_consensus::{
     BadSnapshot, Context, Digest, Replies, RequestValidator, RequestView, StateMachine,
 };
 use tetrarch_dataplane::clock::{Clock, SystemClock};
 use tetrarch_dataplane::transport::memory::{Switch, SwitchConfig};
-use tetrarch_examples::{Service, client_transport, memory_nodes};
+use tetrarch_examples::{client_transport, memory_nodes};
 
 const ADDITIONS: i64 = 200;
 const PATIENCE: Duration = Duration::from_secs(30);
