@@ -206,6 +206,8 @@ numbers! {
     log_slowest_ns: "gauge",
     /// Segment files that hold records, or are about to.
     log_segments: "gauge",
+    /// The oldest decision that is kept for others.
+    decisions_from: "gauge",
     /// Checkpoints made durable.
     checkpoints: "counter",
     /// Checkpoints not taken because the one before was still being written.

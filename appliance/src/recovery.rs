@@ -11,19 +11,20 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tetrarch_consensus::limits::BATCH_SIZE_MAX;
-use tetrarch_consensus::record::RECORD_HEAD_SIZE_MAX;
-use tetrarch_consensus::{ConsensusId, Lsn, spec};
+use tetrarch_consensus::record::{RECORD_HEAD_SIZE_MAX, transferred};
+use tetrarch_consensus::{ConsensusId, Digest, Lsn, spec};
 use tetrarch_dataplane::storage::file::{Access, FileLog, Opened, Probe};
 use tetrarch_dataplane::storage::{self, LogConfig, Owner};
 use tetrarch_dataplane::types::Instant;
 
 use crate::checkpoint::Position;
-use crate::checkpoint::file::{CheckpointFile, FileError};
+use crate::checkpoint::file::{CheckpointFile, FileError, Header};
 use crate::checkpoint::image::{self, ImageError};
 use crate::checkpoint::keeping::{Keeper, Keeping};
 use crate::checkpoint::shelf::Shelf;
-use crate::checkpoint::store::Store;
+use crate::checkpoint::store::{self, Store};
 use crate::checkpoint::transfer::Rates;
+use crate::checkpoint::transfer::partial::Partial;
 use crate::metrics::Metrics;
 use crate::node::{BeginError, Node};
 use crate::stage::records::Watermark;
@@ -240,13 +241,14 @@ fn replay(
 ) -> Result<(Opened, Option<CheckpointFile>)> {
     spec!("CKP.4", "CKP.5");
     let path = plan.path.display();
-    let mut candidates = store.list()?.into_iter();
+    let mut candidates = Candidates::list(store, owner)?;
     loop {
-        let candidate = next_whole(&mut candidates, owner, store, warnings)?;
+        let candidate = candidates.next(warnings)?;
         let mut replay = Replay {
             node: &mut *node,
             now,
-            from: candidate.as_ref(),
+            from: candidate.as_ref().map(Candidate::file),
+            base: Lsn(0),
             started: false,
             headless: false,
             wrong: None,
@@ -259,11 +261,17 @@ fn replay(
                  the replica starts as one without memory"
             );
         }
-        let begun = replay.from.is_none();
+        let (begun, base) = (replay.from.is_none(), replay.base);
         let storage::Recovered { first, last, .. } = opened.recovered;
         match candidate {
-            Some(file) if begun => return Ok((opened, Some(file))),
-            Some(file) => {
+            Some(Candidate::Named(file)) if begun => return Ok((opened, Some(file))),
+            // What was interrupted between the record and the name.
+            Some(Candidate::Fetched(image)) if begun => {
+                return Ok((opened, Some(image.adopt(base)?)));
+            }
+            // It was not installed, and a transfer can go on with it.
+            Some(Candidate::Fetched(_)) => node.forget_passed_over(),
+            Some(Candidate::Named(file)) => {
                 warnings.push(format!(
                     "checkpoint {}: cannot be used: its base, record {}, is not in the log, which ends with \
                      record {last}; it is set aside",
@@ -284,25 +292,63 @@ fn replay(
     }
 }
 
-/// The next of `candidates` that holds. Those before it lose their names.
-fn next_whole(
-    candidates: &mut impl Iterator<Item = PathBuf>,
-    owner: Owner,
-    store: &Store,
-    warnings: &mut Vec<String>,
-) -> Result<Option<CheckpointFile>> {
-    for path in candidates {
-        let opened = CheckpointFile::open(&path, owner);
-        match opened.and_then(|file| file.verify().map(|()| file)) {
-            Ok(file) => return Ok(Some(file)),
-            Err(error @ FileError::Damaged { .. }) => {
-                warnings.push(format!("{error}; it is set aside, and the one before it used"));
-                store.set_aside(&path)?;
-            }
-            Err(error) => return Err(error.into()),
+/// What a replay could begin with.
+enum Candidate {
+    /// A checkpoint of this replica.
+    Named(CheckpointFile),
+    /// A whole image of others. It is a checkpoint if there is a record that it was installed.
+    Fetched(Partial),
+}
+
+impl Candidate {
+    fn file(&self) -> &CheckpointFile {
+        match self {
+            Self::Named(file) => file,
+            Self::Fetched(image) => image.file(),
         }
     }
-    Ok(None)
+}
+
+/// Those that are not tried yet, the newest first.
+struct Candidates<'a> {
+    store: &'a Store,
+    owner: Owner,
+    fetched: Option<Partial>,
+    named: std::vec::IntoIter<PathBuf>,
+}
+
+impl<'a> Candidates<'a> {
+    fn list(store: &'a Store, owner: Owner) -> Result<Self, FileError> {
+        let named = store.list()?.into_iter();
+        let fetched = Partial::find_whole(store, owner);
+        // An older one was overtaken by the checkpoints of this replica.
+        let newest = named.as_slice().first().and_then(|path| store::number(path));
+        let fetched = fetched.filter(|image| newest.is_none_or(|it| it < image.target().cid.0));
+        Ok(Self { store, owner, fetched, named })
+    }
+
+    /// The next one that holds. Named ones before it that do not lose their names.
+    fn next(&mut self, warnings: &mut Vec<String>) -> Result<Option<Candidate>> {
+        if let Some(mut image) = self.fetched.take() {
+            match image.complete() {
+                Ok(_) => return Ok(Some(Candidate::Fetched(image))),
+                Err(error) => warnings
+                    .push(format!("{error}; the others have to send what does not hold again")),
+            }
+        }
+        for path in self.named.by_ref() {
+            let opened = CheckpointFile::open(&path, self.owner);
+            match opened.and_then(|file| file.verify().map(|()| file)) {
+                Ok(file) => return Ok(Some(Candidate::Named(file))),
+                Err(error @ FileError::Damaged { .. }) => {
+                    warnings.push(format!("{error}; it is set aside, and the one before it used"));
+                    self.store.set_aside(&path)?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
+    }
 }
 
 /// A replay in progress.
@@ -311,6 +357,8 @@ struct Replay<'a> {
     now: Instant,
     /// Begin with this checkpoint, when its base comes.
     from: Option<&'a CheckpointFile>,
+    /// That base.
+    base: Lsn,
     /// A record has come.
     started: bool,
     /// There is no checkpoint, and the first records are missing.
@@ -327,8 +375,8 @@ impl Replay<'_> {
         }
         let done = match self.from {
             None => self.node.restore(self.now, record).map_err(|error| error.to_string()),
-            Some(file) if lsn.0 == file.header.position.base.0 => {
-                self.from = None;
+            Some(file) if is_base(file, lsn, record) => {
+                (self.from, self.base) = (None, Lsn(lsn.0));
                 let begun = begin_at(self.node, self.now, file, record);
                 begun.map_err(|error| format!("checkpoint {}: {error}", file.path().display()))
             }
@@ -338,6 +386,17 @@ impl Replay<'_> {
         if let Err(error) = done {
             self.wrong = Some(format!("record {lsn} cannot be used: {error}"));
         }
+    }
+}
+
+/// Does a replay from this checkpoint begin with this record? One that was fetched and did not get its name knows
+/// no number.
+fn is_base(file: &CheckpointFile, lsn: storage::Lsn, record: &[u8]) -> bool {
+    spec!("ST.5");
+    let Header { position, root, .. } = file.header;
+    match position.base {
+        Lsn(0) => transferred(record) == Some((position.cid, Digest(root))),
+        base => lsn.0 == base.0,
     }
 }
 

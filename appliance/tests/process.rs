@@ -1,151 +1,20 @@
 //! Real processes on loopback: a cluster that loses a replica to SIGKILL, and clean ends.
 
+#[path = "support/processes.rs"]
+mod processes;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tetrarch_client::{Client, ClientConfig, Session};
+use processes::{LIMIT, Processes, TETRARCH, command, get, run, signal, text, wait};
+use tetrarch_client::{Client, ClientConfig};
 use tetrarch_dataplane::transport::choice::{self, TransportKind};
 use tetrarch_dataplane::transport::tcp::TcpConfig;
-use tetrarch_services::kv::op::OperationWriter;
-use tetrarch_services::kv::reply::Reply;
-use tetrarch_services::kv::text as kv_text;
 use tetrarch_services::null::write_operation;
-use tetrarch_services::wire::Reader;
-
-const TETRARCH: &str = env!("CARGO_BIN_EXE_tetrarch");
-
-/// No test takes longer; a process that hangs fails it.
-const LIMIT: Duration = Duration::from_secs(60);
-
-/// A cluster directory and its processes. Both are gone when the test ends, also when it fails.
-struct Processes {
-    directory: PathBuf,
-    replicas: Vec<Option<Child>>,
-}
-
-impl Processes {
-    fn init(name: &str) -> Self {
-        Self::init_with(name, "null", &[])
-    }
-
-    fn init_with(name: &str, service: &str, more: &[&str]) -> Self {
-        let directory =
-            std::env::temp_dir().join(format!("tetrarch-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&directory);
-        // Four for members and clients, four for metrics.
-        let port = free_ports(8).to_string();
-        let made = run(
-            &[
-                "init",
-                text(&directory),
-                "--service",
-                service,
-                "--base-port",
-                &port,
-                "--frames-mib",
-                "16",
-            ],
-            &[&["--request-timeout-ms", "1000", "--clients", "2"], more].concat(),
-        );
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        Self { directory, replicas: Vec::new() }
-    }
-
-    fn spawn(&self, id: usize) -> Child {
-        let log = fs::File::create(self.log_path(id)).expect("a writable directory");
-        let mut command = Command::new(TETRARCH);
-        command.args(["replica", text(&self.directory), "--id", &id.to_string()]);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        command.spawn().expect("the binary was built")
-    }
-
-    fn log_path(&self, id: usize) -> PathBuf {
-        self.directory.join(format!("replica-{id}.log"))
-    }
-
-    fn log(&self, id: usize) -> String {
-        fs::read_to_string(self.log_path(id)).unwrap_or_default()
-    }
-
-    fn status(&self) -> (serde_json::Value, Output) {
-        let output = run(&["status", text(&self.directory)], &["--json"]);
-        let json = serde_json::from_slice(&output.stdout).expect("status --json prints JSON");
-        (json, output)
-    }
-
-    /// Until `id` says that it has links with `peers` others.
-    fn wait_for_links(&self, id: usize, peers: u64) {
-        wait(&format!("replica {id} has {peers} links"), || {
-            self.status().0["replicas"][id]["peers_up"].as_u64() == Some(peers)
-        });
-    }
-}
-
-impl Drop for Processes {
-    fn drop(&mut self) {
-        for (id, child) in self.replicas.iter_mut().enumerate() {
-            if let Some(mut child) = child.take() {
-                let _ = child.kill();
-                let _ = child.wait();
-            }
-            if std::thread::panicking() {
-                let log = fs::read_to_string(self.directory.join(format!("replica-{id}.log")));
-                eprintln!("--- replica {id}\n{}", log.unwrap_or_default());
-            }
-        }
-        let _ = fs::remove_dir_all(&self.directory);
-    }
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a plain temporary directory")
-}
-
-fn run(first: &[&str], second: &[&str]) -> Output {
-    let mut command = Command::new(TETRARCH);
-    command.args(first).args(second).stdin(Stdio::null()).output().expect("the binary was built")
-}
-
-/// The first of `count` consecutive loopback ports that were free a moment ago. Tests run at the same
-/// time, so each looks in a range of its own.
-fn free_ports(count: u16) -> u16 {
-    static TESTS: AtomicU16 = AtomicU16::new(0);
-    let range = 1000 * TESTS.fetch_add(1, Ordering::Relaxed);
-    let start = 20_000 + (std::process::id() % 20_000) as u16 + range;
-    let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    (start..start + 1000)
-        .step_by(usize::from(count))
-        .find(|base| (*base..base + count).all(free))
-        .expect("a machine with free ports")
-}
-
-fn wait(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + LIMIT;
-    while !done() {
-        assert!(Instant::now() < end, "in vain: {what}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
-/// Sends a signal by name and waits for the exit code.
-fn signal(child: &mut Child, name: &str) -> Option<i32> {
-    let sent = Command::new("kill").args([name, &child.id().to_string()]).status();
-    assert!(sent.expect("kill exists").success());
-    let mut code = None;
-    wait("the process ends", || match child.try_wait().expect("our child") {
-        Some(status) => {
-            code = status.code();
-            true
-        }
-        None => false,
-    });
-    code
-}
 
 fn operation() -> [u8; 8] {
     let mut operation = [0; 8];
@@ -202,22 +71,6 @@ fn four_processes_order_requests_and_survive_a_sigkill() {
         let child = cluster.replicas[id].as_mut().expect("it runs");
         assert_eq!(signal(child, "-TERM"), Some(0), "{}", cluster.log(id));
         assert!(cluster.log(id).contains("stopped: decided"), "{}", cluster.log(id));
-    }
-}
-
-/// A command of the key-value store.
-fn command(words: &[&str]) -> Vec<u8> {
-    let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
-    let mut writer = OperationWriter::new();
-    writer.push(&kv_text::parse(&words).expect("a command"));
-    writer.bytes().to_vec()
-}
-
-fn get(session: &Session, key: &str) -> Option<String> {
-    let answer = session.invoke(&command(&["GET", key])).expect("ordered");
-    match Reply::read(&mut Reader::new(&answer)).expect("a reply") {
-        Reply::Bulk(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
-        _ => None,
     }
 }
 
@@ -320,17 +173,11 @@ fn a_durable_cluster_keeps_what_it_acknowledged_when_all_are_killed() {
 #[test]
 fn a_log_is_cut_behind_checkpoints_and_a_damaged_one_is_passed_over() {
     let mut cluster = Processes::init_with("checkpoints", "kv", &["--durable"]);
-    let edit = |name: &str, from: &str, to: &str| {
-        let path = cluster.directory.join(name);
-        let text = fs::read_to_string(&path).expect("made by init");
-        assert!(text.contains(from), "{name}: no {from}");
-        fs::write(path, text.replace(from, to)).expect("ours");
-    };
-    edit("cluster.toml", "checkpoint_every = 8192", "checkpoint_every = 64");
+    cluster.edit("cluster.toml", "checkpoint_every = 8192", "checkpoint_every = 64");
     for id in 0..4 {
         // Two megabytes and a little for each group, twice: the smallest there is.
         let log = "[log]\nsegment_mib = 7\ngroup_mib = 3\naccess = \"plain\"\n[limits]";
-        edit(&format!("replica-{id}.toml"), "[limits]", log);
+        cluster.edit(&format!("replica-{id}.toml"), "[limits]", log);
     }
     cluster.replicas = (0..4).map(|id| Some(cluster.spawn(id))).collect();
     let mut config = ClientConfig::load(&cluster.directory, 0).expect("made by init");

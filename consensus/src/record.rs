@@ -276,6 +276,16 @@ impl<P: Payload> Record<P> {
     }
 }
 
+/// Instance and root of the checkpoint that a record says was installed, if it is such a record. Nothing else in it is
+/// looked at.
+pub fn transferred(bytes: &[u8]) -> Option<(ConsensusId, Digest)> {
+    let head = bytes.first_chunk::<HEAD_SIZE>().filter(|head| head[0] == kind::TRANSFERRED)?;
+    let cid = u64::from(u32_at(head, 8)) | u64::from(u32_at(head, 12)) << 32;
+    let mut root = Digest::ZERO;
+    root.0.copy_from_slice(&head[24..]);
+    Some((ConsensusId(cid), root))
+}
+
 fn digests(bytes: &[u8], count: u32) -> Result<Vec<Digest>, BadRecord> {
     spec!("DUR.1");
     if count as usize > decisions_told(DEPTH_MAX) {
@@ -382,6 +392,20 @@ mod tests {
             let mut unknown = bytes;
             unknown[2] = 1;
             assert!(Record::<SharedBytes>::decode(&unknown, &mut HeapPool).is_err());
+        }
+    }
+
+    // rule: ST.5
+    #[test]
+    fn a_transferred_checkpoint_is_named_by_its_record_and_by_no_other() {
+        for record in records() {
+            let bytes = bytes(&record);
+            let expected = match &record {
+                Record::Transferred { root, base } => Some((base.state.decided, *root)),
+                _ => None,
+            };
+            assert_eq!(transferred(&bytes), expected);
+            assert_eq!(transferred(&bytes[..HEAD_SIZE - 1]), None);
         }
     }
 

@@ -64,6 +64,11 @@ impl Shelf {
         });
     }
 
+    /// The newest that counts: its instance.
+    pub fn newest(&self) -> Option<ConsensusId> {
+        self.with(|inner| inner.newest.map(|position| position.cid))
+    }
+
     /// All of them, the newest first.
     pub fn files(&self) -> Vec<Arc<CheckpointFile>> {
         self.with(|inner| inner.files.clone())

@@ -168,7 +168,7 @@ impl Store {
 }
 
 /// The instance in a file's name, if it is the name of a checkpoint.
-fn number(path: &Path) -> Option<u64> {
+pub(crate) fn number(path: &Path) -> Option<u64> {
     let number = path.file_name()?.to_str()?.strip_suffix(SUFFIX)?;
     if number.len() == 16 { number.parse().ok() } else { None }
 }

@@ -21,6 +21,7 @@ use super::shelf::Shelf;
 use super::store::Store;
 use super::transfer::{Bell, Handover, Install, State};
 use super::{CheckpointSink, Position, Target};
+use crate::log::Limiter;
 use crate::metrics::Metrics;
 use crate::payload::FramePayload;
 use crate::stage::records::Watermark;
@@ -155,7 +156,8 @@ impl Writer {
         let (buffers_in, buffers) = ring(1);
         let stop = Arc::new(AtomicBool::new(false));
         let metrics = Arc::clone(&parts.metrics);
-        let worker = Worker { parts, jobs, buffers: buffers_in, stop: Arc::clone(&stop) };
+        let (stopped, short) = (Arc::clone(&stop), Limiter::new(1, Duration::from_secs(60)));
+        let worker = Worker { parts, jobs, buffers: buffers_in, stop: stopped, short };
         let thread = std::thread::Builder::new()
             .name("checkpoints".into())
             .spawn(move || worker.run())
@@ -185,6 +187,8 @@ struct Worker {
     jobs: Consumer<Job>,
     buffers: Producer<Chunks>,
     stop: Arc<AtomicBool>,
+    /// How often is said that too few decisions are kept.
+    short: Limiter,
 }
 
 impl Worker {
@@ -275,7 +279,19 @@ impl Worker {
     fn tell(&mut self, file: CheckpointFile) {
         let Target { cid, size, root } = file.header.target();
         let durable = self.parts.store.is_durable();
+        let before = self.parts.shelf.newest();
         self.parts.shelf.add(file);
+        let oldest = self.parts.metrics.decisions_from.get();
+        if let Some(before) = before.filter(|before| oldest > before.0 + 1)
+            && self.short.pass(Instant::now()).is_some()
+        {
+            warning!(
+                "the decisions that are kept for others begin with {oldest}, behind checkpoint {}: one that lacks \
+                 those between has to wait for the next checkpoint; raise limits.decision_log_mib, or lower \
+                 cluster.checkpoint_every",
+                before
+            );
+        }
         let input = Input::Checkpointed { cid, size, root: Digest(root) };
         // A stage that does not take this any more has ended.
         let _ = self.parts.news.push(input);

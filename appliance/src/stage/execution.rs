@@ -176,6 +176,7 @@ impl Execution {
     /// Gives the state away, to come back as that of the image that was fetched. Until then this stage has nothing to
     /// work with, and the others go on.
     fn begin_install(&mut self, base: Lsn, cid: ConsensusId) {
+        spec!("ST.5");
         let Self { service, cache, checkpoints: Some(sink), copying, .. } = self else {
             debug_assert!(false, "who has no checkpoints is offered none");
             return;
@@ -193,6 +194,7 @@ impl Execution {
 
     /// Takes the state back, if it is here.
     fn end_install(&mut self) -> Progress {
+        spec!("ST.5");
         let Self { checkpoints: Some(sink), rings, .. } = self else { return Progress::Idle };
         if rings.executed.room() == 0 {
             return Progress::Idle;

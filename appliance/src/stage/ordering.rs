@@ -387,6 +387,7 @@ impl Ordering {
     fn publish(&self) {
         let (core, metrics) = (&self.core, &self.metrics);
         metrics.decided.set(core.decided().0);
+        metrics.decisions_from.set(core.log_start().0);
         metrics.regency.set(u64::from(core.regency().0));
         metrics.wanted.set(u64::from(core.wanted().0));
         metrics.leader.set(u64::from(core.leader().0));

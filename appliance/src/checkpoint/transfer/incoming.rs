@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tetrarch_consensus::{ConsensusId, Input, Lsn, Ordered, Payload};
+use tetrarch_consensus::{ConsensusId, Input, Lsn, Ordered, Payload, spec};
 use tetrarch_dataplane::storage::Owner;
 
 use super::partial::Partial;
@@ -64,6 +64,7 @@ impl Incoming {
 
     /// Makes room for an image, or goes on with what there is of it.
     pub fn begin(&mut self, now: Instant, target: Target) {
+        spec!("ST.4");
         let Target { cid, root, .. } = target;
         if self.current.as_ref().is_some_and(|current| current.installed.is_some()) {
             // Its file is still in the place of the next one. The core asks again.
@@ -150,6 +151,7 @@ impl Incoming {
     /// # Errors
     /// The state cannot be read, though one-correct members have the same: this replica cannot go on.
     pub fn install(&mut self, install: Install) -> Result<State, String> {
+        spec!("ST.5");
         let Install { base, cid, mut state } = install;
         let start = Instant::now();
         let current = self.current.as_mut().filter(|it| it.partial.target().cid == cid);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tetrarch_consensus::limits::CHUNK_PATH_MAX;
 use tetrarch_consensus::message::codec::{CHUNK_HEAD_SIZE, chunk_head};
-use tetrarch_consensus::{ConsensusId, Digest, ReplicaId, ViewId};
+use tetrarch_consensus::{ConsensusId, Digest, ReplicaId, ViewId, spec};
 use tetrarch_dataplane::crypto::hash::body_digest;
 use tetrarch_dataplane::crypto::merkle::{self, Tree};
 use tetrarch_dataplane::frame::{Frame, FramePool};
@@ -189,6 +189,7 @@ impl Outgoing {
         (cid, root): (ConsensusId, &Digest),
         index: u32,
     ) -> Option<Frame> {
+        spec!("ST.2", "ST.4");
         let at = self.find(now, cid, root)?;
         let Open { file, tree, .. } = &self.open[at];
         let (size, number) = (file.header.size, u64::from(index));

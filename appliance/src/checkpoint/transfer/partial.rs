@@ -40,6 +40,7 @@ impl Partial {
     /// # Errors
     /// As the system says.
     pub fn begin(store: &Store, owner: Owner, target: Target) -> Result<Self, FileError> {
+        spec!("ST.4");
         if store.is_durable()
             && let Some(mut found) = Self::find(store, owner)
             && found.file.header.target() == target
@@ -163,6 +164,7 @@ impl Partial {
     /// # Errors
     /// It does not have its root, or the system refuses.
     pub fn complete(&mut self) -> Result<&CheckpointFile, FileError> {
+        spec!("ST.4");
         assert!(self.missing == 0, "chunks are missing");
         self.file.verify()?;
         if self.store.is_durable() {
@@ -182,7 +184,7 @@ impl Partial {
     /// # Errors
     /// As the system says.
     pub fn adopt(self, base: Lsn) -> Result<CheckpointFile, FileError> {
-        spec!("CKP.3");
+        spec!("ST.5", "CKP.3");
         let mut header = self.file.header;
         header.position.base = base;
         let name = || {

@@ -1,7 +1,7 @@
 //! How far a transfer is, for people.
 //!
-//! Owns the numbers and when they are said: at the beginning, for each tenth, after ten seconds at the latest, and at
-//! the end. Must not: count a chunk twice.
+//! Owns the numbers and when they are said: at the beginning, for each tenth that took a second or more, after ten
+//! seconds at the latest, and at the end. Must not: count a chunk twice.
 
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,8 @@ use crate::metrics::Metrics;
 const MIB: f64 = (1 << 20) as f64;
 /// The longest silence.
 const SILENCE: Duration = Duration::from_secs(10);
+/// And the shortest.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub struct Progress {
@@ -48,7 +50,8 @@ impl Progress {
         self.rate = if seconds > 0.0 { self.bytes as f64 / MIB / seconds } else { 0.0 };
         let (there, all) = self.chunks;
         let tenth = (there - self.said.1) * 10 >= all;
-        if there < all && (tenth || now.duration_since(self.said.0) >= SILENCE) {
+        let silence = now.duration_since(self.said.0);
+        if there < all && silence >= if tenth { PAUSE } else { SILENCE } {
             self.said = (now, there);
             info!(
                 "checkpoint {}: {there} of {all} chunks are here, {:.0} MiB/s",

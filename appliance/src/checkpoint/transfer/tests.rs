@@ -50,6 +50,7 @@ fn have(partial: &Partial) -> u64 {
     partial.have()[0]
 }
 
+// rule: ST.4
 #[test]
 fn what_a_killed_receiver_had_is_there_again_and_damage_is_not() {
     let (_directory, from, to) = stores("partial");
@@ -85,6 +86,7 @@ fn what_a_killed_receiver_had_is_there_again_and_damage_is_not() {
     assert!(!to.fetched().exists());
 }
 
+// rule: ST.5
 #[test]
 fn an_image_that_was_installed_gets_its_name_whenever_the_crash_comes() {
     let (_directory, from, to) = stores("adopt");
@@ -158,6 +160,7 @@ fn implied(parcel: Parcel) -> (u32, [u8; 32]) {
     (chunk.index, root.expect("a path"))
 }
 
+// rule: ST.2, ST.4
 #[test]
 fn chunks_leave_with_their_paths_also_of_a_file_without_a_name() {
     let (_directory, from, _) = stores("serve");
@@ -322,6 +325,7 @@ fn image_of(state: &State, cid: ConsensusId) -> Chunks {
     image
 }
 
+// rule: ST.4, ST.5
 #[test]
 fn an_image_is_fetched_installed_and_named_when_its_record_is_durable() {
     let (_directory, from, to) = stores("thread");
