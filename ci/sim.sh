@@ -50,6 +50,7 @@ done
 run "level 1, disks" --level 1 --disks honest --seeds "0..$fixed"
 # Besides, disks are full, fail, and lie for up to f members.
 run "level 1, bad disks" --level 1 --disks faulty --seeds "0..$fixed"
+run "level 2, bad disks" --level 2 --disks faulty --seeds "0..$level2"
 # The same seed must be the same run.
 run "level 1, every run twice" --level 1 --seeds 0..20 --twice
 

@@ -3,7 +3,8 @@
 #
 #   ci/torture.sh ROUNDS [ARGUMENT...]    further arguments go to `tetrarch-torture run`
 #
-# First careless replicas, which have to be found out; then honest ones, at two depths. TORTURE_BINARY names
+# First careless replicas, which have to be found out; then honest ones, at two depths; then one whose disk becomes
+# full, where a small file system can be mounted. TORTURE_BINARY names
 # another binary than target/release/tetrarch-torture, TMPDIR where the files are. A failure leaves them there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -24,3 +25,12 @@ for depth in 4 1; do
     echo "honest replicas, depth $depth:"
     "$binary" run --rounds "$half" --depth "$depth" "$@"
 done
+
+small=$(mktemp -d)
+trap 'rmdir "$small"' EXIT
+if unshare -m true 2>/dev/null; then
+    echo "a full disk:"
+    unshare -m sh -c 'mount -t tmpfs -o size=40m tmpfs "$1" && "$2" full-disk "$1"' sh "$small" "$binary"
+else
+    echo "torture: no file system can be mounted here (needs root): the full disk is skipped"
+fi

@@ -8,6 +8,7 @@ pub mod byzantine;
 pub mod checker;
 pub mod client;
 pub mod coverage;
+pub mod disks;
 pub mod ingress;
 pub mod keys;
 pub mod mischief;

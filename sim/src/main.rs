@@ -38,7 +38,7 @@ struct Args {
     /// Instances that may be open at once; drawn from the seed when not given
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=DEPTH_MAX as i64))]
     depth: Option<u8>,
-    /// What members keep on disks; with disks, any number of them may crash at once (level 1)
+    /// What members keep on disks; with disks, any number of them may crash at once
     #[arg(long, value_enum, default_value_t = Disks::None)]
     disks: Disks,
     /// Fault model; drawn from the seed when not given
@@ -156,10 +156,6 @@ struct Shared {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if args.level == 2 && args.disks != Disks::None {
-        eprintln!("--disks = {:?}: level 2 has no disks; use --level 1", args.disks);
-        return ExitCode::FAILURE;
-    }
     let (low, high) = match (args.seed, args.seeds) {
         (Some(seed), _) => (seed, seed.saturating_add(1)),
         (_, Some(range)) => range,

@@ -11,6 +11,8 @@ use tetrarch_consensus::limits::{BATCH_SIZE_MAX, PENDING_MAX, decisions_told};
 use tetrarch_consensus::quorum::Quorums;
 use tetrarch_consensus::{FaultModel, ReplicaId};
 
+use tetrarch_dataplane::storage::LogConfig;
+
 use crate::rng::Rng;
 use crate::world::Disks;
 
@@ -313,6 +315,15 @@ impl Options {
     /// Members.
     pub fn n(&self) -> usize {
         self.ids.len()
+    }
+
+    /// Sizes of members' logs.
+    pub fn log_sizes(&self) -> LogConfig {
+        // Requests are small here; a base grows with the number of open instances.
+        let group_size_max = if self.batch_requests_max <= 16 { 48 << 10 } else { 384 << 10 };
+        let segment_size = 2 * group_size_max as u64 + 4096;
+        let unchecked = self.disks == Disks::Unchecked;
+        LogConfig { segment_size, group_size_max, spare_segments_max: 2, unchecked }
     }
 
     /// Is `member` correct from start to end?

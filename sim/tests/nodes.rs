@@ -1,6 +1,7 @@
 //! A fixed set of seeds at level 2: whole nodes, real clients, bytes.
 
 use tetrarch_sim::trace::Log;
+use tetrarch_sim::world::Disks;
 use tetrarch_sim::{Coverage, Options, Strategy, Wishes, nodes};
 
 fn run_all(seeds: std::ops::Range<u64>, wishes: &Wishes) -> Coverage {
@@ -45,6 +46,36 @@ fn every_strategy_alone_breaks_nothing_on_whole_nodes() {
         let first = 3000 + index as u64;
         run_all(first..first + 1, &wishes);
     }
+}
+
+// rule: DUR.2
+// rule: DUR.3
+// rule: DUR.4
+#[test]
+fn whole_nodes_come_back_with_everything_they_told() {
+    let mut coverage = Coverage::default();
+    for seed in 0..20 {
+        for (disks, name) in [(Disks::Honest, "honest"), (Disks::Faulty, "faulty")] {
+            let wishes = Wishes { disks, ..Wishes::default() };
+            let outcome = nodes::run(&Options::draw(seed, &wishes), Log::None);
+            let command = format!("tetrarch-sim --level 2 --disks {name} --seed {seed} --log full");
+            assert_eq!(outcome.violation, None, "{command}");
+            coverage.merge(&outcome.coverage);
+        }
+    }
+    for what in ["disks lost", "logs that failed", "restarts with memory", "syncs"] {
+        assert!(coverage.get(what) > 0, "never happened: {what}\n{coverage}");
+    }
+}
+
+/// If votes and replies left before they are on the disk, the checkers would see it on whole nodes, too.
+#[test]
+fn whole_nodes_that_do_not_wait_for_their_disks_are_found_out() {
+    let wishes = Wishes { disks: Disks::Careless, ..Wishes::default() };
+    let broken =
+        |seed: &u64| nodes::run(&Options::draw(*seed, &wishes), Log::None).violation.is_some();
+    // The first one that shows it is one of these, as things are.
+    assert!((70..400).any(|seed| broken(&seed)), "330 seeds without a violation");
 }
 
 #[test]

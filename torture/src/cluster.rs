@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -59,11 +59,21 @@ pub struct Processes {
 pub const REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Processes {
-    /// Makes the cluster's files in `directory`, which must not exist, and starts all replicas.
+    /// Makes a cluster, and starts all replicas.
     ///
     /// # Errors
     /// There are no free ports, or the system refuses.
     pub fn start(directory: &Path, shape: &Shape) -> Result<Self> {
+        let mut this = Self::make(directory, shape)?;
+        this.spawn_all()?;
+        Ok(this)
+    }
+
+    /// Makes the cluster's files in `directory`, which must not exist.
+    ///
+    /// # Errors
+    /// There are no free ports, or the system refuses.
+    pub fn make(directory: &Path, shape: &Shape) -> Result<Self> {
         let options = InitOptions {
             replicas: REPLICAS as u16,
             f: None,
@@ -81,16 +91,34 @@ impl Processes {
             frames_mib: Some(16),
         };
         let cluster = init(directory, &options)?;
-        let mut this = Self {
+        Ok(Self {
             directory: directory.to_path_buf(),
             careless: shape.careless,
             replicas: (0..REPLICAS).map(|_| None).collect(),
             read: vec![0; REPLICAS],
             cluster: cluster.id,
             roots: BTreeMap::new(),
-        };
-        (0..REPLICAS).try_for_each(|id| this.spawn(id))?;
-        Ok(this)
+        })
+    }
+
+    /// Starts all replicas.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn spawn_all(&mut self) -> Result<()> {
+        (0..REPLICAS).try_for_each(|id| self.spawn(id))
+    }
+
+    /// Has a replica ended by itself? How, and its last lines.
+    ///
+    /// # Errors
+    /// The system does not tell.
+    pub fn take_ended(&mut self, id: usize) -> Result<Option<(ExitStatus, String)>> {
+        let ended = self.replicas[id].as_mut().map(Child::try_wait).transpose()?.flatten();
+        if ended.is_some() {
+            self.replicas[id] = None;
+        }
+        Ok(ended.map(|status| (status, self.last_lines(id))))
     }
 
     fn output(&self, id: usize) -> PathBuf {
@@ -165,7 +193,7 @@ impl Processes {
             let text = fs::read(self.output(id))?;
             let news = String::from_utf8_lossy(&text[self.read[id].min(text.len())..]).into_owned();
             self.read[id] = text.len();
-            let bad = ["misbehaviour", "panicked", " error "];
+            let bad = ["misbehaviour", "panicked", "Z error "];
             if let Some(line) = news.lines().find(|line| bad.iter().any(|word| line.contains(word)))
             {
                 bail!("replica {id}: {line}");

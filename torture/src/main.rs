@@ -7,6 +7,7 @@ mod audit;
 mod client;
 mod cluster;
 mod dice;
+mod full_disk;
 mod history;
 mod rounds;
 
@@ -41,6 +42,8 @@ struct Cli {
 enum Command {
     /// Run rounds of load, kills and recovery on a new cluster
     Run(RunArgs),
+    /// Fill the disk of one replica of a new cluster, and make room
+    FullDisk(FullDiskArgs),
     /// One of its replicas, over files that lose what was not synced; no other program starts this
     #[command(hide = true)]
     Replica(ReplicaArgs),
@@ -69,6 +72,12 @@ struct RunArgs {
     /// Succeed only if something does not hold
     #[arg(long, requires = "careless")]
     must_fail: bool,
+}
+
+#[derive(Args, Debug)]
+struct FullDiskArgs {
+    /// A directory on a file system of 40 MiB
+    small: PathBuf,
 }
 
 #[derive(Args, Debug)]
@@ -101,6 +110,7 @@ impl Careless {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run(&args),
+        Command::FullDisk(args) => full_disk(&args),
         Command::Replica(args) => replica(&args),
     };
     match result {
@@ -164,6 +174,23 @@ fn run(args: &RunArgs) -> Result<()> {
             tally.rounds,
             directory.display()
         ),
+    }
+}
+
+fn full_disk(args: &FullDiskArgs) -> Result<()> {
+    let name = format!("tetrarch-full-disk-{}", std::process::id());
+    let directory = std::env::temp_dir().join(name);
+    let shape = Shape {
+        clients: rounds::CLIENTS + 1,
+        // The log is not cut behind a checkpoint before the disk is full.
+        checkpoint_every: 1_000_000,
+        depth: 4,
+        careless: None,
+        patience: Duration::from_secs(90),
+    };
+    match full_disk::run(&directory, &args.small, &shape) {
+        Ok(processes) => processes.remove(),
+        Err(error) => bail!("{error:#}\neverything is in {}", directory.display()),
     }
 }
 

@@ -184,9 +184,12 @@ pub(super) fn create_zeroed(path: &Path, size: u64) -> io::Result<File> {
         Ok(())
     };
     let direct = open_direct(path).and_then(|direct| fill(&direct));
-    direct.or_else(|_| fill(&file))?;
-    file.sync_all()?;
-    Ok(file)
+    let filled = direct.or_else(|_| fill(&file)).and_then(|()| file.sync_all());
+    if filled.is_err() {
+        // Half a file helps nobody, and its room may be what was missing.
+        let _ = fs::remove_file(path);
+    }
+    filled.map(|()| file)
 }
 
 /// Opens a file to be written past the page cache, from and to whole blocks.

@@ -23,6 +23,7 @@ use tetrarch_dataplane::stage::Progress;
 use tetrarch_dataplane::transport::memory::{MemoryTransport, Port, Switch};
 use tetrarch_dataplane::types::{Instant, PeerId};
 
+use super::log::{SeatLog, Stored};
 use super::machine::{Journal, Registers, Validator, decode};
 use super::puppet::{Puppet, Strings};
 use crate::byzantine::Adversary;
@@ -31,6 +32,7 @@ use crate::keys::Keyring;
 use crate::rng::Rng;
 use crate::service::{Answer, Operation};
 use crate::swarm::{ClientPlan, Options, Villain};
+use crate::world::Disks;
 
 /// Turns of one node without time passing, at most.
 const TURNS_MAX: usize = 1000;
@@ -73,6 +75,16 @@ pub struct Seat {
     pub period: Duration,
     /// What its application did.
     pub journal: Journal,
+    /// The log of its node.
+    pub log: Option<SeatLog>,
+    /// Its disk, while it is down.
+    pub stored: Option<Stored>,
+    /// Its disk was lost, and it has not learned enough since.
+    pub lost_disk: bool,
+    /// Its disk lies: it counts as faulty, though it does its best.
+    pub bad_disk: bool,
+    /// Grows whenever its node ends.
+    pub life: u32,
     dial: Vec<(u16, Port)>,
     offset_ns: i64,
     node: Option<Node>,
@@ -101,6 +113,11 @@ impl Seat {
             paused: false,
             period: Duration::ZERO,
             journal: Journal::default(),
+            log: None,
+            stored: None,
+            lost_disk: false,
+            bad_disk: false,
+            life: 0,
             dial,
             offset_ns,
             node: None,
@@ -129,7 +146,10 @@ impl Seat {
         Instant(local.0.saturating_add_signed(-self.offset_ns))
     }
 
-    /// Puts a node here.
+    /// Puts a node here, with the log on its disk if nodes have disks. `restarted`: one was here before.
+    ///
+    /// # Errors
+    /// The log cannot be used, or lacks what was durable.
     pub fn start(
         &mut self,
         options: &Options,
@@ -137,7 +157,7 @@ impl Seat {
         switch: &Switch,
         now: Instant,
         restarted: bool,
-    ) {
+    ) -> Result<(), String> {
         let keys = &test.replica_keys[usize::from(self.member)];
         let arena = arena();
         let pool = arena.pool();
@@ -173,7 +193,7 @@ impl Seat {
         };
         config.clients_max = test.cluster.clients.len() as u32;
         config.sessions_per_client_max = 2;
-        config.restarted = restarted;
+        config.restarted = restarted && !options.disks.are_there();
         self.next_turn = None;
         self.arenas.push(arena);
         if let Some((villain, rng)) = &mut self.villain {
@@ -187,7 +207,7 @@ impl Seat {
                 adversary: Adversary::new(&villain.strategies, villain.activity, rng.fork(1)),
             };
             self.puppet = Some(Puppet::new(strings, self.local(now)));
-            return;
+            return Ok(());
         }
         let parts = Parts {
             config,
@@ -202,14 +222,63 @@ impl Seat {
             metrics: Arc::clone(&self.metrics),
         };
         let ingress = ingress(options.seed.wrapping_add(u64::from(self.member)));
-        let (node, _events) =
+        let (mut node, _events) =
             Node::with_ingress(parts, ingress, self.local(now)).expect("generated keys are good");
+        if options.disks.are_there() && self.honest {
+            self.open_log(&mut node, options, self.local(now), restarted)?;
+        }
         self.node = Some(node);
+        Ok(())
     }
 
-    /// Ends the node.
-    pub fn stop(&mut self) {
+    /// Replays the log on the disk, and lets the node go on with it. A new disk under a node that ran before
+    /// is one that was lost.
+    fn open_log(
+        &mut self,
+        node: &mut Node,
+        options: &Options,
+        local: Instant,
+        restarted: bool,
+    ) -> Result<(), String> {
+        let stored = self.stored.take().unwrap_or_default();
+        let careless = options.disks == Disks::Careless;
+        let mut wrong = None;
+        let mut each = |record: &[u8]| {
+            if wrong.is_none() {
+                wrong = node.restore(local, record).err().map(|error| error.to_string());
+            }
+        };
+        let (mut log, storage, found) =
+            stored.open(self.member, options.log_sizes(), careless, &mut each)?;
+        if let Some(wrong) = wrong {
+            return Err(wrong);
+        }
+        if !stored.keeps(&found) && !self.bad_disk {
+            return Err(format!("{found:?} is what is left of {stored:?}"));
+        }
+        let empty = found.last.0 == 0;
+        if empty && !stored.is_new() {
+            return Err("the log is empty".into());
+        }
+        node.keep_records(storage, empty && restarted);
+        // The first record has to be durable before the first turn.
+        log.complete()?;
+        self.log = Some(log);
+        Ok(())
+    }
+
+    /// Is there a node?
+    pub fn is_up(&self) -> bool {
+        self.node.is_some() || self.puppet.is_some()
+    }
+
+    /// Ends the node. What is on its disk stays.
+    pub fn stop(&mut self, rng: &mut Rng) {
         (self.node, self.puppet) = (None, None);
+        self.life += 1;
+        if let Some(log) = self.log.take() {
+            self.stored = Some(log.lose_power(rng));
+        }
     }
 
     /// If it is faulty: becomes honest.
@@ -266,7 +335,8 @@ impl Seat {
 
     /// Is it honest, up, and in possession of its memory?
     pub fn is_correct(&self) -> bool {
-        self.honest && self.node.as_ref().is_some_and(|node| !node.core().is_mute())
+        let may_vote = |node: &Node| !node.core().is_mute();
+        self.honest && !self.bad_disk && self.node.as_ref().is_some_and(may_vote)
     }
 
     /// Has it decided and executed so much?

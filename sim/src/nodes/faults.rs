@@ -18,6 +18,8 @@ pub(super) enum Fault {
     Continue(Port),
     Crash(usize, Option<Duration>),
     Restart(usize),
+    /// Members in the mask lose power.
+    CrashSome(u64),
 }
 
 impl Cluster {
@@ -50,6 +52,12 @@ impl Cluster {
                 }
             }
         }
+        if self.options.disks.are_there() {
+            for after in rng.moments(self.options.crash_every, self.options.safety) {
+                let mask = if rng.chance(300) { u64::MAX } else { rng.mask(n as usize) };
+                self.push(self.now + after, Event::Fault(Fault::CrashSome(mask)));
+            }
+        }
         for crash in self.options.crashes.clone() {
             let fault = Fault::Crash(crash.member, crash.back_after);
             self.push(self.now + crash.at, Event::Fault(fault));
@@ -57,7 +65,7 @@ impl Cluster {
     }
 
     pub(super) fn on_fault(&mut self, fault: Fault) {
-        let begins = matches!(fault, Fault::Cut(..) | Fault::Pause(_));
+        let begins = matches!(fault, Fault::Cut(..) | Fault::Pause(_) | Fault::CrashSome(_));
         if self.calm && begins {
             return;
         }
@@ -77,6 +85,7 @@ impl Cluster {
                 }
             }
             Fault::Restart(member) => self.restart(member),
+            Fault::CrashSome(mask) => self.crash_some(mask),
         }
     }
 
@@ -121,18 +130,7 @@ impl Cluster {
     pub fn crash(&mut self, member: usize) {
         self.coverage.count("crashes");
         for seat in self.seats.iter_mut().filter(|seat| usize::from(seat.member) == member) {
-            seat.stop();
-        }
-    }
-
-    /// Starts a member again, without its memory.
-    pub fn restart(&mut self, member: usize) {
-        self.coverage.count("restarts without memory");
-        self.checker.forget(member);
-        for at in 0..self.seats.len() {
-            if usize::from(self.seats[at].member) == member {
-                self.seats[at].start(&self.options, &self.test, &self.switch, self.now, true);
-            }
+            seat.stop(&mut self.rng);
         }
     }
 

@@ -6,8 +6,10 @@
 //! through what it publishes.
 
 pub mod actors;
+mod disk;
 mod faults;
 pub mod gossip;
+pub mod log;
 pub mod machine;
 pub mod puppet;
 
@@ -25,7 +27,7 @@ use crate::coverage::Coverage;
 use crate::rng::{Rng, mix};
 use crate::swarm::{Options, Strategy};
 use crate::trace::{Log, Trace};
-use crate::world::Outcome;
+use crate::world::{Disks, Outcome};
 use actors::{Person, Seat};
 use faults::Fault;
 
@@ -44,6 +46,7 @@ enum Event {
     Deliver(Box<Delivered>),
     Turn(Port),
     Fault(Fault),
+    Synced(usize, u32),
 }
 
 #[derive(Clone)]
@@ -111,9 +114,11 @@ impl Cluster {
             redial: options.timeout / 8,
             ..SwitchConfig::default()
         });
-        let honest = (0..options.n()).filter(|&at| !options.is_villain(at));
+        let honest =
+            (0..options.n()).filter(|&at| !options.is_villain(at) && !options.has_bad_disk(at));
         let correct = honest.fold(0, |mask, at| mask | 1 << at);
-        let checker = Checker::new(test.cluster.view(), correct, clients, false);
+        let mutant = options.disks == Disks::Unchecked;
+        let checker = Checker::new(test.cluster.view(), correct, clients, mutant);
         let weather = Weather {
             delay: options.delay,
             loss: options.loss.min(100),
@@ -178,7 +183,10 @@ impl Cluster {
             }
         }
         for at in 0..self.seats.len() {
-            self.seats[at].start(&self.options, &self.test, &self.switch, self.now, false);
+            let seat = &mut self.seats[at];
+            seat.bad_disk = self.options.has_bad_disk(usize::from(seat.member));
+            let started = seat.start(&self.options, &self.test, &self.switch, self.now, false);
+            started.expect("a new disk is good");
         }
         for index in 0..self.options.clients.len() {
             let port = CLIENT_PORT + index as u16;
@@ -279,6 +287,7 @@ impl Cluster {
             }
             Event::Turn(port) => self.turn(port),
             Event::Fault(fault) => self.on_fault(fault),
+            Event::Synced(at, life) => self.on_synced(at, life),
         }
     }
 
@@ -301,6 +310,7 @@ impl Cluster {
             self.checker.fail(Property::Resources, text);
         }
         self.read_journal(at);
+        self.start_write(at);
         let seat = &mut self.seats[at];
         if let Some(due) = seat.next_turn(now) {
             let port = seat.port;
@@ -470,7 +480,7 @@ impl Cluster {
         self.events.clear();
         while self.switch.take().is_some() {}
         for seat in &mut self.seats {
-            seat.stop();
+            seat.stop(&mut self.rng);
         }
         for person in &mut self.people {
             person.count(&mut self.coverage);

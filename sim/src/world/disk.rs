@@ -7,15 +7,14 @@ use std::time::Duration;
 
 use tetrarch_consensus::payload::SharedBytes;
 use tetrarch_consensus::{Action, Actions, Input, Instant, Lsn, Protocol, Recipients, Record};
-use tetrarch_dataplane::storage::LogConfig;
-use tetrarch_dataplane::storage::fault::Fault;
 
-use super::journal::{self, Disk, Journal, Kind, Stored};
+use super::journal::{Disk, Journal, Kind, Stored};
 use super::member::{Host, Job, Pool};
 use super::{Event, World};
 use crate::byzantine::Msg;
 use crate::checker::Property;
 use crate::client::Reply;
+use crate::disks;
 use crate::trace::Log;
 
 /// What members keep, and how well.
@@ -104,9 +103,9 @@ impl World {
         if self.options.disks.are_faulty() && !self.calm {
             if node.bad_disk && self.rng.chance(30) {
                 self.coverage.count("writes that a disk lied about");
-                journal.inject(journal::lie(&mut self.rng));
+                journal.inject(disks::lie(&mut self.rng));
             } else if self.rng.chance(4) {
-                journal.inject(self.rng.pick(&[Fault::Error, Fault::Full]));
+                journal.inject(disks::fail(&mut self.rng));
             }
         }
         let takes = match self.rng.below(20) {
@@ -196,17 +195,12 @@ impl World {
 
     /// The log of a new disk.
     pub(super) fn new_journal(&self, member: usize, bad: bool) -> Journal {
-        Journal::new(member, self.log_sizes(), if bad { Kind::Bad } else { Kind::Good })
-    }
-
-    fn log_sizes(&self) -> LogConfig {
-        let unchecked = self.options.disks == Disks::Unchecked;
-        journal::sizes(self.options.batch_requests_max, unchecked)
+        Journal::new(member, self.options.log_sizes(), if bad { Kind::Bad } else { Kind::Good })
     }
 
     /// Starts `member` with what is on its disk.
     pub(super) fn restore(&mut self, member: usize, stored: Stored) {
-        let mut recovery = match stored.recover(member, self.log_sizes()) {
+        let mut recovery = match stored.recover(member, self.options.log_sizes()) {
             Ok(recovery) => recovery,
             Err(error) => return self.cannot_use(member, &error),
         };

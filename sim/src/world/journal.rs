@@ -7,12 +7,13 @@
 use std::collections::VecDeque;
 
 use tetrarch_consensus::Lsn;
-use tetrarch_dataplane::storage::fault::{Fault, FaultDisk, SECTOR_SIZE};
+use tetrarch_dataplane::storage::fault::{Fault, FaultDisk};
 use tetrarch_dataplane::storage::memory::{MemoryLog, Pace};
 use tetrarch_dataplane::storage::{self, LogConfig, Owner, Storage};
 
 use super::checkpoint::Checkpoint;
 use super::disk::Held;
+use crate::disks;
 use crate::rng::Rng;
 
 /// What a disk does to its log.
@@ -60,14 +61,6 @@ pub(super) struct Disk {
     pub(super) dropped: u64,
     pub(super) records: Vec<Vec<u8>>,
     pub(super) checkpoints: VecDeque<Checkpoint>,
-}
-
-/// Sizes of a log whose records have so many requests at most; `unchecked`: its digests are not looked at.
-pub(super) fn sizes(requests: usize, unchecked: bool) -> LogConfig {
-    // Requests are small here; a base grows with the number of open instances.
-    let group_size_max = if requests <= 16 { 48 << 10 } else { 384 << 10 };
-    let segment_size = 2 * group_size_max as u64 + 4096;
-    LogConfig { segment_size, group_size_max, spare_segments_max: 2, unchecked }
 }
 
 impl Journal {
@@ -170,13 +163,7 @@ impl Journal {
     /// The member goes down, in the middle of a write if one is under way.
     pub(super) fn lose_power(mut self, rng: &mut Rng) -> Stored {
         if let Some(log) = self.log.as_mut().filter(|_| self.writing) {
-            match rng.below(2) {
-                // All sectors are on their way, and none has to be there.
-                0 => self.disk.inject(&[Fault::LostSync]),
-                // Or it comes as far as a new segment, or half a write.
-                _ => self.disk.kill_after(rng.below(5)),
-            }
-            log.complete();
+            disks::interrupt(log, &self.disk, rng);
         }
         self.log = None;
         self.disk.crash(&mut || rng.next());
@@ -203,18 +190,7 @@ impl Stored {
 
     /// A bad disk changes a byte somewhere. Is there anything?
     pub(super) fn corrupt(&self, rng: &mut Rng) -> bool {
-        let names = self.disk.names();
-        if names.is_empty() {
-            return false;
-        }
-        let name = &names[rng.index(names.len())];
-        let size = self.disk.contents(name).map_or(0, |contents| contents.len());
-        // Most of a segment may be empty.
-        let within = if rng.chance(500) { size } else { size.min(16 * 4096) };
-        if within > 0 {
-            self.disk.corrupt(name, rng.index(within));
-        }
-        within > 0
+        disks::corrupt(&self.disk, rng)
     }
 
     /// Some reads see what was there before.
@@ -274,14 +250,4 @@ fn open(
 ) -> Result<(MemoryLog, storage::Recovered), storage::StorageError> {
     let owner = Owner { cluster: 1, replica: member as u16 };
     MemoryLog::open(disk.directory(), owner, config, Pace::Stepwise, &mut |_, record| each(record))
-}
-
-/// Something that a bad disk does to a write.
-pub(super) fn lie(rng: &mut Rng) -> Fault {
-    match rng.below(4) {
-        0 => Fault::LostSync,
-        1 => Fault::LostWrite,
-        2 => Fault::Misdirected(SECTOR_SIZE as u64 * (1 + rng.below(40))),
-        _ => Fault::Torn(rng.next()),
-    }
 }
