@@ -3,8 +3,8 @@
 #
 #   ci/torture.sh ROUNDS [ARGUMENT...]    further arguments go to `tetrarch-torture run`
 #
-# First careless replicas, which have to be found out; then honest ones, at two depths; then one whose disk becomes
-# full, where a small file system can be mounted. TORTURE_BINARY names
+# First careless replicas, which have to be found out; then honest ones, at two depths, and with one
+# disk that is emptied and put back to older states; then one whose disk becomes full, where a small file system can be mounted. TORTURE_BINARY names
 # another binary than target/release/tetrarch-torture, TMPDIR where the files are. A failure leaves them there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,10 +20,11 @@ for careless in sync tail; do
     echo "careless replicas ($careless):"
     "$binary" run --rounds 100 --careless "$careless" --must-fail
 done
-half=$(((rounds + 1) / 2))
-for depth in 4 1; do
-    echo "honest replicas, depth $depth:"
-    "$binary" run --rounds "$half" --depth "$depth" "$@"
+third=$(((rounds + 2) / 3))
+for arguments in "--depth 4" "--depth 1" "--depth 4 --bad-disk"; do
+    echo "honest replicas, $arguments:"
+    # shellcheck disable=SC2086
+    "$binary" run --rounds "$third" $arguments "$@"
 done
 
 small=$(mktemp -d)

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::TcpListener;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -20,13 +21,18 @@ use tetrarch_appliance::service::ServiceKind;
 use tetrarch_appliance::status::Report;
 use tetrarch_consensus::FaultModel;
 use tetrarch_dataplane::storage::Owner;
+use tetrarch_dataplane::storage::fault::SECTOR_SIZE;
 use tetrarch_dataplane::transport::choice::TransportKind;
 use tetrarch_dataplane::types::Digest;
 
 use crate::Careless;
+use crate::dice::Dice;
 
 /// Replicas of a cluster.
 pub const REPLICAS: usize = 4;
+
+/// The one that has a bad disk, if any has: as many as a cluster of four tolerates.
+pub const BAD: usize = REPLICAS - 1;
 
 /// Which cluster.
 #[derive(Clone, Debug)]
@@ -41,12 +47,15 @@ pub struct Shape {
     pub careless: Option<Careless>,
     /// What takes longer has failed.
     pub patience: Duration,
+    /// Is the disk of [`BAD`] emptied and put back to older states?
+    pub bad_disk: bool,
 }
 
 /// See the module.
 pub struct Processes {
     directory: PathBuf,
     careless: Option<Careless>,
+    bad_disk: bool,
     replicas: Vec<Option<Child>>,
     /// Bytes of each replica's output that were looked at.
     read: Vec<usize>,
@@ -94,6 +103,7 @@ impl Processes {
         Ok(Self {
             directory: directory.to_path_buf(),
             careless: shape.careless,
+            bad_disk: shape.bad_disk,
             replicas: (0..REPLICAS).map(|_| None).collect(),
             read: vec![0; REPLICAS],
             cluster: cluster.id,
@@ -193,11 +203,64 @@ impl Processes {
             let text = fs::read(self.output(id))?;
             let news = String::from_utf8_lossy(&text[self.read[id].min(text.len())..]).into_owned();
             self.read[id] = text.len();
+            // One that forgot what it promised is rightly suspected.
+            let forgetful = format!("misbehaviour: replica {BAD} ");
+            let is_known = |line: &str| self.bad_disk && line.contains(&forgetful);
             let bad = ["misbehaviour", "panicked", "Z error "];
-            if let Some(line) = news.lines().find(|line| bad.iter().any(|word| line.contains(word)))
-            {
+            let is_bad =
+                |line: &&str| bad.iter().any(|word| line.contains(word)) && !is_known(line);
+            if let Some(line) = news.lines().find(is_bad) {
                 bail!("replica {id}: {line}");
             }
+        }
+        Ok(())
+    }
+
+    fn data(&self, id: usize) -> PathBuf {
+        self.directory.join(format!("replica-{id}.data"))
+    }
+
+    /// What a loss of power may do to checkpoints that were being written or fetched: they have no name yet, and any
+    /// of their sectors may be missing. The replica is down.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn tear_unfinished(&self, id: usize, dice: &mut Dice) -> Result<()> {
+        let Ok(entries) = fs::read_dir(self.data(id).join("checkpoints")) else { return Ok(()) };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let named = path.extension().is_some_and(|it| it == "checkpoint" || it == "unusable");
+            if named || !path.is_file() {
+                continue;
+            }
+            let file = File::options().write(true).open(&path)?;
+            let sectors = file.metadata()?.len() / SECTOR_SIZE as u64;
+            for sector in (0..sectors).filter(|_| dice.chance(20)) {
+                file.write_all_at(&[0; SECTOR_SIZE], sector * SECTOR_SIZE as u64)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The disk of [`BAD`], which is down, loses its records, or is put back to what it was the last time; or that is
+    /// noted, for a later time.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn spoil_disk(&self, dice: &mut Dice) -> Result<()> {
+        let (data, older) = (self.data(BAD), self.directory.join("older.data"));
+        let parts = ["log", "checkpoints"];
+        if dice.chance(30) {
+            for part in parts.iter().filter(|part| data.join(part).exists()) {
+                fs::remove_dir_all(data.join(part))?;
+            }
+        } else if older.exists() {
+            fs::remove_dir_all(&data)?;
+            fs::rename(&older, &data)?;
+        } else {
+            for part in parts.iter().filter(|part| data.join(part).exists()) {
+                copy_files(&data.join(part), &older.join(part))?;
+            }
+            copy_files(&data, &older)?;
         }
         Ok(())
     }
@@ -243,7 +306,9 @@ impl Processes {
             let report = Report::collect(&self.directory)?;
             let decided: Vec<_> =
                 report.replicas.iter().map(|it| it.status.as_ref().map(|it| it.decided)).collect();
-            if decided.iter().all(|it| it.is_some() && *it == decided[0]) {
+            // One whose disk was put back may need what nobody keeps any more.
+            let judged = if self.bad_disk { BAD } else { REPLICAS };
+            if decided[..judged].iter().all(|it| it.is_some() && *it == decided[0]) {
                 return Ok(());
             }
             self.check()?;
@@ -292,6 +357,15 @@ impl Drop for Processes {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// The files of a directory, not those of directories in it.
+fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)?.flatten().filter(|entry| entry.path().is_file()) {
+        fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
 }
 
 /// `count` consecutive loopback ports that are free now.

@@ -63,6 +63,9 @@ struct RunArgs {
     /// Instances of consensus that may run at the same time
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=32))]
     depth: u8,
+    /// Empty the disk of one replica now and then, and put it back to older states
+    #[arg(long)]
+    bad_disk: bool,
     /// Where to make the cluster's directory [default: the system's temporary directory]
     #[arg(long)]
     directory: Option<PathBuf>,
@@ -149,6 +152,7 @@ fn run(args: &RunArgs) -> Result<()> {
         depth: usize::from(args.depth),
         careless: args.careless,
         patience: Duration::from_secs(if args.careless.is_some() { 15 } else { 90 }),
+        bad_disk: args.bad_disk,
     };
     let start = Instant::now();
     let mut tally = Tally::default();
@@ -187,6 +191,7 @@ fn full_disk(args: &FullDiskArgs) -> Result<()> {
         depth: 4,
         careless: None,
         patience: Duration::from_secs(90),
+        bad_disk: false,
     };
     match full_disk::run(&directory, &args.small, &shape) {
         Ok(processes) => processes.remove(),
@@ -200,11 +205,11 @@ fn remove(directory: &Path) {
 }
 
 fn sum_up(processes: &Processes, seed: u64, tally: &Tally, took: Duration) {
-    let Tally { rounds, kills, blackouts, second_kills } = tally;
+    let Tally { rounds, kills, blackouts, second_kills, spoilt } = tally;
     let (from_checkpoints, torn, set_aside) = processes.recoveries();
     println!(
         "{rounds} rounds, seed {seed}, {:.0} s: {kills} replicas killed, all at once {blackouts} times, \
-         {second_kills} again while they recovered",
+         {second_kills} again while they recovered; one disk emptied, copied or put back {spoilt} times",
         took.as_secs_f64()
     );
     println!(

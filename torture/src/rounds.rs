@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::audit::Auditor;
 use crate::client::{self, Shared};
-use crate::cluster::{Processes, REPLICAS, Shape};
+use crate::cluster::{BAD, Processes, REPLICAS, Shape};
 use crate::dice::Dice;
 
 /// Clients that append.
@@ -34,6 +34,8 @@ pub struct Tally {
     pub blackouts: u32,
     /// Replicas that were killed while they recovered.
     pub second_kills: u32,
+    /// Times that the bad disk was emptied, copied or put back.
+    pub spoilt: u32,
 }
 
 /// Runs `rounds` rounds on a new cluster in `directory`. `tally` says how far it came, also when it fails.
@@ -56,7 +58,12 @@ pub fn run(
     let mut result = Ok(());
     while result.is_ok() && tally.rounds < rounds {
         let number = tally.rounds + 1;
-        let mut round = Round { processes: &mut processes, shared: &shared, dice: dice.fork() };
+        let mut round = Round {
+            processes: &mut processes,
+            shared: &shared,
+            dice: dice.fork(),
+            bad_disk: shape.bad_disk,
+        };
         result = round.run(number, &auditor, tally);
         if let Some(ended) = clients.iter().position(thread::JoinHandle::is_finished) {
             result = result.and_then(|()| bail!("client {ended} has ended"));
@@ -91,6 +98,7 @@ struct Round<'a> {
     processes: &'a mut Processes,
     shared: &'a Arc<Shared>,
     dice: Dice,
+    bad_disk: bool,
 }
 
 impl Round<'_> {
@@ -103,6 +111,15 @@ impl Round<'_> {
         tally.kills += victims.len() as u32;
         tally.blackouts += u32::from(victims.len() == REPLICAS);
         self.kill(&victims)?;
+        for &id in &victims {
+            if self.dice.chance(50) {
+                self.processes.tear_unfinished(id, &mut self.dice)?;
+            }
+        }
+        if self.bad_disk && victims.contains(&BAD) && self.dice.chance(25) {
+            tally.spoilt += 1;
+            self.processes.spoil_disk(&mut self.dice)?;
+        }
         if self.dice.chance(50) {
             self.sleep(300);
         }
