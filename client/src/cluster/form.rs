@@ -1,0 +1,240 @@
+//! The text of `cluster.toml`.
+//!
+//! Owns its fields and defaults. Always true: reading what was written gives the same cluster. Must not:
+//! judge more than one entry at a time.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use tetrarch_consensus::{FaultModel, ReplicaId};
+use tetrarch_dataplane::crypto::keys::{KeyError, StaticPublic};
+use tetrarch_dataplane::crypto::signature::VerifyingKey;
+
+use super::{CHECKPOINT_EVERY, ClientEntry, Cluster, ClusterError, Member, REPLY_CACHE_MIB};
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    cluster: Head,
+    #[serde(default)]
+    replica: Vec<ReplicaEntry>,
+    #[serde(default)]
+    client: Vec<ClientKeys>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Head {
+    id: String,
+    model: String,
+    f: usize,
+    #[serde(default = "one")]
+    depth: usize,
+    #[serde(default = "checkpoint_every")]
+    checkpoint_every: u64,
+    #[serde(default = "reply_cache_mib")]
+    reply_cache_mib: usize,
+}
+
+fn checkpoint_every() -> u64 {
+    CHECKPOINT_EVERY
+}
+
+fn reply_cache_mib() -> usize {
+    REPLY_CACHE_MIB
+}
+
+/// The depth of a file that names none.
+fn one() -> usize {
+    1
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReplicaEntry {
+    id: u16,
+    address: String,
+    static_key: String,
+    signing_key: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClientKeys {
+    index: u32,
+    static_key: String,
+    signing_key: String,
+}
+
+/// What the text says, entry by entry.
+pub(super) fn parse(text: &str, file: &Path) -> Result<Cluster, ClusterError> {
+    let raw: File = parse_toml(text, file)?;
+    let id = parse_id(&raw.cluster.id, file)?;
+    let model = parse_model(&raw.cluster.model, file)?;
+    let mut members = Vec::with_capacity(raw.replica.len());
+    for entry in &raw.replica {
+        members.push(member(entry, file)?);
+    }
+    let mut clients = Vec::with_capacity(raw.client.len());
+    for (at, entry) in raw.client.iter().enumerate() {
+        clients.push(client(at, entry, file)?);
+    }
+    members.sort_by_key(|member| member.id);
+    let Head { f, depth, checkpoint_every, reply_cache_mib, .. } = raw.cluster;
+    Ok(Cluster { id, model, f, depth, checkpoint_every, reply_cache_mib, members, clients })
+}
+
+/// The text of a cluster.
+pub(super) fn text(cluster: &Cluster) -> String {
+    let file = File {
+        cluster: Head {
+            id: format!("{:016x}", cluster.id),
+            model: model_name(cluster.model).into(),
+            f: cluster.f,
+            depth: cluster.depth,
+            checkpoint_every: cluster.checkpoint_every,
+            reply_cache_mib: cluster.reply_cache_mib,
+        },
+        replica: cluster.members.iter().map(ReplicaEntry::from).collect(),
+        client: cluster.clients.iter().map(ClientKeys::from).collect(),
+    };
+    let body = toml::to_string(&file).expect("plain strings and numbers are always TOML");
+    format!(
+        "# The public part of a Tetrarch cluster. Every replica and client needs the same copy;\n\
+         # nothing in it is secret. The private keys are in the *.key files.\n\n{body}"
+    )
+}
+
+impl From<&Member> for ReplicaEntry {
+    fn from(member: &Member) -> Self {
+        Self {
+            id: member.id.0,
+            address: member.address.clone(),
+            static_key: member.static_key.to_hex(),
+            signing_key: member.signing_key.to_hex(),
+        }
+    }
+}
+
+impl From<&ClientEntry> for ClientKeys {
+    fn from(client: &ClientEntry) -> Self {
+        Self {
+            index: client.index,
+            static_key: client.static_key.to_hex(),
+            signing_key: client.signing_key.to_hex(),
+        }
+    }
+}
+
+/// The name of a model in `cluster.toml` and on the command line.
+pub fn model_name(model: FaultModel) -> &'static str {
+    match model {
+        FaultModel::Byzantine => "byzantine",
+        FaultModel::Crash => "crash",
+    }
+}
+
+/// Parses TOML; the error names the line.
+///
+/// # Errors
+/// The text is not TOML, misses a field, or has one that does not exist.
+pub fn parse_toml<T: serde::de::DeserializeOwned>(
+    text: &str,
+    file: &Path,
+) -> Result<T, ClusterError> {
+    toml::from_str(text).map_err(|error: toml::de::Error| {
+        let line = error
+            .span()
+            .and_then(|span| text.get(..span.start))
+            .map(|before| format!("line {}", before.matches('\n').count() + 1));
+        let message = error.message().trim().to_owned();
+        let remedy = if message.contains("unknown field") {
+            "remove the field or correct its spelling"
+        } else if message.contains("missing field") {
+            "add the field"
+        } else {
+            "correct the line"
+        };
+        ClusterError::new(file, line.unwrap_or_default(), "", message, remedy)
+    })
+}
+
+fn parse_id(text: &str, file: &Path) -> Result<u64, ClusterError> {
+    let digits = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    u64::from_str_radix(text, 16).ok().filter(|_| digits).ok_or_else(|| {
+        ClusterError::new(
+            file,
+            "cluster.id",
+            format!("{text:?}"),
+            "not a cluster id",
+            "use the 16 hexadecimal digits that `tetrarch init` wrote",
+        )
+    })
+}
+
+fn parse_model(text: &str, file: &Path) -> Result<FaultModel, ClusterError> {
+    match text {
+        "byzantine" => Ok(FaultModel::Byzantine),
+        "crash" => Ok(FaultModel::Crash),
+        _ => Err(ClusterError::new(
+            file,
+            "cluster.model",
+            format!("{text:?}"),
+            "no such fault model",
+            "use \"byzantine\" (n >= 3f + 1) or \"crash\" (n >= 2f + 1)",
+        )),
+    }
+}
+
+fn member(entry: &ReplicaEntry, file: &Path) -> Result<Member, ClusterError> {
+    let at = |field: &str| format!("replica {} {field}", entry.id);
+    let port = entry.address.rsplit_once(':').and_then(|(host, port)| {
+        port.parse::<u16>().ok().filter(|port| *port != 0 && !host.is_empty())
+    });
+    if port.is_none() {
+        return Err(ClusterError::new(
+            file,
+            at("address"),
+            format!("{:?}", entry.address),
+            "not an address",
+            "write host:port, such as 10.0.0.1:7000 or [::1]:7000",
+        ));
+    }
+    Ok(Member {
+        id: ReplicaId(entry.id),
+        address: entry.address.clone(),
+        static_key: static_key(&entry.static_key, file, at("static_key"))?,
+        signing_key: verifying_key(&entry.signing_key, file, at("signing_key"))?,
+    })
+}
+
+fn client(at: usize, entry: &ClientKeys, file: &Path) -> Result<ClientEntry, ClusterError> {
+    if entry.index as usize != at {
+        return Err(ClusterError::new(
+            file,
+            "client.index",
+            entry.index,
+            format!("the [[client]] entry at position {at} must have index {at}"),
+            "list the clients in order, each once, without gaps",
+        ));
+    }
+    let name = |field: &str| format!("client {at} {field}");
+    Ok(ClientEntry {
+        index: entry.index,
+        static_key: static_key(&entry.static_key, file, name("static_key"))?,
+        signing_key: verifying_key(&entry.signing_key, file, name("signing_key"))?,
+    })
+}
+
+fn static_key(text: &str, file: &Path, field: String) -> Result<StaticPublic, ClusterError> {
+    StaticPublic::from_hex(text).map_err(|error| bad_key(text, file, field, &error))
+}
+
+fn verifying_key(text: &str, file: &Path, field: String) -> Result<VerifyingKey, ClusterError> {
+    VerifyingKey::from_hex(text).map_err(|error| bad_key(text, file, field, &error))
+}
+
+fn bad_key(text: &str, file: &Path, field: String, error: &KeyError) -> ClusterError {
+    let remedy = "copy the key again from the directory that `tetrarch init` made";
+    ClusterError::new(file, field, format!("{text:?}"), error.to_string(), remedy)
+}
