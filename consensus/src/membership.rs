@@ -56,8 +56,9 @@ use crate::types::{ClientId, ReplicaId, ViewId};
 /// a membership, whatever the keys.
 pub const VIEW_PREFIX: [u8; 32] = *b"tetrarch v1 next view\0\0\0\0\0\0\0\0\0\0\0";
 
-/// The client identity of the View Manager: never in a cluster's list of clients.
-pub const VIEW_MANAGER: u32 = u32::MAX;
+/// The client identity of the View Manager: the last one that links can name, and never in a cluster's
+/// list of clients.
+pub const VIEW_MANAGER: u32 = u32::MAX >> 1;
 
 const HEAD_SIZE: usize = 16;
 const MEMBER_SIZE: usize = 68;
