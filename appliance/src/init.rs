@@ -10,10 +10,10 @@ use std::path::Path;
 
 use tetrarch_client::cluster::{
     CHECKPOINT_EVERY, CLUSTER_FILE, ClientEntry, Cluster, ClusterError, Member, PrivateKeys,
-    REPLY_CACHE_MIB,
+    REPLY_CACHE_MIB, ViewManager,
 };
 use tetrarch_consensus::quorum::Quorums;
-use tetrarch_consensus::{FaultModel, ReplicaId};
+use tetrarch_consensus::{FaultModel, ReplicaId, ViewId};
 use tetrarch_dataplane::crypto::{self, keys::KeyError, keys::hex_encode};
 use tetrarch_dataplane::transport::choice::TransportKind;
 
@@ -69,16 +69,20 @@ pub fn init(directory: &Path, options: &InitOptions) -> Result<Cluster, ClusterE
         .map(|replica| address(options, replica, options.base_port + replica))
         .collect();
     let generated = generate(&addresses, f, options.model, options.clients);
-    let (mut cluster, replica_keys, client_keys) = generated.map_err(|error| {
-        ClusterError::new(&file, "", "", error.to_string(), "try again on a working system")
-    })?;
+    let no_random =
+        |error: String| ClusterError::new(&file, "", "", error, "try again on a working system");
+    let (mut cluster, replica_keys, client_keys) =
+        generated.map_err(|error| no_random(error.to_string()))?;
+    let manager_keys = PrivateKeys::generate().map_err(|error| no_random(error.to_string()))?;
+    cluster.view_manager = Some(ViewManager {
+        static_key: manager_keys.static_secret.public(),
+        signing_key: manager_keys.signing_key.verifying_key(),
+    });
     cluster.depth = options.depth;
     cluster.checkpoint_every = options.checkpoint_every;
     cluster.check(&file)?;
     let mut seed = [0; 16];
-    crypto::random(&mut seed).map_err(|error| {
-        ClusterError::new(&file, "", "", error.to_string(), "try again on a working system")
-    })?;
+    crypto::random(&mut seed).map_err(|error| no_random(error.to_string()))?;
     let seed = hex_encode(&seed);
     fs::create_dir_all(directory).map_err(|error| {
         let problem = format!("cannot create: {error}");
@@ -93,10 +97,14 @@ pub fn init(directory: &Path, options: &InitOptions) -> Result<Cluster, ClusterE
         let index = client.index;
         keys.store(&directory.join(client_key_name(index)), &format!("client {index}"))?;
     }
+    manager_keys.store(&directory.join(VIEW_MANAGER_KEY), "the view manager")?;
     // Last: a directory with this file is a whole cluster.
     write_new(&file, &cluster.to_toml())?;
     Ok(cluster)
 }
+
+/// Name of the private key file of the View Manager.
+pub const VIEW_MANAGER_KEY: &str = "view-manager.key";
 
 /// Name of the private key file of client `index`.
 pub fn client_key_name(index: u32) -> String {
@@ -178,6 +186,8 @@ pub fn generate(
         depth: 1,
         checkpoint_every: CHECKPOINT_EVERY,
         reply_cache_mib: REPLY_CACHE_MIB,
+        view_id: ViewId(0),
+        view_manager: None,
         members,
         clients: entries,
     };
@@ -227,7 +237,7 @@ fn replica_toml(options: &InitOptions, id: u16, seed: &str) -> String {
     )
 }
 
-fn write_new(file: &Path, text: &str) -> Result<(), ClusterError> {
+pub(crate) fn write_new(file: &Path, text: &str) -> Result<(), ClusterError> {
     let mut options = fs::OpenOptions::new();
     options
         .write(true)

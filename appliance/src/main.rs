@@ -9,13 +9,14 @@ use anyhow::Result;
 use clap::Parser;
 use tetrarch_appliance::cli::{
     CheckpointCommand, Cli, Command, GatewayCommand, InitArgs, LogCommand, PlacementArgs,
-    StatusArgs,
+    StatusArgs, ViewCommand, ViewKeysArgs,
 };
 use tetrarch_appliance::cluster_command::{self, ClusterOptions};
 use tetrarch_appliance::config::{PlacementFile, PlacementPlan};
-use tetrarch_appliance::init::{InitOptions, client_key_name, init};
+use tetrarch_appliance::init::{InitOptions, VIEW_MANAGER_KEY, client_key_name, init};
 use tetrarch_appliance::machine::Machine;
 use tetrarch_appliance::status::Report;
+use tetrarch_appliance::view::keys::{self, KeysOptions};
 use tetrarch_appliance::{
     checkpoint_command, demo, gateway, log_command, placement_command, replica_command,
 };
@@ -59,6 +60,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Checkpoint(CheckpointCommand::Verify(args)) => {
             checkpoint_command::run(&args.directory, args.id, true)?;
         }
+        Command::View(ViewCommand::Keys(args)) => make_keys(args)?,
         Command::Gateway(GatewayCommand::Redis(args)) => gateway::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -100,10 +102,24 @@ fn make(args: InitArgs) -> Result<()> {
         "files of its own replica or client (such as {}), nothing else.\n",
         client_key_name(0)
     );
+    println!(
+        "{VIEW_MANAGER_KEY} can change who the replicas are: keep it where none of them runs.\n"
+    );
     println!("  tetrarch cluster {directory}             run all replicas here");
     println!("  tetrarch replica {directory} --id 0      run one replica");
     println!("  tetrarch status {directory}              see how they are");
     println!("  tetrarch gateway redis {directory}       let Redis clients use it");
+    Ok(())
+}
+
+fn make_keys(args: ViewKeysArgs) -> Result<()> {
+    let ViewKeysArgs { directory, id, address, metrics, like } = args;
+    let made = keys::make(&directory, &KeysOptions { id, address, metrics, like })?;
+    println!("Made {}: secret, and stays on this machine.", made.private.display());
+    if let Some(config) = made.config {
+        println!("Made {}: look through it.", config.display());
+    }
+    println!("Made {}: bring it to whoever has {VIEW_MANAGER_KEY}.", made.public.display());
     Ok(())
 }
 

@@ -6,7 +6,7 @@
 use tetrarch_client::cluster::{ClientEntry, Cluster, Member, PrivateKeys};
 use tetrarch_consensus::batch::{REQUEST_HEADER_SIZE, Replier, RequestHeader};
 use tetrarch_consensus::limits::SESSION_WINDOW;
-use tetrarch_consensus::{ClientId, FaultModel, ReplicaId, Sequence};
+use tetrarch_consensus::{ClientId, FaultModel, ReplicaId, Sequence, ViewId};
 use tetrarch_dataplane::crypto::authenticator::PairKey;
 
 /// A cluster with all its private keys.
@@ -48,6 +48,8 @@ impl TestCluster {
             depth: 1,
             checkpoint_every: 0,
             reply_cache_mib: 1,
+            view_id: ViewId(0),
+            view_manager: None,
             members: (0..).zip(&replica_keys).map(member).collect(),
             clients: (0..).zip(&client_keys).map(client).collect(),
         };

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tetrarch_appliance::config::{PlacementFile, Plan};
 use tetrarch_appliance::init::{InitOptions, init};
 use tetrarch_appliance::service::ServiceKind;
-use tetrarch_client::cluster::{CHECKPOINT_EVERY, Cluster};
+use tetrarch_client::cluster::{CHECKPOINT_EVERY, Cluster, PrivateKeys};
 use tetrarch_consensus::FaultModel;
 use tetrarch_dataplane::transport::choice::TransportKind;
 
@@ -84,13 +84,19 @@ fn what_init_writes_loads_for_everybody_and_is_secret_where_it_must_be() {
         assert_eq!(plan.metrics.port(), 17004 + id);
         assert_eq!(plan.core.clients_max, 2);
     }
-    for name in ["replica-0.key", "replica-3.key", "client-0.key", "client-1.key"] {
+    let secret =
+        ["replica-0.key", "replica-3.key", "client-0.key", "client-1.key", "view-manager.key"];
+    for name in secret {
         let mode = fs::metadata(directory.0.join(name)).expect("written").permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
     let text = fs::read_to_string(directory.0.join("cluster.toml")).expect("written");
     let again = Cluster::parse(&text, Path::new("cluster.toml")).expect("valid");
     assert_eq!(again.to_toml(), text);
+    let manager = again.view_manager.expect("the cluster can be changed");
+    let keys = PrivateKeys::load(&directory.0.join("view-manager.key")).expect("valid");
+    assert_eq!(keys.static_secret.public(), manager.static_key);
+    assert_eq!(keys.signing_key.verifying_key().to_bytes(), manager.signing_key.to_bytes());
     let secret = fs::read_to_string(directory.0.join("replica-0.key")).expect("written");
     let secret = secret.lines().find_map(|line| line.split('"').nth(1)).expect("a key");
     assert!(!text.contains(secret));

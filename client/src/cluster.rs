@@ -8,6 +8,8 @@
 mod error;
 mod form;
 mod keys;
+mod membership;
+mod public_keys;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,8 +17,10 @@ use std::path::Path;
 pub use error::ClusterError;
 pub use form::{model_name, parse_toml};
 pub use keys::PrivateKeys;
+pub use public_keys::PublicKeys;
 use tetrarch_consensus::config::ViewError;
 use tetrarch_consensus::limits::{DEPTH_MAX, decisions_told};
+use tetrarch_consensus::membership::VIEW_MANAGER;
 use tetrarch_consensus::{FaultModel, ReplicaId, View, ViewId};
 use tetrarch_dataplane::crypto::keys::StaticPublic;
 use tetrarch_dataplane::crypto::signature::VerifyingKey;
@@ -58,6 +62,16 @@ pub struct ClientEntry {
     pub signing_key: VerifyingKey,
 }
 
+/// Who may change the cluster's membership, as everybody knows it: on links it is the client
+/// [`VIEW_MANAGER`].
+#[derive(Clone, Debug)]
+pub struct ViewManager {
+    /// Proves who it is on links and shares keys with replicas.
+    pub static_key: StaticPublic,
+    /// Verifies the memberships and the requests it signs.
+    pub signing_key: VerifyingKey,
+}
+
 /// What is public about a cluster.
 #[derive(Clone, Debug)]
 pub struct Cluster {
@@ -73,6 +87,10 @@ pub struct Cluster {
     pub checkpoint_every: u64,
     /// Memory of each replica for kept replies, MiB. What is kept is part of a checkpoint.
     pub reply_cache_mib: usize,
+    /// Which view the members and `f` are: one more with each change.
+    pub view_id: ViewId,
+    /// Who may change them; `None`: nobody, for good.
+    pub view_manager: Option<ViewManager>,
     /// The replicas, ascending by id.
     pub members: Vec<Member>,
     /// The clients, ascending by index, without gaps.
@@ -158,7 +176,9 @@ impl Cluster {
         let mut signing = BTreeMap::new();
         let members = self.members.iter().map(|m| (PeerId::replica(m.id.0), &m.signing_key));
         let clients = self.clients.iter().map(|c| (PeerId::client(c.index), &c.signing_key));
-        for (peer, key) in members.chain(clients) {
+        let manager =
+            self.view_manager.iter().map(|m| (PeerId::client(VIEW_MANAGER), &m.signing_key));
+        for (peer, key) in members.chain(clients).chain(manager) {
             if let Some(other) = signing.insert(key.to_bytes(), peer) {
                 return Err(ClusterError::new(
                     file,
@@ -202,7 +222,7 @@ impl Cluster {
 
     fn try_view(&self) -> Result<View, ViewError> {
         let members = self.members.iter().map(|member| member.id).collect();
-        View::new(ViewId(0), members, self.f, self.model)
+        View::new(self.view_id, members, self.f, self.model)
     }
 
     /// The membership, with its thresholds.
@@ -220,7 +240,9 @@ impl Cluster {
     pub fn directory(&self) -> Result<Directory, OpenError> {
         let members = self.members.iter().map(|m| (PeerId::replica(m.id.0), m.static_key));
         let clients = self.clients.iter().map(|c| (PeerId::client(c.index), c.static_key));
-        Directory::new(members.chain(clients))
+        let manager =
+            self.view_manager.iter().map(|m| (PeerId::client(VIEW_MANAGER), m.static_key));
+        Directory::new(members.chain(clients).chain(manager))
     }
 
     /// The member with this id.

@@ -52,6 +52,8 @@ impl TestCluster {
             depth: 1,
             checkpoint_every: 0,
             reply_cache_mib: 1,
+            view_id: ViewId(0),
+            view_manager: None,
             members: members.collect(),
             clients: vec![ClientEntry {
                 index: 0,

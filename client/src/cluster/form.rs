@@ -6,16 +6,21 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use tetrarch_consensus::{FaultModel, ReplicaId};
+use tetrarch_consensus::limits::ADDRESS_SIZE_MAX;
+use tetrarch_consensus::{FaultModel, ReplicaId, ViewId};
 use tetrarch_dataplane::crypto::keys::{KeyError, StaticPublic};
 use tetrarch_dataplane::crypto::signature::VerifyingKey;
 
-use super::{CHECKPOINT_EVERY, ClientEntry, Cluster, ClusterError, Member, REPLY_CACHE_MIB};
+use super::{
+    CHECKPOINT_EVERY, ClientEntry, Cluster, ClusterError, Member, REPLY_CACHE_MIB, ViewManager,
+};
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     cluster: Head,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    view_manager: Option<ManagerKeys>,
     #[serde(default)]
     replica: Vec<ReplicaEntry>,
     #[serde(default)]
@@ -28,6 +33,8 @@ struct Head {
     id: String,
     model: String,
     f: usize,
+    #[serde(default)]
+    view: u32,
     #[serde(default = "one")]
     depth: usize,
     #[serde(default = "checkpoint_every")]
@@ -66,10 +73,17 @@ struct ClientKeys {
     signing_key: String,
 }
 
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ManagerKeys {
+    static_key: String,
+    signing_key: String,
+}
+
 /// What the text says, entry by entry.
 pub(super) fn parse(text: &str, file: &Path) -> Result<Cluster, ClusterError> {
     let raw: File = parse_toml(text, file)?;
-    let id = parse_id(&raw.cluster.id, file)?;
+    let id = parse_id(&raw.cluster.id, "cluster.id", file)?;
     let model = parse_model(&raw.cluster.model, file)?;
     let mut members = Vec::with_capacity(raw.replica.len());
     for entry in &raw.replica {
@@ -80,8 +94,21 @@ pub(super) fn parse(text: &str, file: &Path) -> Result<Cluster, ClusterError> {
         clients.push(client(at, entry, file)?);
     }
     members.sort_by_key(|member| member.id);
-    let Head { f, depth, checkpoint_every, reply_cache_mib, .. } = raw.cluster;
-    Ok(Cluster { id, model, f, depth, checkpoint_every, reply_cache_mib, members, clients })
+    let view_manager = raw.view_manager.map(|keys| manager(&keys, file)).transpose()?;
+    let Head { f, view, depth, checkpoint_every, reply_cache_mib, .. } = raw.cluster;
+    let view_id = ViewId(view);
+    Ok(Cluster {
+        id,
+        model,
+        f,
+        depth,
+        checkpoint_every,
+        reply_cache_mib,
+        view_id,
+        view_manager,
+        members,
+        clients,
+    })
 }
 
 /// The text of a cluster.
@@ -91,10 +118,12 @@ pub(super) fn text(cluster: &Cluster) -> String {
             id: format!("{:016x}", cluster.id),
             model: model_name(cluster.model).into(),
             f: cluster.f,
+            view: cluster.view_id.0,
             depth: cluster.depth,
             checkpoint_every: cluster.checkpoint_every,
             reply_cache_mib: cluster.reply_cache_mib,
         },
+        view_manager: cluster.view_manager.as_ref().map(ManagerKeys::from),
         replica: cluster.members.iter().map(ReplicaEntry::from).collect(),
         client: cluster.clients.iter().map(ClientKeys::from).collect(),
     };
@@ -123,6 +152,13 @@ impl From<&ClientEntry> for ClientKeys {
             static_key: client.static_key.to_hex(),
             signing_key: client.signing_key.to_hex(),
         }
+    }
+}
+
+impl From<&ViewManager> for ManagerKeys {
+    fn from(manager: &ViewManager) -> Self {
+        let (static_key, signing_key) = (manager.static_key.to_hex(), manager.signing_key.to_hex());
+        Self { static_key, signing_key }
     }
 }
 
@@ -159,12 +195,12 @@ pub fn parse_toml<T: serde::de::DeserializeOwned>(
     })
 }
 
-fn parse_id(text: &str, file: &Path) -> Result<u64, ClusterError> {
+pub(super) fn parse_id(text: &str, field: &str, file: &Path) -> Result<u64, ClusterError> {
     let digits = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
     u64::from_str_radix(text, 16).ok().filter(|_| digits).ok_or_else(|| {
         ClusterError::new(
             file,
-            "cluster.id",
+            field,
             format!("{text:?}"),
             "not a cluster id",
             "use the 16 hexadecimal digits that `tetrarch init` wrote",
@@ -188,24 +224,32 @@ fn parse_model(text: &str, file: &Path) -> Result<FaultModel, ClusterError> {
 
 fn member(entry: &ReplicaEntry, file: &Path) -> Result<Member, ClusterError> {
     let at = |field: &str| format!("replica {} {field}", entry.id);
-    let port = entry.address.rsplit_once(':').and_then(|(host, port)| {
-        port.parse::<u16>().ok().filter(|port| *port != 0 && !host.is_empty())
-    });
-    if port.is_none() {
-        return Err(ClusterError::new(
-            file,
-            at("address"),
-            format!("{:?}", entry.address),
-            "not an address",
-            "write host:port, such as 10.0.0.1:7000 or [::1]:7000",
-        ));
-    }
     Ok(Member {
         id: ReplicaId(entry.id),
-        address: entry.address.clone(),
+        address: address(&entry.address, file, at("address"))?,
         static_key: static_key(&entry.static_key, file, at("static_key"))?,
         signing_key: verifying_key(&entry.signing_key, file, at("signing_key"))?,
     })
+}
+
+/// A text that others can dial.
+pub(super) fn address(text: &str, file: &Path, field: String) -> Result<String, ClusterError> {
+    let port = text.rsplit_once(':').and_then(|(host, port)| {
+        port.parse::<u16>().ok().filter(|port| *port != 0 && !host.is_empty())
+    });
+    let fits = text.len() <= ADDRESS_SIZE_MAX && !text.chars().any(char::is_control);
+    if port.is_none() || !fits {
+        return Err(ClusterError::new(
+            file,
+            field,
+            format!("{text:?}"),
+            "not an address",
+            format!(
+                "write host:port, such as 10.0.0.1:7000 or [::1]:7000, of at most {ADDRESS_SIZE_MAX} bytes"
+            ),
+        ));
+    }
+    Ok(text.to_owned())
 }
 
 fn client(at: usize, entry: &ClientKeys, file: &Path) -> Result<ClientEntry, ClusterError> {
@@ -226,11 +270,27 @@ fn client(at: usize, entry: &ClientKeys, file: &Path) -> Result<ClientEntry, Clu
     })
 }
 
-fn static_key(text: &str, file: &Path, field: String) -> Result<StaticPublic, ClusterError> {
+fn manager(keys: &ManagerKeys, file: &Path) -> Result<ViewManager, ClusterError> {
+    let name = |field: &str| format!("view_manager {field}");
+    Ok(ViewManager {
+        static_key: static_key(&keys.static_key, file, name("static_key"))?,
+        signing_key: verifying_key(&keys.signing_key, file, name("signing_key"))?,
+    })
+}
+
+pub(super) fn static_key(
+    text: &str,
+    file: &Path,
+    field: String,
+) -> Result<StaticPublic, ClusterError> {
     StaticPublic::from_hex(text).map_err(|error| bad_key(text, file, field, &error))
 }
 
-fn verifying_key(text: &str, file: &Path, field: String) -> Result<VerifyingKey, ClusterError> {
+pub(super) fn verifying_key(
+    text: &str,
+    file: &Path,
+    field: String,
+) -> Result<VerifyingKey, ClusterError> {
     VerifyingKey::from_hex(text).map_err(|error| bad_key(text, file, field, &error))
 }
 
