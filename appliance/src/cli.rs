@@ -46,6 +46,9 @@ pub enum Command {
     /// Look at the checkpoints of a durable replica that is down
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
+    /// Change who the replicas of a cluster are, while it works
+    #[command(subcommand)]
+    View(ViewCommand),
     /// Let clients of other protocols use a cluster
     #[command(subcommand)]
     Gateway(GatewayCommand),
@@ -58,6 +61,33 @@ pub enum LogCommand {
     Verify(LogArgs),
     /// Check it and print a line for each record
     Dump(LogArgs),
+}
+
+/// What to do with the membership.
+#[derive(Subcommand, Debug)]
+pub enum ViewCommand {
+    /// On a replica's own machine: make keys for it, and a configuration if it has none. What it prints
+    /// says what to bring to the View Manager
+    Keys(ViewKeysArgs),
+}
+
+/// Options of `view keys`.
+#[derive(Args, Debug)]
+pub struct ViewKeysArgs {
+    /// The cluster directory of that machine
+    pub directory: PathBuf,
+    /// Which replica: an id that no replica has, or one that shall get new keys
+    #[arg(long)]
+    pub id: u16,
+    /// Where others will reach it, host:port [default: where it is, if it is a member]
+    #[arg(long)]
+    pub address: Option<String>,
+    /// Where it will serve metrics and status, host:port, if it has no configuration yet
+    #[arg(long)]
+    pub metrics: Option<String>,
+    /// Whose configuration it takes all else from, if it has none yet [default: the first there is]
+    #[arg(long)]
+    pub like: Option<u16>,
 }
 
 /// What to do with checkpoints.
@@ -270,6 +300,7 @@ mod tests {
             "tetrarch checkpoint list d --id 3",
             "tetrarch checkpoint verify d --id 3",
             "tetrarch placement d --id 1 --json",
+            "tetrarch view keys d --id 4 --address h:7004 --metrics h:7014 --like 0",
             "tetrarch gateway redis d --client 1 --listen 127.0.0.1:6379 --reads read-only",
         ] {
             let parsed = Cli::try_parse_from(line.split(' '));

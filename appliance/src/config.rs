@@ -14,7 +14,7 @@ use std::time::Duration;
 pub use file::{
     CoreFile, IoUringFile, LimitsFile, LogFile, PlacementFile, ReplicaFile, TransferFile,
 };
-use tetrarch_client::cluster::{Cluster, ClusterError, PrivateKeys, parse_toml};
+use tetrarch_client::cluster::{Cluster, ClusterError, Member, PrivateKeys, parse_toml};
 use tetrarch_consensus::limits::{
     BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, OPERATION_SIZE_MAX, SESSION_WINDOW,
 };
@@ -31,6 +31,7 @@ use crate::placement::Placement;
 use crate::ports;
 use crate::recovery::{CheckpointPlan, LOG_GROUP_SIZE_MIN, LogPlan, checkpoints_path, log_path};
 use crate::service::{self, Seed, ServiceKind};
+use crate::view::keys::{key_name, next_key_name};
 
 /// The error of every check.
 pub type ConfigError = ClusterError;
@@ -49,6 +50,8 @@ pub struct Plan {
     pub cluster: Cluster,
     /// This replica's private keys.
     pub keys: PrivateKeys,
+    /// Those before them, or those that a later view may name.
+    pub other_keys: Option<PrivateKeys>,
     /// What it replicates.
     pub service: ServiceKind,
     /// The seed that all replicas of the cluster give their service.
@@ -155,7 +158,7 @@ impl Plan {
                 "add a [[replica]] entry with its public keys, or use another --id",
             ));
         };
-        let keys = check.keys(&raw, member)?;
+        let (keys, other_keys) = check.keys(&raw, member)?;
         let service = check.service(&raw.service)?;
         let service_seed = check.seed(&raw.service_seed)?;
         let listen = check.address("listen", raw.listen.as_ref().unwrap_or(&member.address))?;
@@ -182,6 +185,7 @@ impl Plan {
             id,
             cluster,
             keys,
+            other_keys,
             service,
             service_seed,
             listen,
@@ -243,17 +247,30 @@ impl Check<'_> {
         ConfigError::new(self.file, field, value, problem, remedy)
     }
 
+    /// The keys that the cluster knows this replica by, and others that were made for it, if any: while
+    /// keys are changed there are two files.
     fn keys(
         &self,
         raw: &ReplicaFile,
-        member: &tetrarch_client::cluster::Member,
-    ) -> Result<PrivateKeys, ConfigError> {
-        let name = raw.key_file.clone().unwrap_or_else(|| format!("replica-{}.key", raw.id));
-        let file = self.directory.join(name);
+        member: &Member,
+    ) -> Result<(PrivateKeys, Option<PrivateKeys>), ConfigError> {
+        let name = raw.key_file.clone().unwrap_or_else(|| key_name(raw.id));
+        let (file, next) = (self.directory.join(name), self.directory.join(next_key_name(raw.id)));
         let keys = PrivateKeys::load(&file)?;
         let owner = format!("replica {}", raw.id);
-        keys.check_fits(&file, &owner, &member.static_key, &member.signing_key)?;
-        Ok(keys)
+        let fits = |keys: &PrivateKeys, file: &Path| {
+            keys.check_fits(file, &owner, &member.static_key, &member.signing_key)
+        };
+        if !next.exists() {
+            fits(&keys, &file)?;
+            return Ok((keys, None));
+        }
+        let next_keys = PrivateKeys::load(&next)?;
+        match (fits(&keys, &file), fits(&next_keys, &next)) {
+            (Ok(()), _) => Ok((keys, Some(next_keys))),
+            (Err(_), Ok(())) => Ok((next_keys, Some(keys))),
+            (Err(error), Err(_)) => Err(error),
+        }
     }
 
     fn service(&self, name: &str) -> Result<ServiceKind, ConfigError> {

@@ -125,6 +125,7 @@ fn replica(
         id,
         cluster: cluster.clone(),
         keys,
+        other_keys: None,
         service: ServiceKind::Kv.build([0; 2]),
         listen,
         metrics: None,

@@ -34,3 +34,4 @@ pub mod stage;
 pub mod status;
 pub mod testing;
 pub mod trace;
+pub mod view;

@@ -47,6 +47,8 @@ pub struct Start {
     pub cluster: Cluster,
     /// This replica's private keys.
     pub keys: PrivateKeys,
+    /// Those before them, or those that a later view may name.
+    pub other_keys: Option<PrivateKeys>,
     /// What it replicates, without any state yet.
     pub service: Service,
     /// Where it listens.
@@ -71,6 +73,7 @@ impl From<Plan> for Start {
             id: plan.id,
             cluster: plan.cluster,
             keys: plan.keys,
+            other_keys: plan.other_keys,
             service: plan.service.build(plan.service_seed),
             listen: plan.listen,
             metrics: Some(plan.metrics),
@@ -130,8 +133,10 @@ impl Running {
         let directory = cluster.directory()?;
         let link_config = link_config(&budget, start.half_open_max);
         let pool = arena.pool();
-        let links =
+        let mut links =
             Links::new(endpoint, identity, directory, cluster.id, link_config, pool.clone())?;
+        let other = start.other_keys.as_ref().map(|keys| keys.static_secret.clone());
+        links.set_secret(keys.static_secret.clone(), other);
         let metrics = Arc::new(Metrics::new());
         metrics.frames_huge_size.set(arena.huge_size() as u64);
         let mut subject = Subject {

@@ -144,6 +144,7 @@ fn start(cluster: &Cluster, id: u16, keys: PrivateKeys, placement: Placement) ->
         id: ReplicaId(id),
         cluster: cluster.clone(),
         keys,
+        other_keys: None,
         service: ServiceKind::Null.build([0; 2]),
         listen: cluster.members[usize::from(id)].address.parse().expect("an address"),
         metrics: None,

@@ -167,6 +167,7 @@ fn measure(
         id: ReplicaId(0),
         cluster: test.cluster.clone(),
         keys: copy(&test.replica_keys[0]),
+        other_keys: None,
         service: ServiceKind::Null.build([0; 2]),
         listen,
         transport: TransportChoice::default(),

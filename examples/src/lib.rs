@@ -52,6 +52,7 @@ pub fn tcp_replicas_of(service: impl Fn() -> Service) -> Result<(Vec<Running>, C
             id,
             cluster: cluster.clone(),
             keys,
+            other_keys: None,
             service: service(),
             listen,
             metrics: None,

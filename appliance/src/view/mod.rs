@@ -1,0 +1,8 @@
+//! Changes of the cluster's membership, from the side of its operators.
+//!
+//! Owns what the View Manager's tool does: makes keys for future members, and the next membership from the
+//! current one. Always true: nothing is sent that the protocol would refuse for its contents. Must not:
+//! decide what the membership is: the members do, in the order of all requests.
+
+pub mod change;
+pub mod keys;
