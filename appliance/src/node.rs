@@ -24,14 +24,17 @@ use tetrarch_dataplane::types::{Instant, PeerId};
 use crate::checkpoint::CheckpointSink;
 use crate::checkpoint::image::{self, ImageError};
 use crate::checkpoint::transfer::Bell;
+use crate::keyring::Keyring;
 use crate::metrics::{IngressCounts, Metrics};
 use crate::payload::{FramePayload, FramePayloadPool};
 use crate::proofs::Proofs;
 use crate::reply_cache::ReplyCache;
+use crate::stage::bulletin::{Herald, Reader};
 use crate::stage::dispatch::IngressPlan;
 use crate::stage::egress::Egress;
 use crate::stage::execution::Execution;
 use crate::stage::ingress::Ingress;
+use crate::stage::linking::{Addresses, Linking};
 use crate::stage::network::Network;
 use crate::stage::ordering::Ordering;
 use crate::stage::records::{Records, Watermark};
@@ -47,6 +50,8 @@ pub struct Parts<'a> {
     pub cluster: &'a Cluster,
     /// This replica's private keys.
     pub keys: &'a PrivateKeys,
+    /// Those before them, or those that a later view may name.
+    pub other_keys: Option<&'a PrivateKeys>,
     /// Sessions over the endpoint.
     pub links: Links,
     /// Frames: those that the endpoint receives into, so that one sum bounds the node.
@@ -96,6 +101,7 @@ pub struct Node {
     workers: Vec<Worker>,
     ordering: Box<Ordering>,
     execution: Box<Execution>,
+    herald: Arc<Herald>,
     /// For threads that work with checkpoints, until they are started.
     background: Option<Background>,
     /// Whom they wake beside the network stage's core, when stages are on several.
@@ -140,8 +146,12 @@ impl Node {
         config.pending_size_max = config.pending_size_max.min(pool.free_size() / 16);
         let (own, view) = (config.id, config.view.clone());
         let rings = rings(plan.workers);
-        let proofs = Proofs::new(cluster, own, keys)
+        let keyring = Keyring::new(cluster, own, keys, parts.other_keys)
             .map_err(|(client, source)| BadClientKey { client, source })?;
+        let herald =
+            Herald::new(keyring, cluster.membership()).expect("a loaded cluster was checked");
+        let (bulletin, herald) = (Arc::clone(herald.bulletin()), Arc::new(herald));
+        let proofs = Proofs::with(bulletin.keys());
         let sessions_max = config.sessions_per_client_max;
         let ingress = Ingress::new(view.clone(), proofs, validator, sessions_max);
         let mut ingresses = ingress.split(1 + plan.workers).into_iter();
@@ -151,14 +161,15 @@ impl Node {
         for (ingress, rings) in ingresses.zip(rings.workers) {
             let count = Arc::new(IngressCounts::new());
             counts.push(Arc::clone(&count));
-            workers.push(Worker::new(view.clone(), ingress, rings, gauge.clone(), count));
+            let views = Reader::new(&bulletin);
+            workers.push(Worker::new(views, ingress, rings, gauge.clone(), count));
         }
         let key = keys.signing_key.clone();
         let egress = Egress::new(own, view.clone(), cluster.id, key, pool.clone());
         let network = Network::new(
             own,
-            view.clone(),
-            links,
+            Reader::new(&bulletin),
+            (links, Linking::new(own, cluster)),
             ingress,
             plan.inline,
             counts,
@@ -179,6 +190,7 @@ impl Node {
             workers,
             ordering: Box::new(ordering),
             execution: Box::new(execution),
+            herald,
             background: Some(rings.background),
             others: Arc::new(OnceLock::new()),
         };
@@ -314,6 +326,16 @@ impl Node {
     /// Is there a session with this peer?
     pub fn is_up(&self, peer: PeerId) -> bool {
         self.network.is_up(peer)
+    }
+
+    /// What tells the stages of views, also when they are on other cores.
+    pub fn herald(&self) -> Arc<Herald> {
+        Arc::clone(&self.herald)
+    }
+
+    /// From now on addresses of members that views bring come from there.
+    pub fn look_up(&mut self, addresses: Box<dyn Addresses>) {
+        self.network.look_up(addresses);
     }
 
     /// Who this is.

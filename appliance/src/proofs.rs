@@ -1,23 +1,23 @@
 //! Does a client's own proof convince this replica?
 //!
-//! Owns the keys shared with clients, the verifying keys of clients and members, and a memory of
-//! requests that were proved already. Always true: `proved` is said only of a body digest for which
+//! Owns a memory of requests that were proved already. Always true: `proved` is said only of a body digest for which
 //! a MAC entry or a signature of its own client was checked here; nothing is believed because a
 //! replica said so (rule VAL.8). Must not: look at what is requested.
 
 use std::sync::Arc;
 
 use tetrarch_client::cluster::{Cluster, PrivateKeys};
+use tetrarch_consensus::membership::ViewRequest;
 use tetrarch_consensus::message::codec::{self, REQUEST_TO_SIGN_SIZE};
 use tetrarch_consensus::message::{ReplicaState, SignedState, proof};
-use tetrarch_consensus::{ClientId, ReplicaId, RequestView, View, spec};
-use tetrarch_dataplane::crypto::authenticator::{PairKey, vector_size};
+use tetrarch_consensus::{ReplicaId, RequestView, spec};
+use tetrarch_dataplane::crypto::authenticator::vector_size;
 use tetrarch_dataplane::crypto::hash::body_digest;
 use tetrarch_dataplane::crypto::keys::KeyError;
-use tetrarch_dataplane::crypto::signature::{
-    Signature, SignedItem, SigningKey, VerifyingKey, verify_batch,
-};
+use tetrarch_dataplane::crypto::signature::{Signature, SignedItem, SigningKey, verify_batch};
 use tetrarch_dataplane::digest_memory::DigestMemory;
+
+use crate::keyring::{Keyring, ViewKeys};
 
 /// Requests that one ingress remembers as proved, a power of two: several times what a cluster orders
 /// in the time between a client's request and the proposal that holds it. Three quarters of a MiB.
@@ -31,28 +31,11 @@ pub const PROVED_SIZE: usize = DigestMemory::table_size(PROVED_MAX);
 /// Signatures checked together at most. Their messages are on the stack.
 pub const SIGNATURES_AT_ONCE: usize = 64;
 
-struct ClientKeys {
-    pair: PairKey,
-    verifying: VerifyingKey,
-}
-
 /// Checks proofs for one replica, on one core. Several of them can share keys and memory.
 pub struct Proofs {
-    keys: Arc<Keys>,
+    keys: Arc<ViewKeys>,
     proved: DigestMemory,
     signatures: u64,
-}
-
-/// What never changes.
-struct Keys {
-    cluster: u64,
-    view: View,
-    /// This replica's entry in a MAC vector.
-    own_entry: usize,
-    /// By client index.
-    clients: Vec<ClientKeys>,
-    /// By member index.
-    members: Vec<VerifyingKey>,
 }
 
 /// What a client's proof says at first sight, before an expensive check.
@@ -79,8 +62,8 @@ pub enum Memory {
 }
 
 impl Proofs {
-    /// The keys of `cluster` from the point of view of its member `own`, whose private keys are
-    /// `keys`. Computes one key agreement for each client.
+    /// Checks with the keys of the first view of `cluster`, from the point of view of its member `own`,
+    /// whose private keys are `keys`.
     ///
     /// # Errors
     /// A client's public key gives no secrecy; its index is the first value.
@@ -89,20 +72,22 @@ impl Proofs {
         own: ReplicaId,
         keys: &PrivateKeys,
     ) -> Result<Self, (u32, KeyError)> {
-        let view = cluster.view();
-        let own_entry = view.index_of(own).expect("the caller runs a member of the cluster");
-        let mut clients = Vec::with_capacity(cluster.clients.len());
-        for client in &cluster.clients {
-            let pair = PairKey::for_replica(&keys.static_secret, &client.static_key, cluster.id)
-                .map_err(|error| (client.index, error))?;
-            clients.push(ClientKeys { pair, verifying: client.signing_key });
-        }
-        let members = cluster.members.iter().map(|member| member.signing_key).collect();
-        let keys = Keys { cluster: cluster.id, view, own_entry, clients, members };
-        Ok(Self::sharing(Arc::new(keys), 1).remove(0))
+        let ring = Keyring::new(cluster, own, keys, None)?;
+        let keys = ring.of_view(&cluster.membership()).expect("a loaded cluster was checked");
+        Ok(Self::with(Arc::new(keys)))
     }
 
-    fn sharing(keys: Arc<Keys>, count: usize) -> Vec<Self> {
+    /// Checks with `keys`.
+    pub fn with(keys: Arc<ViewKeys>) -> Self {
+        Self::sharing(keys, 1).remove(0)
+    }
+
+    /// Checks with `keys` from now on: another view is entered. What was proved is proved in any view.
+    pub fn enter(&mut self, keys: Arc<ViewKeys>) {
+        self.keys = keys;
+    }
+
+    fn sharing(keys: Arc<ViewKeys>, count: usize) -> Vec<Self> {
         let memories = DigestMemory::shared(count, PROVED_MAX).into_iter();
         memories.map(|proved| Self { keys: Arc::clone(&keys), proved, signatures: 0 }).collect()
     }
@@ -114,7 +99,7 @@ impl Proofs {
 
     /// How many client identities there are.
     pub fn clients(&self) -> usize {
-        self.keys.clients.len()
+        self.keys.clients()
     }
 
     /// Signatures checked so far.
@@ -197,22 +182,44 @@ impl Proofs {
     pub fn states_hold<'a>(&mut self, states: impl Iterator<Item = &'a SignedState>) -> bool {
         spec!("SYNC.7");
         for signed in states {
-            let Some(index) = self.keys.view.index_of(signed.state.replica) else {
+            let Some(index) = self.keys.view().index_of(signed.state.replica) else {
                 return false;
             };
             self.signatures += 1;
-            let bytes = state_to_sign(self.keys.cluster, &signed.state);
-            if !self.keys.members[index].verify(&bytes, &signed.signature) {
+            let bytes = state_to_sign(self.keys.cluster(), &signed.state);
+            if !self.keys.member(index).verify(&bytes, &signed.signature) {
                 return false;
             }
         }
         true
     }
 
+    /// Is the operation of a request of the View Manager a membership that it signed? What is good is
+    /// remembered: the same comes from its client, in lists and in proposals.
+    pub fn view_request_holds(&mut self, request: &RequestView<'_>) -> bool {
+        spec!("VIEW.1");
+        let mark = view_request_digest(request);
+        if self.proved.contains(&mark) {
+            return true;
+        }
+        let Some(key) = self.keys.view_manager() else {
+            return false;
+        };
+        let Ok(asked) = ViewRequest::decode(request.operation) else {
+            return false;
+        };
+        self.signatures += 1;
+        let holds = key.verify(&ViewRequest::signed_bytes(&asked.next), &asked.signature);
+        if holds {
+            self.proved.insert(&mark);
+        }
+        holds
+    }
+
     /// Everything but signatures.
     #[inline]
     fn first_sight(&self, request: &RequestView<'_>, memory: Memory) -> Sight {
-        let Some(keys) = self.client_keys(request.client) else {
+        let Some(keys) = self.keys.client(request.client) else {
             return Sight::Disproved;
         };
         if memory == Memory::All && self.proved.contains(&request.digest.0) {
@@ -223,9 +230,10 @@ impl Proofs {
                 if memory == Memory::MacVectors && self.proved.contains(&request.digest.0) {
                     return Sight::Proved;
                 }
-                let whole = request.proof.len() == vector_size(self.keys.members.len());
+                let whole = request.proof.len() == vector_size(self.keys.members());
                 let digest = &request.digest.0;
-                if whole && keys.pair.verify_entry(digest, request.proof, self.keys.own_entry) {
+                let holds = |own| keys.pair.verify_entry(digest, request.proof, own);
+                if whole && self.keys.own_entry().is_some_and(holds) {
                     Sight::Proved
                 } else {
                     Sight::Disproved
@@ -236,21 +244,17 @@ impl Proofs {
         }
     }
 
-    fn client_keys(&self, client: ClientId) -> Option<&ClientKeys> {
-        self.keys.clients.get(client.identity() as usize)
-    }
-
     /// Bit i: the signature of request i holds. Only those with a bit in `which` are looked at.
     fn signatures_hold(&mut self, requests: &[RequestView<'_>], which: u64) -> u64 {
         let mut messages = [[0; REQUEST_TO_SIGN_SIZE]; SIGNATURES_AT_ONCE];
         let chosen = |at: &usize| which & (1 << at) != 0;
         for at in (0..requests.len()).filter(chosen) {
-            messages[at] = codec::request_to_sign(self.keys.cluster, &requests[at].digest);
+            messages[at] = codec::request_to_sign(self.keys.cluster(), &requests[at].digest);
         }
         let mut items = Vec::with_capacity(requests.len());
         let mut places = Vec::with_capacity(requests.len());
         for at in (0..requests.len()).filter(chosen) {
-            let keys = self.client_keys(requests[at].client);
+            let keys = self.keys.client(requests[at].client);
             if let (Some(keys), Ok(signature)) = (keys, requests[at].proof.try_into()) {
                 items.push(SignedItem { key: &keys.verifying, message: &messages[at], signature });
                 places.push(at);
@@ -276,6 +280,15 @@ fn signature_digest(request: &RequestView<'_>) -> [u8; 32] {
     body_digest(&bytes)
 }
 
+/// Names a membership that was checked. Never equal to the digest of a request, for the same reason.
+fn view_request_digest(request: &RequestView<'_>) -> [u8; 32] {
+    const MARK: &[u8; 32] = b"tetrarch checked this membership";
+    let mut bytes = [0; 64];
+    bytes[..32].copy_from_slice(MARK);
+    bytes[32..].copy_from_slice(&request.digest.0);
+    body_digest(&bytes)
+}
+
 /// Signs this replica's states for `cluster` on their way out (rule SYNC.5).
 pub fn sign_state(cluster: u64, signed: &mut SignedState, key: &SigningKey) {
     spec!("SYNC.5");
@@ -293,8 +306,9 @@ fn state_to_sign(cluster: u64, state: &ReplicaState) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::testing::{TestCluster, request_bytes};
-    use tetrarch_consensus::Digest;
     use tetrarch_consensus::batch::REQUEST_HEADER_SIZE;
+    use tetrarch_consensus::membership::{Membership, VIEW_MANAGER};
+    use tetrarch_consensus::{ClientId, Digest, ViewId};
     use tetrarch_dataplane::crypto::authenticator::write_vector;
 
     struct Made {
@@ -424,5 +438,60 @@ mod tests {
         forged.proof[3] ^= 1;
         assert_eq!(proofs.check_signed(&[forged.view()]), 0, "it would be shown to others");
         assert_eq!(proofs.signatures(), 2);
+    }
+
+    /// A request of the View Manager for `next`, signed with `signer`.
+    fn asked(test: &TestCluster, next: &Membership, signer: &SigningKey) -> Vec<u8> {
+        let signature = signer.sign(&ViewRequest::signed_bytes(next));
+        let mut operation = Vec::new();
+        ViewRequest { next: next.clone(), signature }.encode(&mut operation);
+        assert_eq!(test.cluster.id, next.cluster());
+        request_bytes(ClientId::new(VIEW_MANAGER, 0), 1, &operation, false)
+    }
+
+    fn view_of(body: &[u8]) -> RequestView<'_> {
+        RequestView {
+            client: ClientId::new(VIEW_MANAGER, 0),
+            sequence: tetrarch_consensus::Sequence::new(1, 1),
+            digest: Digest(body_digest(body)),
+            operation: &body[REQUEST_HEADER_SIZE..],
+            body,
+            auth: proof::NONE,
+            proof: &[],
+        }
+    }
+
+    #[test]
+    fn a_membership_counts_with_the_view_managers_signature_only() {
+        // rule: VIEW.1
+        let mut test = TestCluster::new(4, 1, 1);
+        let manager = PrivateKeys::generate().expect("random bytes");
+        let next = Membership::new(
+            test.cluster.id,
+            ViewId(1),
+            1,
+            test.cluster.model,
+            test.cluster.membership().members().to_vec(),
+        );
+        let next = next.expect("possible");
+        let good = asked(&test, &next, &manager.signing_key);
+        assert!(!proofs(&test, 0).view_request_holds(&view_of(&good)), "there is no View Manager");
+        test.cluster.view_manager = Some(tetrarch_client::cluster::ViewManager {
+            static_key: manager.static_secret.public(),
+            signing_key: manager.signing_key.verifying_key(),
+        });
+        let mut proofs = proofs(&test, 0);
+        assert!(proofs.view_request_holds(&view_of(&good)));
+        assert_eq!(proofs.signatures(), 1);
+        assert!(proofs.view_request_holds(&view_of(&good)));
+        assert_eq!(proofs.signatures(), 1, "checked once");
+        let forged = asked(&test, &next, &test.client_keys[0].signing_key);
+        assert!(!proofs.view_request_holds(&view_of(&forged)));
+        for at in REQUEST_HEADER_SIZE..good.len() {
+            let mut altered = good.clone();
+            altered[at] ^= 1;
+            assert!(!proofs.view_request_holds(&view_of(&altered)), "byte {at}");
+        }
+        assert!(!proofs.view_request_holds(&view_of(&good[..good.len() - 1])));
     }
 }

@@ -31,6 +31,7 @@ use crate::budget::{Budget, Sizes};
 use crate::checkpoint::keeping::Keeping;
 use crate::config::{Plan, REPLY_CACHE_SESSION_SIZE};
 use crate::metrics::Metrics;
+use crate::names::Names;
 use crate::node::{Node, Parts};
 use crate::placement::Placement;
 use crate::recovery::{Memory, Recovered, keep_for_others, recover};
@@ -152,6 +153,7 @@ impl Running {
             config: core,
             cluster: &cluster,
             keys: &keys,
+            other_keys: start.other_keys.as_ref(),
             links,
             pool,
             service,
@@ -177,6 +179,8 @@ impl Running {
             }
         }
         let waker = node.waker();
+        let names = Names::new(waker.clone()).context("the system refused a thread")?;
+        node.look_up(Box::new(names));
         let stop = Arc::new(AtomicBool::new(false));
         let admin = match start.metrics {
             None => None,

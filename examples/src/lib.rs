@@ -93,6 +93,7 @@ pub fn memory_nodes(
             config: core(id, &cluster),
             cluster: &cluster,
             keys,
+            other_keys: None,
             links,
             pool: arena.pool(),
             service,

@@ -23,6 +23,7 @@ use tetrarch_dataplane::types::PeerId;
 
 use super::{Answer, Outbound};
 use crate::checkpoint::transfer::Parcel;
+use crate::keyring::ViewKeys;
 use crate::payload::FramePayload;
 use crate::proofs::sign_state;
 
@@ -68,6 +69,12 @@ impl Egress {
             sent: Sent::default(),
             rejects: RejectCounts::new(),
         }
+    }
+
+    /// Sends to the members of another view from now on, and signs with the keys that it names.
+    pub fn enter(&mut self, keys: &ViewKeys) {
+        self.view = keys.view().clone();
+        self.signing_key = keys.signing_key().clone();
     }
 
     /// What was sent so far.

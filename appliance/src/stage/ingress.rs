@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use tetrarch_consensus::batch::{REQUEST_HEADER_SIZE, RequestHeader};
+use tetrarch_consensus::membership::is_view_manager;
 use tetrarch_consensus::message::codec::{decode_hashed, trailer_size, visit_states};
 use tetrarch_consensus::message::{Chunk, Malformed, kind, proof};
 use tetrarch_consensus::{
@@ -20,6 +21,7 @@ use tetrarch_dataplane::links::Received;
 use tetrarch_dataplane::reject::Reject;
 
 use crate::checkpoint::CHUNK_SIZE;
+use crate::keyring::ViewKeys;
 use crate::payload::FramePayload;
 use crate::proofs::{Memory, Proofs, SIGNATURES_AT_ONCE, Sight};
 
@@ -90,6 +92,17 @@ impl Ingress {
         self.proofs.split(count).into_iter().map(another).collect()
     }
 
+    /// By whose thresholds it checks.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Checks by the keys and thresholds of another view from now on.
+    pub fn enter(&mut self, keys: &Arc<ViewKeys>) {
+        self.view = keys.view().clone();
+        self.proofs.enter(Arc::clone(keys));
+    }
+
     /// Signatures checked so far.
     pub fn signatures(&self) -> u64 {
         self.proofs.signatures()
@@ -123,11 +136,11 @@ impl Ingress {
         }
         let RequestHeader { sequence, read_only, .. } = header;
         let operation = &body[REQUEST_HEADER_SIZE..];
-        if client.session() >= self.sessions_per_client_max || !self.validator.valid(operation) {
-            return Ok(Verdict::Refused { client, sequence, read_only });
-        }
         let (digest, auth) = (Digest(received.body_digest), received.auth);
         let view = RequestView { client, sequence, digest, operation, body, auth, proof };
+        if client.session() >= self.sessions_per_client_max || !self.valid(&view, read_only) {
+            return Ok(Verdict::Refused { client, sequence, read_only });
+        }
         // Its link proves a read-only one: nobody else will ever see it.
         let sight = if read_only { Sight::Proved } else { self.proofs.check(&view) };
         if sight == Sight::Disproved {
@@ -283,11 +296,21 @@ impl Ingress {
             if view.digest.0 != *digest {
                 return Err(Reject::BadDigest);
             }
-            if !self.validator.valid(view.operation) {
+            if !self.valid(view, false) {
                 return Err(Reject::Malformed);
             }
         }
         Ok(())
+    }
+
+    /// Is this a command of the service, or a membership of the View Manager's?
+    #[inline]
+    fn valid(&mut self, request: &RequestView<'_>, read_only: bool) -> bool {
+        if is_view_manager(request.client) {
+            // It asks the members, not the application.
+            return !read_only && self.proofs.view_request_holds(request);
+        }
+        self.validator.valid(request.operation)
     }
 
     /// Signatures of STOPDATA and SYNC, after whatever is cheaper than a signature.

@@ -21,10 +21,12 @@
 //! another, the three stages carry a request from the wire to the core, and its reply back, without
 //! a wait in between.
 
+pub mod bulletin;
 pub mod dispatch;
 pub mod egress;
 pub mod execution;
 pub mod ingress;
+pub mod linking;
 pub mod network;
 pub mod ordering;
 pub mod records;

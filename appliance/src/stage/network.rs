@@ -14,15 +14,17 @@ use tetrarch_consensus::{Input, ReplicaId, Verified, View, spec};
 use tetrarch_dataplane::burst::Burst;
 use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::frame::FramePool;
-use tetrarch_dataplane::limits::BURST_MAX;
+use tetrarch_dataplane::limits::{BURST_MAX, REPLICAS_MAX};
 use tetrarch_dataplane::links::{LinkEvent, Links, Received};
 use tetrarch_dataplane::reject::{Reject, RejectCounts};
 use tetrarch_dataplane::stage::{Progress, Stage};
 use tetrarch_dataplane::types::{Instant, PeerId};
 
+use super::bulletin::{Notice, Reader};
 use super::dispatch::Dispatch;
 use super::egress::Egress;
 use super::ingress::{Ingress, Verdict};
+use super::linking::{Addresses, Linking};
 use super::records::{Held, Watermark};
 use super::room::{Gauge, Room};
 use super::{Event, NetworkRings, Refused, Wakers, wake};
@@ -49,6 +51,10 @@ pub struct Network {
     own: ReplicaId,
     view: View,
     links: Links,
+    linking: Linking,
+    views: Reader,
+    /// What the stage knows of views.
+    notice: Option<Notice>,
     ingress: Ingress,
     dispatch: Dispatch,
     /// What each ingress worker counts.
@@ -84,14 +90,14 @@ struct Counts {
 }
 
 impl Network {
-    /// The stage of member `own` of `view` around `links`, whose messages arrive in frames of
+    /// The stage of replica `own` in the view that `views` tells of, around links, whose messages arrive in frames of
     /// `pool`. Made while all of the pool is free. `inline`: it checks messages itself, with `ingress`,
     /// and shares signatures with the workers.
     #[expect(clippy::too_many_arguments, reason = "the one place that puts the parts together")]
     pub fn new(
         own: ReplicaId,
-        view: View,
-        links: Links,
+        views: Reader,
+        (links, linking): (Links, Linking),
         ingress: Ingress,
         inline: bool,
         workers: Vec<Arc<IngressCounts>>,
@@ -103,9 +109,13 @@ impl Network {
     ) -> Self {
         let frames_size = pool.free_size();
         metrics.frames_size.set(frames_size as u64);
+        let view = ingress.view().clone();
         Self {
             own,
             links,
+            linking,
+            views,
+            notice: None,
             ingress,
             dispatch: Dispatch::new(inline, std::mem::take(&mut rings.workers)),
             workers,
@@ -114,7 +124,7 @@ impl Network {
             rings,
             received: Burst::with_capacity(BURST_MAX),
             loopback: Burst::with_capacity(view.n().max(4)),
-            connected: Burst::with_capacity(view.n()),
+            connected: Burst::with_capacity(REPLICAS_MAX),
             view,
             pool,
             gauge,
@@ -131,6 +141,11 @@ impl Network {
     /// From now on what has to be durable waits for `watermark`.
     pub fn wait_for(&mut self, watermark: Watermark) {
         self.held = Held::new(watermark);
+    }
+
+    /// From now on addresses of members come from there.
+    pub fn look_up(&mut self, addresses: Box<dyn Addresses>) {
+        self.linking.look_up(addresses);
     }
 
     /// Wakes the stage from another thread.
@@ -309,14 +324,18 @@ impl Network {
     }
 
     fn on_member(&mut self, now: Instant, received: Received, room: Room) {
-        let Some(index) = self.member_index(received.peer) else {
+        let Some(from) = replica(received.peer) else {
             return self.rejects.add(Reject::NotMember);
         };
-        self.metrics.peer_heard_ns[index].set(now.0);
-        let Some(received) = self.dispatch.member(index, received) else {
+        if let Some(index) = self.view.index_of(from) {
+            self.metrics.peer_heard_ns[index].set(now.0);
+        } else if !self.notice.as_ref().is_some_and(|notice| notice.knows(from)) {
+            return self.rejects.add(Reject::NotMember);
+        }
+        let Some(received) = self.dispatch.member(usize::from(from.0), received) else {
             return;
         };
-        match self.ingress.check_member(self.view.members()[index], received) {
+        match self.ingress.check_member(from, received) {
             Err(reason) => self.rejects.add(reason),
             // Better fetched (again) when its time comes, if there is a place to receive it then.
             Ok(input) if room < Room::Early && self.gauge.is_early(&input) => {
@@ -347,8 +366,35 @@ impl Network {
     }
 
     fn member_index(&self, peer: PeerId) -> Option<usize> {
-        let id = u16::try_from(peer.index()).ok()?;
-        self.view.index_of(ReplicaId(id))
+        self.view.index_of(replica(peer)?)
+    }
+
+    /// Follows the newest notice of views, and does what is due to links.
+    fn follow_views(&mut self, now: Instant) {
+        if let Some(notice) = self.views.news() {
+            if notice.current.id() != self.view.id() {
+                self.enter(&notice);
+            }
+            self.linking.follow(now, notice.clone(), &mut self.links);
+            self.notice = Some(notice);
+        }
+        if let Some(view) = self.linking.tend(now, &mut self.links) {
+            self.views.bulletin().settled(view);
+        }
+    }
+
+    /// Everything that goes by places in the view goes by those of another one.
+    fn enter(&mut self, notice: &Notice) {
+        self.view = notice.keys.view().clone();
+        self.ingress.enter(&notice.keys);
+        self.egress.enter(&notice.keys);
+        self.counts.peers_up = 0;
+        self.metrics.peer_heard_ns.iter().for_each(|heard| heard.set(0));
+        for (index, member) in self.view.members().iter().enumerate() {
+            if self.links.is_up(PeerId::replica(member.0)) {
+                self.counts.peers_up |= 1 << index;
+            }
+        }
     }
 
     fn take_events(&mut self) {
@@ -435,6 +481,7 @@ impl Stage for Network {
 
     fn poll(&mut self, now: Instant) -> Progress {
         self.note_sample(now);
+        self.follow_views(now);
         let sent = self.transmit();
         self.links.flush(now);
         self.look_at_frames(now);
@@ -451,7 +498,8 @@ impl Stage for Network {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.links.next_deadline()
+        let (links, linking) = (self.links.next_deadline(), self.linking.next_deadline());
+        [links, linking].into_iter().flatten().min()
     }
 
     fn park(&mut self, limit: Duration) -> bool {
@@ -464,4 +512,9 @@ impl Stage for Network {
     fn waits_for_room(&self) -> bool {
         !self.room_ahead()
     }
+}
+
+/// The replica that a peer is.
+fn replica(peer: PeerId) -> Option<ReplicaId> {
+    u16::try_from(peer.index()).ok().map(ReplicaId)
 }

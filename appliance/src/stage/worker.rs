@@ -5,13 +5,14 @@
 
 use std::sync::Arc;
 
-use tetrarch_consensus::{ReplicaId, View};
+use tetrarch_consensus::ReplicaId;
 use tetrarch_dataplane::limits::BURST_MAX;
 use tetrarch_dataplane::links::Received;
 use tetrarch_dataplane::reject::{Reject, RejectCounts};
 use tetrarch_dataplane::stage::{Progress, Stage};
 use tetrarch_dataplane::types::Instant;
 
+use super::bulletin::{Notice, Reader};
 use super::ingress::{Ingress, Verdict};
 use super::room::{Gauge, Room};
 use super::{Refused, Wakers, WorkerRings, wake};
@@ -19,7 +20,8 @@ use crate::metrics::IngressCounts;
 
 /// See the module.
 pub struct Worker {
-    view: View,
+    views: Reader,
+    notice: Option<Notice>,
     ingress: Ingress,
     rings: WorkerRings,
     gauge: Gauge,
@@ -32,16 +34,17 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker of a member of `view`. What it counts is left in `counts`.
+    /// A worker of a replica in the view that `views` tells of. What it counts is left in `counts`.
     pub fn new(
-        view: View,
+        views: Reader,
         ingress: Ingress,
         rings: WorkerRings,
         gauge: Gauge,
         counts: Arc<IngressCounts>,
     ) -> Self {
         Self {
-            view,
+            views,
+            notice: None,
             ingress,
             rings,
             gauge,
@@ -75,7 +78,7 @@ impl Worker {
     fn member(&mut self, received: Received, room: Room) {
         let id = u16::try_from(received.peer.index()).unwrap_or(u16::MAX);
         let from = ReplicaId(id);
-        if self.view.index_of(from).is_none() {
+        if !self.notice.as_ref().is_some_and(|notice| notice.knows(from)) {
             return self.rejects.add(Reject::NotMember);
         }
         match self.ingress.check_member(from, received) {
@@ -146,6 +149,10 @@ impl Stage for Worker {
     }
 
     fn poll(&mut self, _now: Instant) -> Progress {
+        if let Some(notice) = self.views.news() {
+            self.ingress.enter(&notice.keys);
+            self.notice = Some(notice);
+        }
         let progress = self.members();
         let progress = progress.or(self.clients());
         if progress == Progress::Worked {

@@ -11,6 +11,7 @@ use tetrarch_appliance::service::ServiceKind;
 use tetrarch_appliance::stage::Events;
 use tetrarch_appliance::stage::dispatch::IngressPlan;
 use tetrarch_appliance::testing::{TestCluster, request_bytes};
+use tetrarch_client::cluster::PrivateKeys;
 use tetrarch_consensus::batch::{Replier, RequestHeader};
 use tetrarch_consensus::message::reply::{ReplyHeader, Status};
 use tetrarch_consensus::message::{kind, proof};
@@ -61,7 +62,21 @@ impl World {
 
     /// With cores configured by `configure`.
     pub fn with(n: u16, clients: u32, ingress: IngressPlan, configure: fn(&mut Config)) -> Self {
-        let test = TestCluster::new(n, usize::from((n - 1) / 3), clients);
+        Self::rekeyed(n, clients, ingress, configure, None)
+    }
+
+    /// With other keys beside those of one replica.
+    pub fn rekeyed(
+        n: u16,
+        clients: u32,
+        ingress: IngressPlan,
+        configure: fn(&mut Config),
+        other: Option<(u16, &PrivateKeys)>,
+    ) -> Self {
+        let mut test = TestCluster::new(n, usize::from((n - 1) / 3), clients);
+        for member in &mut test.cluster.members {
+            member.address = Port(member.id.0).address().to_string();
+        }
         let switch = Switch::new(SwitchConfig::default());
         let mut world = Self {
             test,
@@ -76,7 +91,8 @@ impl World {
             ingress,
         };
         for id in 0..n {
-            world.add_node(id, configure);
+            let other = other.filter(|(whose, _)| *whose == id).map(|(_, keys)| keys);
+            world.add_node(id, configure, other);
         }
         for index in 0..clients {
             let client = TestClient::new(&world.test, &world.switch, index);
@@ -85,7 +101,7 @@ impl World {
         world
     }
 
-    fn add_node(&mut self, id: u16, configure: fn(&mut Config)) {
+    fn add_node(&mut self, id: u16, configure: fn(&mut Config), other_keys: Option<&PrivateKeys>) {
         let keys = &self.test.replica_keys[usize::from(id)];
         let arena =
             Arena::heap(&Budget::with_workers(SIZES, self.ingress.workers).arena).expect("memory");
@@ -113,6 +129,7 @@ impl World {
             config: core,
             cluster: &self.test.cluster,
             keys,
+            other_keys,
             links,
             pool,
             service,

@@ -204,6 +204,7 @@ impl World {
             config: core,
             cluster: &self.test.cluster,
             keys,
+            other_keys: None,
             links,
             pool,
             service,

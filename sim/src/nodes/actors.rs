@@ -213,6 +213,7 @@ impl Seat {
             config,
             cluster: &test.cluster,
             keys,
+            other_keys: None,
             links,
             pool,
             service: Box::new(Registers::new(self.journal.clone())),
