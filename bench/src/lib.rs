@@ -21,4 +21,5 @@ pub mod scrape;
 pub mod stages;
 pub mod threads;
 pub mod timeline;
+pub mod transfer;
 pub mod wire;

@@ -14,6 +14,8 @@ use tetrarch_dataplane::transport::choice::TransportKind;
 pub struct LocalCluster {
     directory: PathBuf,
     tetrarch: PathBuf,
+    count: u16,
+    /// Those that were started: the first ones.
     replicas: Vec<Child>,
     /// Replica i listens at this port plus i, its metrics are at this port plus n plus i.
     base_port: u16,
@@ -50,11 +52,26 @@ impl LocalCluster {
     /// # Errors
     /// As there.
     pub fn start_with(tetrarch: &Path, shape: Shape, init: &[String]) -> Result<Self> {
+        let mut cluster = Self::make(tetrarch, shape, init)?;
+        for _ in 0..shape.replicas {
+            cluster.start_next()?;
+        }
+        for id in 0..shape.replicas {
+            cluster.wait(id)?;
+        }
+        Ok(cluster)
+    }
+
+    /// Makes the configuration and starts nobody.
+    ///
+    /// # Errors
+    /// A missing binary, or no free ports.
+    pub fn make(tetrarch: &Path, shape: Shape, init: &[String]) -> Result<Self> {
         let name = format!("tetrarch-bench-{}-{}", std::process::id(), unique());
         let directory = std::env::temp_dir().join(name);
         fs::create_dir(&directory).with_context(|| directory.display().to_string())?;
-        let tetrarch = tetrarch.to_path_buf();
-        let mut cluster = Self { directory, tetrarch, replicas: Vec::new(), base_port: 0 };
+        let (tetrarch, count) = (tetrarch.to_path_buf(), shape.replicas);
+        let mut cluster = Self { directory, tetrarch, count, replicas: Vec::new(), base_port: 0 };
         let model = if shape.crash_only { "crash" } else { "byzantine" };
         let base = free_ports(2 * shape.replicas)?;
         cluster.base_port = base;
@@ -74,12 +91,23 @@ impl LocalCluster {
         if !output.status.success() {
             bail!("tetrarch init: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
-        for id in 0..shape.replicas {
-            let child = cluster.spawn(id)?;
-            cluster.replicas.push(child);
-        }
-        cluster.wait(base, shape.replicas)?;
         Ok(cluster)
+    }
+
+    /// Starts the next replica. Does not wait until it answers.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_next(&mut self) -> Result<()> {
+        let child = self.spawn(self.replicas.len() as u16)?;
+        self.replicas.push(child);
+        Ok(())
+    }
+
+    /// What a replica has said.
+    pub fn log(&self, id: u16) -> String {
+        let log = self.directory.join(format!("replica-{id}.log"));
+        fs::read_to_string(log).unwrap_or_default()
     }
 
     /// Starts a replica's process, whose log goes on in the same file.
@@ -133,26 +161,28 @@ impl LocalCluster {
 
     /// Where the replicas' metrics are.
     pub fn metrics(&self) -> Vec<SocketAddr> {
-        let count = self.replicas.len() as u16;
+        let count = self.count;
         let port = |id| SocketAddr::from(([127, 0, 0, 1], self.base_port + count + id));
         (0..count).map(port).collect()
     }
 
-    fn wait(&mut self, base: u16, replicas: u16) -> Result<()> {
+    /// Until a replica that was started answers.
+    ///
+    /// # Errors
+    /// It ends, with its last lines, or does not answer.
+    pub fn wait(&mut self, id: u16) -> Result<()> {
         let end = Instant::now() + Duration::from_secs(20);
-        for id in 0..replicas {
-            // The metrics come last: a replica that serves them has all it needs.
-            while std::net::TcpStream::connect(("127.0.0.1", base + replicas + id)).is_err() {
-                if let Some(status) = self.replicas[usize::from(id)].try_wait()? {
-                    let log = self.directory.join(format!("replica-{id}.log"));
-                    let log = fs::read_to_string(log).unwrap_or_default();
-                    bail!("replica {id} ended ({status}): {}", log.trim());
-                }
-                if Instant::now() > end {
-                    bail!("replica {id} does not listen after 20 s");
-                }
-                thread::sleep(Duration::from_millis(20));
+        let metrics = self.metrics()[usize::from(id)];
+        // The metrics come last: a replica that serves them has all it needs.
+        while std::net::TcpStream::connect(metrics).is_err() {
+            let child = self.replicas.get_mut(usize::from(id)).with_context(|| no_replica(id))?;
+            if let Some(status) = child.try_wait()? {
+                bail!("replica {id} ended ({status}): {}", self.log(id).trim());
             }
+            if Instant::now() > end {
+                bail!("replica {id} does not listen after 20 s");
+            }
+            thread::sleep(Duration::from_millis(20));
         }
         Ok(())
     }

@@ -38,6 +38,15 @@ enum Command {
     Layouts(commands::layouts::LayoutsArgs),
     /// A durable cluster while replicas are killed and come back: throughput over time, as an SVG
     Timeline(commands::timeline::TimelineArgs),
+    /// A replica without a state joins a cluster that has a large one and serves: how fast the state comes, beside a
+    /// plain copy, and what it costs the others
+    Transfer(commands::transfer::TransferArgs),
+    /// The other end of the plain copy of `transfer`
+    #[command(hide = true)]
+    CopyFrom {
+        /// Who sends
+        from: std::net::SocketAddr,
+    },
 }
 
 fn main() -> ExitCode {
@@ -51,6 +60,8 @@ fn main() -> ExitCode {
         Command::Hash(args) => commands::roofline::run_hash(&args),
         Command::Layouts(args) => commands::layouts::run(&args),
         Command::Timeline(args) => commands::timeline::run(args),
+        Command::Transfer(args) => commands::transfer::run(&args),
+        Command::CopyFrom { from } => tetrarch_bench::transfer::copy::receive(from),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -86,6 +97,7 @@ mod tests {
             "tetrarch-bench compare --layout fused,spread --signed --replicas 1 --sessions 100",
             "tetrarch-bench compare --init --idle=park --init --idle=spin",
             "tetrarch-bench report a.jsonl b.jsonl -o report.html",
+            "tetrarch-bench transfer --state-mib 512 --durable --sessions 20 --json",
             "tetrarch-bench layouts --cores 1,2,4 --rounds 3 --json",
         ] {
             let parsed = Cli::try_parse_from(line.split(' '));

@@ -25,9 +25,23 @@ impl Memory {
     }
 }
 
+/// The most that a process had resident since [`forget_peak`], or since it began, MiB; 0 when it is gone.
+pub fn peak_mib(pid: u32) -> f64 {
+    status_mib(&pid.to_string(), "VmHWM:")
+}
+
+/// Lets the peak of a process begin anew. `false`: the system does not.
+pub fn forget_peak(pid: u32) -> bool {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").is_ok()
+}
+
 fn resident_mib(pid: &str) -> f64 {
+    status_mib(pid, "VmRSS:")
+}
+
+fn status_mib(pid: &str, name: &str) -> f64 {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
     let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
     kib.unwrap_or(0.0) / 1024.0
 }
@@ -44,5 +58,9 @@ mod tests {
         assert!(touched.iter().all(|byte| *byte == 1));
         assert!(memory[0] > before + 32.0, "{before} {memory:?}");
         assert_eq!(memory[1], 0.0, "no such process");
+        let peak = peak_mib(std::process::id());
+        assert!(peak >= memory[0] - 1.0, "{peak} {memory:?}");
+        assert_eq!(peak_mib(u32::MAX), 0.0);
+        assert!(!forget_peak(u32::MAX));
     }
 }

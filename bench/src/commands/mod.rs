@@ -8,6 +8,7 @@ pub mod ping;
 pub mod report;
 pub mod roofline;
 pub mod timeline;
+pub mod transfer;
 
 use std::time::Duration;
 
