@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use tetrarch_consensus::limits::{
-    BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, INLINE_BODY_MAX, PENDING_MAX, PENDING_SIZE_MAX,
+    BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, CHUNK_RATE, INLINE_BODY_MAX, PENDING_MAX, PENDING_SIZE_MAX,
     STATE_SIZE_MAX,
 };
 use tetrarch_dataplane::stage::IdlePolicy;
@@ -122,7 +122,8 @@ pub struct TransferFile {
 
 impl Default for TransferFile {
     fn default() -> Self {
-        Self { rate_mib: 256, peer_rate_mib: 256, state_max_gib: STATE_SIZE_MAX >> 30 }
+        let rate_mib = CHUNK_RATE as usize / MIB;
+        Self { rate_mib, peer_rate_mib: rate_mib, state_max_gib: STATE_SIZE_MAX >> 30 }
     }
 }
 
