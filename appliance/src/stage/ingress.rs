@@ -307,8 +307,9 @@ impl Ingress {
     #[inline]
     fn valid(&mut self, request: &RequestView<'_>, read_only: bool) -> bool {
         if is_view_manager(request.client) {
-            // It asks the members, not the application.
-            return !read_only && self.proofs.view_request_holds(request);
+            // It asks the members, not the application; and so that all of them judge alike, signed.
+            let signed = request.auth == proof::SIGNATURE && !read_only;
+            return signed && self.proofs.view_request_holds(request);
         }
         self.validator.valid(request.operation)
     }
@@ -360,13 +361,16 @@ fn reject(malformed: Malformed) -> Reject {
 mod tests {
     use super::*;
     use crate::testing::{TestCluster, request_bytes};
+    use tetrarch_client::cluster::{PrivateKeys, ViewManager};
     use tetrarch_consensus::batch::SparseBatch;
+    use tetrarch_consensus::membership::{Membership, VIEW_MANAGER, ViewRequest};
     use tetrarch_consensus::message::codec::decode_request;
     use tetrarch_consensus::message::{Position, Propose, ProposeSparse, Vote, codec};
     use tetrarch_consensus::payload::{HeapPool, SharedBytes};
     use tetrarch_consensus::{ConsensusId, Epoch, ViewId};
     use tetrarch_dataplane::arena::{Arena, ArenaSpec, SlotClass};
     use tetrarch_dataplane::crypto::hash::body_digest;
+    use tetrarch_dataplane::crypto::signature::SigningKey;
     use tetrarch_dataplane::types::PeerId;
     use tetrarch_services::null::NullValidator;
 
@@ -378,13 +382,16 @@ mod tests {
     }
 
     fn world() -> World {
-        let cluster = TestCluster::new(4, 1, 1);
+        world_of(&TestCluster::new(4, 1, 1))
+    }
+
+    fn world_of(cluster: &TestCluster) -> World {
         let own = ReplicaId(1);
         let proofs = Proofs::new(&cluster.cluster, own, &cluster.replica_keys[1]);
         let proofs = proofs.expect("keys that give secrecy");
         let ingress = Ingress::new(cluster.cluster.view(), proofs, Box::new(NullValidator), 1);
-        let classes = vec![SlotClass { slot_size: 1024, count: 4 }];
-        World { ingress, arena: Arena::heap(&ArenaSpec { classes }).expect("4 KiB") }
+        let classes = vec![SlotClass { slot_size: 2048, count: 4 }];
+        World { ingress, arena: Arena::heap(&ArenaSpec { classes }).expect("8 KiB") }
     }
 
     impl World {
@@ -446,6 +453,46 @@ mod tests {
                 let expected = (trailer_size != right).then_some(Reject::Malformed);
                 assert_eq!(checked.err(), expected, "{trailer_size} bytes");
             }
+        }
+    }
+
+    /// A proposal of one request of the View Manager's, for a membership that `signer` signed.
+    fn asking(cluster: &TestCluster, signer: &SigningKey, auth: u8) -> Message<SharedBytes> {
+        let first = cluster.cluster.membership();
+        let members = first.members().to_vec();
+        let next = Membership::new(first.cluster(), ViewId(1), 1, first.model(), members);
+        let next = next.expect("possible");
+        let signature = signer.sign(&ViewRequest::signed_bytes(&next));
+        let mut operation = Vec::new();
+        ViewRequest { next, signature }.encode(&mut operation);
+        let mut body = request_bytes(ClientId::new(VIEW_MANAGER, 0), 1, &operation, false);
+        let (size, digest) = (body.len(), Digest(body_digest(&body)));
+        // As long as a signature, and as entries for four members.
+        body.resize(size + 64, 0);
+        let request = decode_request(SharedBytes::from(&body[..]), size, digest, auth);
+        let batch = Batch::build(&mut HeapPool, 7, &[request.expect("well formed")]);
+        Message::Propose(Propose { at: AT, batch: batch.expect("heap") })
+    }
+
+    #[test]
+    fn the_view_manager_asks_with_signatures_only() {
+        // rule: VIEW.1
+        let mut cluster = TestCluster::new(4, 1, 1);
+        let manager = PrivateKeys::generate().expect("random bytes");
+        cluster.cluster.view_manager = Some(ViewManager {
+            static_key: manager.static_secret.public(),
+            signing_key: manager.signing_key.verifying_key(),
+        });
+        let mut world = world_of(&cluster);
+        let stranger = &cluster.client_keys[0].signing_key;
+        for (signer, auth, expected) in [
+            (&manager.signing_key, proof::SIGNATURE, None),
+            (&manager.signing_key, proof::MAC_VECTOR, Some(Reject::Malformed)),
+            (stranger, proof::SIGNATURE, Some(Reject::Malformed)),
+        ] {
+            let message = asking(&cluster, signer, auth);
+            let checked = world.check(&message, trailer_size(kind::PROPOSE));
+            assert_eq!(checked.err(), expected, "auth {auth}");
         }
     }
 }
