@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use tetrarch_client::cluster::Cluster;
+use tetrarch_consensus::membership::is_view_manager;
 use tetrarch_consensus::{ClientId, Digest, Ordered, ReplicaId};
 use tetrarch_dataplane::storage::Owner;
 
@@ -87,8 +88,8 @@ fn check(path: &Path, owner: Owner, plan: &Plan) -> Result<String> {
     }
     let clients = plan.cluster.clients.len();
     let known = |client: &ClientId| {
-        (client.identity() as usize) < clients
-            && client.session() < plan.core.sessions_per_client_max
+        let listed = (client.identity() as usize) < clients || is_view_manager(*client);
+        listed && client.session() < plan.core.sessions_per_client_max
     };
     if let Some((client, _)) = sessions.iter().find(|(client, _)| !known(client)) {
         bail!(

@@ -11,6 +11,7 @@
 //! is a function of the replies entered and of the limits, because checkpoints hold it.
 
 use tetrarch_consensus::limits::{RESULT_SIZE_MAX, SESSION_WINDOW};
+use tetrarch_consensus::membership::is_view_manager;
 use tetrarch_consensus::message::reply::REPLY_HEADER_SIZE;
 use tetrarch_consensus::{BadSnapshot, ClientId, Sequence, spec};
 
@@ -220,7 +221,7 @@ impl ReplyCache {
 
     #[inline]
     fn find(&self, client: ClientId) -> Option<usize> {
-        let places = self.places.get(client.identity() as usize)?;
+        let places = self.places.get(row(client))?;
         let at = *places.get(client.session() as usize)?;
         (at != NONE).then_some(at as usize)
     }
@@ -235,11 +236,11 @@ impl ReplyCache {
     }
 
     fn set_place(&mut self, client: ClientId, place: u32) {
-        let (identity, number) = (client.identity() as usize, client.session() as usize);
-        if self.places.len() <= identity {
-            self.places.resize_with(identity + 1, Vec::new);
+        let (row, number) = (row(client), client.session() as usize);
+        if self.places.len() <= row {
+            self.places.resize_with(row + 1, Vec::new);
         }
-        let places = &mut self.places[identity];
+        let places = &mut self.places[row];
         if places.len() <= number {
             places.resize(number + 1, NONE);
         }
@@ -395,6 +396,11 @@ impl Session {
         self.entries[(self.oldest + self.count) % SESSION_WINDOW] = entry;
         self.count += 1;
     }
+}
+
+/// The sessions of which client: the View Manager's, whose number is the last there can be, come first.
+fn row(client: ClientId) -> usize {
+    if is_view_manager(client) { 0 } else { client.identity() as usize + 1 }
 }
 
 #[cfg(test)]
