@@ -71,8 +71,12 @@ fn print(result: &TransferResult) {
         result.rate_mib, result.copy_ratio, result.copy_mib
     );
     println!(
-        "  seconds      {:.1} to begin, {:.1} for the chunks, {:.1} to install, {:.1} to catch up",
-        result.begin_s, result.chunks_s, result.install_s, result.catch_up_s
+        "  seconds      {:.1} to begin, {:.1} for the chunks, {:.1} to install, {:.1} to catch up{}",
+        result.begin_s,
+        result.chunks_s,
+        result.install_s,
+        result.catch_up_s,
+        if result.under_load { "" } else { ", after the load had ended" }
     );
     println!(
         "  throughput   {:.0} /s before, {:.0} during: {:.2}; longest silence {:.0} ms",
