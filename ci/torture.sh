@@ -3,9 +3,10 @@
 #
 #   ci/torture.sh ROUNDS [ARGUMENT...]    further arguments go to `tetrarch-torture run`
 #
-# First careless replicas, which have to be found out; then honest ones, at two depths, and with one
-# disk that is emptied and put back to older states; then one whose disk becomes full, where a small file system can be mounted. TORTURE_BINARY names
-# another binary than target/release/tetrarch-torture, TMPDIR where the files are. A failure leaves them there.
+# First careless replicas, which have to be found out; then honest ones, at two depths, and with one disk that
+# is emptied and put back to older states; then one whose disk becomes full, where a small file system can be
+# mounted. TORTURE_BINARY names another binary than target/release/tetrarch-torture, TMPDIR where the files
+# are. A failure leaves them there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

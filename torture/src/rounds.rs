@@ -16,7 +16,7 @@ use crate::client::{self, Shared};
 use crate::cluster::{BAD, Processes, REPLICAS, Shape};
 use crate::dice::Dice;
 
-/// Clients that append.
+/// Clients that append. Two more audit.
 pub const CLIENTS: u32 = 4;
 /// Rounds until other lists are used, so that the state stays small.
 const PAGE: u32 = 25;
@@ -68,7 +68,7 @@ pub fn run(
         if let Some(ended) = clients.iter().position(thread::JoinHandle::is_finished) {
             result = result.and_then(|()| bail!("client {ended} has ended"));
         }
-        result = result.map_err(|error| explain(error, &auditor, &shared));
+        result = result.map_err(|error| explain(error, directory, &shared));
         result = result.with_context(|| format!("round {number}"));
         tally.rounds += u32::from(result.is_ok());
     }
@@ -85,10 +85,11 @@ pub fn run(
     Ok(processes)
 }
 
-/// Who waits in vain may miss what was lost: that says more.
-fn explain(error: anyhow::Error, auditor: &Auditor, shared: &Shared) -> anyhow::Error {
+/// Who waits in vain may miss what was lost: that says more. The auditor may be one of them, so another one looks.
+fn explain(error: anyhow::Error, directory: &Path, shared: &Shared) -> anyhow::Error {
     shared.pause.store(true, Ordering::Release);
-    match auditor.look(shared) {
+    let another = Auditor::connect(directory, CLIENTS + 1, shared.patience);
+    match another.and_then(|auditor| auditor.look(shared)) {
         Err(found) => error.context(format!("{found:#}")),
         Ok(()) => error,
     }

@@ -148,6 +148,7 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let disk = FaultDisk::default();
+        disk.remember(true);
         let mut dice = Dice(seed);
         let mut appended = Records::new();
         let Ok((mut log, _, _)) = open(&disk, Pace::AtOnce) else { unreachable!("a good disk") };
@@ -158,6 +159,7 @@ proptest! {
                 1 => Some(Fault::LostWrite),
                 2 => Some(Fault::Misdirected(by)),
                 3 => Some(Fault::Error),
+                4 => Some(Fault::Torn(dice.roll())),
                 _ => None,
             };
             disk.inject(fault.as_slice());
@@ -169,6 +171,9 @@ proptest! {
             log.flush();
         }
         disk.crash(&mut || dice.roll());
+        if seed.is_multiple_of(2) {
+            disk.read_before(seed);
+        }
         if let Ok((_, recovered, found)) = open(&disk, Pace::AtOnce) {
             let (first, last) = (recovered.first.0 as usize, recovered.last.0 as usize);
             prop_assert!(found[..] == appended[first - 1..last]);
@@ -321,6 +326,45 @@ fn a_stale_read_ends_the_log_early_or_is_an_error_but_invents_nothing() {
     disk.read_stale(true);
     let (_, recovered, _) = open(&disk, Pace::AtOnce).expect("a shorter log");
     assert_eq!(recovered.last, Lsn(6));
+}
+
+#[test]
+fn an_older_state_that_is_put_back_is_a_shorter_log() {
+    let disk = FaultDisk::default();
+    filled(&disk, 6);
+    let older = disk.copy();
+    let (mut log, _, _) = open(&disk, Pace::AtOnce).expect("a good disk");
+    log.append(Lsn(7), &[&[7; 50]]);
+    log.flush();
+    drop(log);
+    for (disk, last) in [(&disk, 7), (&older, 6)] {
+        let (_, recovered, found) = open(disk, Pace::AtOnce).expect("a good disk");
+        assert_eq!((recovered.last, found.len()), (Lsn(last), last as usize));
+    }
+}
+
+/// Without its digest a record of which only a part was written is taken for whole.
+#[test]
+fn the_digest_of_a_record_is_what_tells_a_torn_one() {
+    let disk = FaultDisk::default();
+    filled(&disk, 3);
+    let (mut log, _, _) = open(&disk, Pace::AtOnce).expect("a good disk");
+    // The first sector of two is written.
+    disk.inject(&[Fault::Torn(1)]);
+    log.append(Lsn(4), &[&[7; 900]]);
+    log.flush();
+    drop(log);
+    let read = |unchecked| {
+        let mut records = Records::new();
+        let mut each = |_, bytes: &[u8]| records.push(bytes.to_vec());
+        let config = LogConfig { unchecked, ..CONFIG };
+        let directory = disk.copy().directory();
+        MemoryLog::open(directory, OWNER, config, Pace::AtOnce, &mut each).expect("no damage");
+        records
+    };
+    assert_eq!(read(false).len(), 3);
+    let records = read(true);
+    assert!(records.len() == 4 && records[3].len() == 900 && records[3] != [7; 900]);
 }
 
 #[test]
