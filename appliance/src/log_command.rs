@@ -210,6 +210,7 @@ fn line(record: &Record<SharedBytes>) -> String {
     match record {
         Record::MemoryLost { .. } => "memory lost".into(),
         Record::MemoryWhole { .. } => "memory whole".into(),
+        Record::Entered { view } => format!("entered view={view}"),
         Record::Installed { regency, .. } => format!("installed regency={regency}"),
         Record::Synchronised { regency, resume, .. } => {
             let (start, bound) = (resume.start, resume.bound.len());

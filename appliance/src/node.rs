@@ -202,8 +202,8 @@ impl Node {
     /// # Errors
     /// It does not follow from those before it. The node must not be used then.
     pub fn restore(&mut self, now: Instant, record: &[u8]) -> Result<(), RestoreError> {
-        if let Some((context, batch, selection)) = self.ordering.restore(now, record)? {
-            self.execution.replay(&context, &batch, &selection);
+        if let Some(decided) = self.ordering.restore(now, record)? {
+            self.execution.replay(&decided);
         }
         Ok(())
     }

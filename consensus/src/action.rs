@@ -4,10 +4,11 @@ use alloc::boxed::Box;
 
 use crate::batch::{Batch, Selection};
 use crate::checkpoint::Ordered;
+use crate::membership::{ViewAnswer, ViewRequest};
 use crate::message::{Message, Position};
 use crate::record::Record;
 use crate::state_machine::Context;
-use crate::types::{ClientId, ConsensusId, Digest, Lsn, Regency, ReplicaId, Sequence};
+use crate::types::{ClientId, ConsensusId, Digest, Lsn, Regency, ReplicaId, Sequence, ViewId};
 
 /// To whom.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,6 +55,9 @@ pub enum Action<P> {
         /// Which requests: the others are duplicates or do not follow their session's last one
         /// (rule SMR.9).
         selection: Selection,
+        /// The batch is one request of the View Manager, which is not for the application: this is its
+        /// result (rule VIEW.3).
+        view_answer: Option<ViewAnswer>,
     },
     /// Take a checkpoint of the application as it is after the last `Execute`, and of the replies kept. It
     /// counts when it is durable itself and the record `base` is (rule CKP.3); then feed back
@@ -132,6 +136,28 @@ pub enum Action<P> {
         regency: Regency,
         /// Its leader.
         leader: ReplicaId,
+    },
+    /// Everything in this replica's view is decided here, and another view follows. Links to those of its
+    /// members that are new are needed from now on; all others stay.
+    ViewEnded {
+        /// What follows.
+        next: Box<ViewRequest>,
+    },
+    /// This replica is in another view from now on: whatever is proved, sent or answered by place in the
+    /// view goes by this one. Requests that clients made for the view before are void, and those that
+    /// are pending are forgotten: their clients have to hear of the view.
+    ViewEntered {
+        /// Which, with the View Manager's signature.
+        entered: Box<ViewRequest>,
+        /// Its first instance.
+        since: ConsensusId,
+        /// Its leader.
+        leader: ReplicaId,
+    },
+    /// This replica is in no later view, and the members of that one need it no more: it may end.
+    Retired {
+        /// The view that does without it.
+        view: ViewId,
     },
     /// The others have truncated the decisions this replica needs: it cannot catch up by itself.
     Behind {

@@ -14,10 +14,17 @@
 //! | 8 | sessions |
 //! | 32 x decisions | digests of what was decided, the newest first |
 //! | 16 x sessions | client 8, last executed request 8; clients ascending |
+//! | 1 | may views follow each other? 0 or 1; if so: |
+//! | 8 | the first instance of the view |
+//! | | its [membership with its signature](crate::membership), which is zero in the first view |
+//! | 1 | was another one accepted? 0 or 1; if so: |
+//! | 8 + | the last instance of this view, the next membership with its signature |
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::limits::{DEPTH_MAX, decisions_told};
+use crate::membership::ViewRequest;
 use crate::message::Malformed;
 use crate::message::codec::fields::{Reader, Writer};
 use crate::spec;
@@ -25,6 +32,26 @@ use crate::types::{ClientId, ConsensusId, Digest, Sequence, ViewId};
 
 const FIXED_SIZE: usize = 32;
 const SESSION_SIZE: usize = 16;
+
+/// A view that was accepted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ending {
+    /// The last instance of the view before.
+    pub last: ConsensusId,
+    /// What rules behind it.
+    pub next: ViewRequest,
+}
+
+/// Which members an instance belongs to, where that can change.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ruled {
+    /// Of the instance's view, signed but for the first.
+    pub request: ViewRequest,
+    /// The first instance of that view.
+    pub since: ConsensusId,
+    /// What comes next, as far as known at the instance, which may be the last one.
+    pub ending: Option<Ending>,
+}
 
 /// See the module.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,6 +67,8 @@ pub struct Ordered {
     pub decisions: Vec<Digest>,
     /// Last executed request of each session that has one, clients ascending.
     pub sessions: Vec<(ClientId, Sequence)>,
+    /// Its view's membership, if views may follow each other (rule VIEW.1).
+    pub ruled: Option<Box<Ruled>>,
 }
 
 impl Ordered {
@@ -65,6 +94,7 @@ impl Ordered {
             writer.u64(client.0);
             writer.u64(executed.0);
         }
+        encode_ruled(self.ruled.as_deref(), out);
     }
 
     /// Reads what [`Ordered::encode`] wrote, and nothing else.
@@ -95,15 +125,66 @@ impl Ordered {
             }
             sessions.push((client, executed));
         }
+        let ruled = read_ruled(&mut reader)?;
         reader.end()?;
-        Ok(Self { view, cid, timestamp_ns, decisions, sessions })
+        Ok(Self { view, cid, timestamp_ns, decisions, sessions, ruled })
     }
+}
+
+fn encode_ruled(ruled: Option<&Ruled>, out: &mut Vec<u8>) {
+    out.push(u8::from(ruled.is_some()));
+    let Some(ruled) = ruled else {
+        return;
+    };
+    out.extend_from_slice(&ruled.since.0.to_le_bytes());
+    ruled.request.encode(out);
+    out.push(u8::from(ruled.ending.is_some()));
+    if let Some(ending) = &ruled.ending {
+        out.extend_from_slice(&ending.last.0.to_le_bytes());
+        ending.next.encode(out);
+    }
+}
+
+fn read_ruled(reader: &mut Reader<'_>) -> Result<Option<Box<Ruled>>, Malformed> {
+    if !reader.boolean()? {
+        return Ok(None);
+    }
+    let since = ConsensusId(reader.u64()?);
+    let request = ViewRequest::read(reader)?;
+    let ending = match reader.boolean()? {
+        false => None,
+        true => {
+            let last = ConsensusId(reader.u64()?);
+            Some(Ending { last, next: ViewRequest::read(reader)? })
+        }
+    };
+    Ok(Some(Box::new(Ruled { request, since, ending })))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::FaultModel;
+    use crate::membership::{Member, Membership};
+    use crate::types::ReplicaId;
+    use alloc::string::String;
     use proptest::prelude::*;
+
+    fn ruled(ending: bool) -> Box<Ruled> {
+        let membership = |view| {
+            let member = |id| Member {
+                id: ReplicaId(id),
+                address: String::from("a:1"),
+                static_key: [1; 32],
+                signing_key: [2; 32],
+            };
+            let members = (0..4).map(member).collect();
+            let next = Membership::new(7, ViewId(view), 1, FaultModel::Byzantine, members);
+            ViewRequest { next: next.expect("possible"), signature: [view as u8; 64] }
+        };
+        let ending = ending.then(|| Ending { last: ConsensusId(9), next: membership(4) });
+        Box::new(Ruled { request: membership(3), since: ConsensusId(2), ending })
+    }
 
     fn ordered(decisions: usize, sessions: u64) -> Ordered {
         Ordered {
@@ -112,6 +193,7 @@ mod tests {
             timestamp_ns: 77,
             decisions: (0..decisions).map(|at| Digest([at as u8; 32])).collect(),
             sessions: (0..sessions).map(|at| (ClientId(3 * at), Sequence(at + 1))).collect(),
+            ruled: (sessions > 0).then(|| ruled(sessions > 1)),
         }
     }
 

@@ -1,5 +1,6 @@
 //! What a core is told when it starts: the view, who it is, and one timeout.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
@@ -9,6 +10,7 @@ use crate::limits::{
     DECISION_LOG_SIZE_MAX, INLINE_BODY_MAX, MAC_SIZE, PENDING_MAX, PENDING_SIZE_MAX, REPLICAS_MAX,
     SIGNATURE_SIZE, STATE_SIZE_MAX,
 };
+use crate::membership::Membership;
 use crate::quorum::Quorums;
 use crate::{ReplicaId, ViewId};
 
@@ -125,8 +127,12 @@ impl View {
 pub struct Config {
     /// Who this replica is. Must be a member of `view`.
     pub id: ReplicaId,
-    /// The initial membership.
+    /// The view in which it starts: the first one; or for a member that joins, the later one that names
+    /// it.
     pub view: View,
+    /// The membership of the first view, if others may follow it; `None`: there is no View Manager, and
+    /// no view follows (rule VIEW.1).
+    pub first: Option<Box<Membership>>,
     /// How long a request may be the oldest pending one without any progress before the replica
     /// forwards it, and again before it asks for another leader. The one timeout: every other
     /// period is derived from it (rule TIME.6).
@@ -181,6 +187,7 @@ impl Config {
         Self {
             id,
             view,
+            first: None,
             request_timeout: Duration::from_secs(2),
             depth: 1,
             checkpoint_every: 0,
@@ -216,6 +223,8 @@ impl Config {
             Check::BodyDigests => self.checks.body_digests = false,
             Check::OfferQuorum => self.checks.offer_quorum = false,
             Check::ChunkRoots => self.checks.chunk_roots = false,
+            Check::Handover => self.checks.handover = false,
+            Check::ViewQuorums => self.checks.view_quorums = false,
         }
         self
     }
@@ -240,6 +249,10 @@ pub enum Check {
     OfferQuorum,
     /// Chunks compared by the root that they imply (ST.2).
     ChunkRoots,
+    /// A view is entered when enough members are known to have its beginning (VIEW.5).
+    Handover,
+    /// The thresholds of the view that votes are for, not of the one before (VIEW.6).
+    ViewQuorums,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -252,6 +265,8 @@ pub(crate) struct Checks {
     pub(crate) body_digests: bool,
     pub(crate) offer_quorum: bool,
     pub(crate) chunk_roots: bool,
+    pub(crate) handover: bool,
+    pub(crate) view_quorums: bool,
 }
 
 impl Checks {
@@ -264,5 +279,7 @@ impl Checks {
         body_digests: true,
         offer_quorum: true,
         chunk_roots: true,
+        handover: true,
+        view_quorums: true,
     };
 }

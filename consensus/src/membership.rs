@@ -257,9 +257,14 @@ impl ViewRequest {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         spec!("VIEW.1");
         let mut reader = Reader::new(bytes);
-        let signature = reader.array()?;
-        let next = Membership::read(&mut reader)?;
+        let request = Self::read(&mut reader)?;
         reader.end()?;
-        Ok(Self { next, signature })
+        Ok(request)
+    }
+
+    /// As [`ViewRequest::decode`], with something behind it.
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let signature = reader.array()?;
+        Ok(Self { next: Membership::read(reader)?, signature })
     }
 }

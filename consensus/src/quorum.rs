@@ -90,6 +90,12 @@ impl Quorums {
         self.f + next.one_correct()
     }
 
+    /// Members of a view that has ended who have to be in the next one, so that enough correct ones go on
+    /// teaching the others what was decided in it.
+    pub fn taught(self) -> usize {
+        self.f + self.one_correct()
+    }
+
     /// States that a synchronisation collects at least: n - f.
     pub fn sync(self) -> usize {
         self.n - self.f

@@ -87,6 +87,11 @@ pub enum Record<P> {
         /// Its bytes, unless they were written here in the same epoch.
         batch: Option<Batch<P>>,
     },
+    /// This replica is in this view from here on (rule VIEW.6).
+    Entered {
+        /// Which.
+        view: ViewId,
+    },
     /// At an instance with a checkpoint: stands for all records before it (rule CKP.2).
     Base(Box<Base>),
     /// The same, of a checkpoint that others had sent. Nothing leads to it from the records before (rule
@@ -127,6 +132,7 @@ mod kind {
     pub(super) const MEMORY_WHOLE: u8 = 7;
     pub(super) const BASE: u8 = 8;
     pub(super) const TRANSFERRED: u8 = 9;
+    pub(super) const ENTERED: u8 = 10;
 }
 
 const BATCH_FOLLOWS: u8 = 1;
@@ -159,6 +165,10 @@ impl<P: Payload> Record<P> {
             Self::MemoryWhole { view } => {
                 let at = regency(view, &Regency(0), none);
                 (head(kind::MEMORY_WHOLE, at, Digest::ZERO), &[], None)
+            }
+            Self::Entered { view } => {
+                let at = regency(view, &Regency(0), none);
+                (head(kind::ENTERED, at, Digest::ZERO), &[], None)
             }
             Self::Installed { view, regency: it } => {
                 (head(kind::INSTALLED, regency(view, it, none), Digest::ZERO), &[], None)
@@ -269,6 +279,7 @@ impl<P: Payload> Record<P> {
             (_, 0) if !rest.is_empty() => bad(Malformed::Trailing),
             (kind::MEMORY_LOST, 0) => Ok(Self::MemoryLost { view }),
             (kind::MEMORY_WHOLE, 0) => Ok(Self::MemoryWhole { view }),
+            (kind::ENTERED, 0) => Ok(Self::Entered { view }),
             (kind::INSTALLED, 0) => Ok(Self::Installed { view, regency }),
             (kind::ACCEPTED, 0) => Ok(Self::Accepted(Vote { at, digest })),
             _ => bad(Malformed::Unknown),
@@ -324,6 +335,7 @@ mod tests {
         alloc::vec![
             Record::MemoryLost { view },
             Record::MemoryWhole { view },
+            Record::Entered { view },
             Record::Installed { view, regency },
             Record::Synchronised { view, regency, resume },
             Record::Written { at, batch: batch.clone() },
@@ -355,6 +367,7 @@ mod tests {
             claimed: ConsensusId(60),
             stopped: false,
             mute: true,
+            joining: false,
             resume: Resume { start: ConsensusId(63), bound: alloc::vec![digest] },
             votes: alloc::vec![
                 votes(None, None),
@@ -412,7 +425,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_without_panic(
-            at in 0usize..10,
+            at in 0usize..11,
             changes in proptest::collection::vec((any::<u16>(), any::<u8>()), 0..8),
         ) {
             let mut bytes = bytes(&records()[at]);

@@ -9,8 +9,9 @@ use std::time::Duration;
 use tetrarch_consensus::batch::{REQUEST_HEADER_SIZE, Replier, RequestHeader};
 use tetrarch_consensus::message::{Request, proof};
 use tetrarch_consensus::payload::SharedBytes;
-use tetrarch_consensus::{ClientId, Digest, Instant, Sequence};
+use tetrarch_consensus::{ClientId, Digest, Instant, Sequence, ViewId, ViewRequest};
 
+use crate::follower::Follower;
 use crate::keys::Keys;
 use crate::rng::Rng;
 use crate::service::{Answer, Operation};
@@ -27,6 +28,8 @@ pub struct Reply {
     pub read_only: bool,
     /// The result.
     pub answer: Answer,
+    /// The view of who answers.
+    pub view: ViewId,
 }
 
 /// What a client wants the world to do or to know.
@@ -69,6 +72,7 @@ pub enum Wish {
 
 /// Makes the body of a request and its digest.
 pub fn body(
+    view: ViewId,
     client: ClientId,
     sequence: Sequence,
     read_only: bool,
@@ -79,7 +83,7 @@ pub fn body(
     RequestHeader {
         client,
         sequence,
-        view: 0,
+        view: view.0,
         read_only,
         replier: Replier::EVERYONE,
         unanswered: 0,
@@ -99,7 +103,19 @@ pub fn request(
     operation: &[u8],
     prove: impl FnOnce(&Digest) -> (u8, Vec<u8>),
 ) -> Request<SharedBytes> {
-    let (mut bytes, digest) = body(client, sequence, read_only, operation);
+    request_in(ViewId(0), client, sequence, read_only, operation, prove)
+}
+
+/// As [`request`], in a later view.
+pub fn request_in(
+    view: ViewId,
+    client: ClientId,
+    sequence: Sequence,
+    read_only: bool,
+    operation: &[u8],
+    prove: impl FnOnce(&Digest) -> (u8, Vec<u8>),
+) -> Request<SharedBytes> {
+    let (mut bytes, digest) = body(view, client, sequence, read_only, operation);
     let body_size = bytes.len() as u32;
     let (auth, proof) = prove(&digest);
     bytes.extend_from_slice(&proof);
@@ -125,8 +141,7 @@ pub struct Client {
     plan: ClientPlan,
     keys: Keys,
     rng: Rng,
-    n: usize,
-    quorum: usize,
+    follower: Follower,
     timeout: Duration,
     incarnation: u32,
     ordered: u32,
@@ -144,7 +159,7 @@ impl Client {
         plan: ClientPlan,
         keys: Keys,
         rng: Rng,
-        (n, quorum, timeout): (usize, usize, Duration),
+        (follower, timeout): (Follower, Duration),
         now: Instant,
     ) -> Self {
         Self {
@@ -152,8 +167,7 @@ impl Client {
             plan,
             keys,
             rng,
-            n,
-            quorum,
+            follower,
             timeout,
             incarnation: 1,
             ordered: 0,
@@ -277,7 +291,9 @@ impl Client {
         let entry = &self.in_flight[at];
         let identity = self.id.identity();
         let operation = entry.operation.encode();
-        let request = request(self.id, entry.sequence, entry.read_only, &operation, |digest| {
+        let view = self.follower.view().id();
+        let (sequence, read_only) = (entry.sequence, entry.read_only);
+        let request = request_in(view, self.id, sequence, read_only, &operation, |digest| {
             if sign {
                 (proof::SIGNATURE, self.keys.signature(identity, digest))
             } else {
@@ -317,18 +333,42 @@ impl Client {
         let mine = |request: &InFlight| {
             request.sequence == reply.sequence && request.read_only == reply.read_only
         };
+        if reply.view != self.follower.view().id() || !self.follower.has(from) {
+            return;
+        }
         let Some(at) = self.in_flight.iter().position(mine) else { return };
         let entry = &mut self.in_flight[at];
         entry.replies.retain(|(member, _)| *member != from);
         entry.replies.push((from, reply.answer));
         let equal = entry.replies.iter().filter(|(_, answer)| *answer == reply.answer).count();
-        if equal >= self.quorum {
+        if equal >= self.follower.view().quorums().reply() {
             let (token, read_only) = (entry.token, entry.read_only);
             self.in_flight.remove(at);
             self.returned += 1;
             wishes.push(Wish::Returned { token, answer: reply.answer, read_only });
-        } else if entry.read_only && entry.replies.len() == self.n {
+        } else if entry.read_only && entry.replies.len() == self.follower.view().n() {
             self.fall_back(at, now, wishes);
         }
+    }
+
+    /// A member says that it is in a later view, and which: true when this client is in it from now on.
+    /// What is in flight goes out again.
+    pub fn on_news(
+        &mut self,
+        now: Instant,
+        from: usize,
+        news: &ViewRequest,
+        wishes: &mut Vec<Wish>,
+    ) -> bool {
+        if !self.follower.hear(from, news) {
+            return false;
+        }
+        for at in 0..self.in_flight.len() {
+            let entry = &mut self.in_flight[at];
+            entry.replies.clear();
+            entry.resend_at = now + self.timeout / 2;
+            self.transmit(at, false, wishes);
+        }
+        true
     }
 }

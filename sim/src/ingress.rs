@@ -6,9 +6,10 @@
 
 use tetrarch_consensus::batch::Selection;
 use tetrarch_consensus::limits::REPLICAS_MAX;
+use tetrarch_consensus::membership::is_view_manager;
 use tetrarch_consensus::message::Request;
 use tetrarch_consensus::payload::SharedBytes;
-use tetrarch_consensus::{Batch, Digest, Message, SparseBatch};
+use tetrarch_consensus::{Batch, Digest, Message, RequestView, SparseBatch, ViewRequest};
 
 use crate::keys::Keys;
 use crate::service::Operation;
@@ -22,9 +23,7 @@ pub fn admit(keys: &Keys, member: usize, hostile: bool, mut message: Msg) -> Opt
     match &mut message {
         Message::Propose(propose) => {
             check(keys, member, hostile, &mut propose.batch)?;
-            let valid = |view: tetrarch_consensus::RequestView<'_>| {
-                Operation::decode(view.operation).is_some()
-            };
+            let valid = |view: RequestView<'_>| is_valid(keys, &view);
             if !propose.batch.requests().all(valid) {
                 return None;
             }
@@ -39,7 +38,7 @@ pub fn admit(keys: &Keys, member: usize, hostile: bool, mut message: Msg) -> Opt
             }
             let mut authentic = Selection::NONE;
             for (place, view) in batch.requests() {
-                if view.digest != digest(view.body) || Operation::decode(view.operation).is_none() {
+                if view.digest != digest(view.body) || !is_valid(keys, &view) {
                     return None;
                 }
                 if keys.convinces(&view, member) {
@@ -50,9 +49,7 @@ pub fn admit(keys: &Keys, member: usize, hostile: bool, mut message: Msg) -> Opt
         }
         Message::Bodies(bodies) => {
             check(keys, member, hostile, &mut bodies.requests)?;
-            let valid = |view: tetrarch_consensus::RequestView<'_>| {
-                Operation::decode(view.operation).is_some()
-            };
+            let valid = |view: RequestView<'_>| is_valid(keys, &view);
             if !bodies.requests.requests().all(valid) {
                 return None;
             }
@@ -80,9 +77,17 @@ pub fn admit(keys: &Keys, member: usize, hostile: bool, mut message: Msg) -> Opt
 /// Checks a client's own request.
 pub fn admit_request(keys: &Keys, member: usize, request: &Request<SharedBytes>) -> bool {
     let view = request.view();
-    view.digest == digest(view.body)
-        && keys.convinces(&view, member)
-        && Operation::decode(view.operation).is_some()
+    view.digest == digest(view.body) && keys.convinces(&view, member) && is_valid(keys, &view)
+}
+
+/// Does the service know the operation, or did the View Manager sign it, whose requests are not the
+/// service's?
+fn is_valid(keys: &Keys, view: &RequestView<'_>) -> bool {
+    if is_view_manager(view.client) {
+        let request = ViewRequest::decode(view.operation);
+        return request.is_ok_and(|request| keys.view_is_signed(&request));
+    }
+    Operation::decode(view.operation).is_some()
 }
 
 fn digest(body: &[u8]) -> Digest {
@@ -114,7 +119,7 @@ fn list(keys: &Keys, member: usize, hostile: bool, batch: &mut Batch<SharedBytes
     check(keys, member, hostile, batch)?;
     let mut authentic = batch.authentic;
     for (index, view) in batch.requests().enumerate() {
-        if Operation::decode(view.operation).is_none() {
+        if !is_valid(keys, &view) {
             authentic.remove(index);
         }
     }

@@ -5,8 +5,9 @@
 //! not: be mistaken for cryptography.
 
 use tetrarch_appliance::proofs::sign_state;
+use tetrarch_consensus::membership::VIEW_MANAGER;
 use tetrarch_consensus::message::{ReplicaState, Request, SignedState, proof};
-use tetrarch_consensus::{Digest, Payload, ReplicaId, RequestView};
+use tetrarch_consensus::{Digest, Membership, Payload, ReplicaId, RequestView, ViewRequest};
 
 use tetrarch_dataplane::crypto::signature::SigningKey;
 
@@ -74,6 +75,20 @@ impl Keys {
     /// Does `request`'s own proof convince `member`?
     pub fn convinces_request<P: Payload>(&self, request: &Request<P>, member: usize) -> bool {
         self.convinces(&request.view(), member)
+    }
+
+    /// The View Manager's signature of `next`.
+    pub fn sign_view(&self, next: &Membership) -> [u8; 64] {
+        let digest = Digest(*blake3::hash(&ViewRequest::signed_bytes(next)).as_bytes());
+        let mut signature = [0; 64];
+        signature[..TAG_SIZE].copy_from_slice(&self.tag(VIEW_MANAGER, SIGNING, &digest));
+        signature[TAG_SIZE] = 1;
+        signature
+    }
+
+    /// Did the View Manager sign exactly this?
+    pub fn view_is_signed(&self, request: &ViewRequest) -> bool {
+        request.signature == self.sign_view(&request.next)
     }
 
     /// Signs `state` as its own replica: what egress does.

@@ -5,10 +5,12 @@
 //! protocol logic: what is right is said once, in `checker`.
 
 pub mod byzantine;
+pub mod changes;
 pub mod checker;
 pub mod client;
 pub mod coverage;
 pub mod disks;
+pub mod follower;
 pub mod ingress;
 pub mod keys;
 pub mod mischief;

@@ -41,6 +41,9 @@ struct Args {
     /// What members keep on disks; with disks, any number of them may crash at once
     #[arg(long, value_enum, default_value_t = Disks::None)]
     disks: Disks,
+    /// Members come and go (level 1)
+    #[arg(long)]
+    views: bool,
     /// Fault model; drawn from the seed when not given
     #[arg(long, value_enum)]
     model: Option<Model>,
@@ -78,6 +81,8 @@ enum Mutant {
     StopDataValidation,
     DuplicateSuppression,
     BodyDigests,
+    Handover,
+    ViewQuorums,
 }
 
 fn parse_range(text: &str) -> Result<(u64, u64), String> {
@@ -92,6 +97,7 @@ impl Args {
         Wishes {
             n: self.n,
             disks: self.disks,
+            views: self.views,
             depth: self.depth.map(usize::from),
             model: self.model.map(|model| match model {
                 Model::Byzantine => FaultModel::Byzantine,
@@ -108,6 +114,8 @@ impl Args {
                     Mutant::StopDataValidation => Check::StopDataValidation,
                     Mutant::DuplicateSuppression => Check::DuplicateSuppression,
                     Mutant::BodyDigests => Check::BodyDigests,
+                    Mutant::Handover => Check::Handover,
+                    Mutant::ViewQuorums => Check::ViewQuorums,
                 })
                 .collect(),
         }
@@ -127,6 +135,9 @@ impl Args {
         };
         if self.disks != Disks::None {
             command += &format!(" --disks {}", value(self.disks.to_possible_value()));
+        }
+        if self.views {
+            command += " --views";
         }
         if let Some(model) = self.model {
             command += &format!(" --model {}", value(model.to_possible_value()));

@@ -8,9 +8,9 @@ use std::time::Duration;
 use tetrarch_consensus::limits::ADMISSION_WINDOW;
 use tetrarch_consensus::message::{Request, proof};
 use tetrarch_consensus::payload::SharedBytes;
-use tetrarch_consensus::{ClientId, Digest, Sequence};
+use tetrarch_consensus::{ClientId, Digest, Sequence, ViewId};
 
-use crate::client::{Reply, request};
+use crate::client::{Reply, request_in};
 use crate::keys::Keys;
 use crate::rng::Rng;
 use crate::service::Operation;
@@ -38,17 +38,33 @@ pub struct Rascal {
     counter: u32,
     answered: bool,
     tries: u32,
+    view: ViewId,
 }
 
 impl Rascal {
     /// A client with a key of its own.
     pub fn new(identity: u32, mischief: Mischief, keys: Keys, rng: Rng, n: usize) -> Self {
-        Self { identity, mischief, keys, rng, n, counter: 1, answered: false, tries: 0 }
+        Self {
+            identity,
+            mischief,
+            keys,
+            rng,
+            n,
+            counter: 1,
+            answered: false,
+            tries: 0,
+            view: ViewId(0),
+        }
     }
 
     /// Pause until it acts again.
     pub fn pause(&mut self, timeout: Duration) -> Duration {
         self.rng.duration(timeout / 20, timeout / 2)
+    }
+
+    /// Makes its requests for `view` from now on.
+    pub fn enter(&mut self, view: ViewId) {
+        self.view = view;
     }
 
     /// Takes a reply.
@@ -166,9 +182,10 @@ impl Rascal {
         }
         let nonsense = self.rng.next().to_le_bytes();
         let identity = self.identity;
-        let request = request(client, sequence, false, &nonsense, |digest: &Digest| {
-            (proof::SIGNATURE, self.keys.signature(identity, digest))
-        });
+        let request =
+            request_in(self.view, client, sequence, false, &nonsense, |digest: &Digest| {
+                (proof::SIGNATURE, self.keys.signature(identity, digest))
+            });
         shots.push(Shot { audience: u64::MAX, request, convinces: u64::MAX });
     }
 
@@ -197,10 +214,11 @@ impl Rascal {
         };
         let operation = Operation::Put(3 + self.rng.below(2) as u8 * 2, value).encode();
         let identity = self.identity;
-        let request = request(client, sequence, false, &operation, |digest| match sign {
-            true => (proof::SIGNATURE, self.keys.signature(identity, digest)),
-            false => (proof::MAC_VECTOR, self.keys.mac_vector(identity, digest, convinces)),
-        });
+        let request =
+            request_in(self.view, client, sequence, false, &operation, |digest| match sign {
+                true => (proof::SIGNATURE, self.keys.signature(identity, digest)),
+                false => (proof::MAC_VECTOR, self.keys.mac_vector(identity, digest, convinces)),
+            });
         let convinces = if sign { u64::MAX } else { convinces };
         shots.push(Shot { audience, request, convinces });
     }

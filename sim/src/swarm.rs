@@ -13,6 +13,7 @@ use tetrarch_consensus::{FaultModel, ReplicaId};
 
 use tetrarch_dataplane::storage::LogConfig;
 
+use crate::changes::Changes;
 use crate::rng::Rng;
 use crate::world::Disks;
 
@@ -215,6 +216,8 @@ pub struct Options {
     pub villains_persist: bool,
     /// Protocol checks that are switched off, to prove that the checkers notice.
     pub mutants: Vec<Check>,
+    /// Views that follow each other.
+    pub changes: Option<Changes>,
 }
 
 /// What a correct client does.
@@ -247,6 +250,8 @@ pub struct Wishes {
     pub strategies: Vec<Strategy>,
     /// Switched off checks.
     pub mutants: Vec<Check>,
+    /// Do views follow each other?
+    pub views: bool,
 }
 
 const MS: Duration = Duration::from_millis(1);
@@ -275,6 +280,9 @@ impl Options {
         options.faulty_members(&mut rng, &wishes.strategies);
         options.crowd(wishes);
         options.spoil_disks();
+        if wishes.views {
+            options.change_views();
+        }
         options
     }
 
@@ -410,6 +418,7 @@ impl Options {
             abandoned: 0,
             villains_persist: rng.chance(700),
             mutants: Vec::new(),
+            changes: None,
         }
     }
 
@@ -484,7 +493,8 @@ impl Options {
             self.execution,
         ];
         let (least, spread) = self.delay;
-        self.villains.is_empty()
+        self.changes.is_none()
+            && self.villains.is_empty()
             && self.crashes.is_empty()
             && self.abandoned == 0
             && self.mutants.is_empty()

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use tetrarch_consensus::limits::{FULL_RESULT_SIZE_MAX, RESULT_SIZE_MAX};
 use tetrarch_consensus::message::reply::{REPLY_HEADER_SIZE, ReplyHeader, Status};
 use tetrarch_consensus::{
-    BadSnapshot, Batch, ClientId, ConsensusId, Context, Digest, Lsn, Ordered, Replies, RequestView,
-    Selection, Sequence, StateMachine, ViewId, spec,
+    BadSnapshot, ClientId, ConsensusId, Context, Digest, Lsn, Ordered, Replies, RequestView,
+    Sequence, StateMachine, ViewId, spec,
 };
 use tetrarch_dataplane::frame::FramePool;
 use tetrarch_dataplane::limits::BURST_MAX;
@@ -21,13 +21,12 @@ use tetrarch_dataplane::stage::{Progress, Stage};
 use tetrarch_dataplane::types::Instant;
 
 use super::reply_page::ReplyPage;
-use super::{Answer, ExecutionRings, Wakers, Work, wake};
+use super::{Answer, Decided, ExecutionRings, Wakers, Work, wake};
 use crate::checkpoint::chunks::Chunks;
 use crate::checkpoint::image::{self, ImageError};
 use crate::checkpoint::transfer::{Install, State};
 use crate::checkpoint::{CheckpointSink, Position};
 use crate::metrics::Metrics;
-use crate::payload::FramePayload;
 use crate::reply_cache::ReplyCache;
 
 /// Bytes of a checkpoint that are copied in one poll: some tens of microseconds.
@@ -104,10 +103,10 @@ impl Execution {
     }
 
     /// Executes again what was executed before a restart: nobody is told, and replies are kept.
-    pub fn replay(&mut self, context: &Context, batch: &Batch<FramePayload>, run: &Selection) {
+    pub fn replay(&mut self, decided: &Decided) {
         spec!("DUR.4");
         self.replays = true;
-        self.execute(context, batch, run);
+        self.execute(decided);
         self.replays = false;
     }
 
@@ -221,7 +220,7 @@ impl Execution {
         let room = self.rings.replies.room();
         let needed = match self.rings.work.front() {
             None => return Progress::Idle,
-            Some(Work::Execute { batch, .. }) => batch.len(),
+            Some(Work::Execute { decided, .. }) => decided.batch.len(),
             Some(Work::Resend { .. } | Work::Busy { .. }) => 1,
             Some(Work::Reads(_) | Work::Checkpoint { .. } | Work::Install { .. }) => 0,
         };
@@ -229,9 +228,9 @@ impl Execution {
             return Progress::Idle;
         }
         match self.rings.work.pop() {
-            Some(Work::Execute { context, batch, selection, after }) => {
+            Some(Work::Execute { decided, after }) => {
                 self.after = after;
-                self.execute(&context, &batch, &selection);
+                self.execute(&decided);
             }
             Some(Work::Resend { client, sequence }) => self.resend(client, sequence),
             Some(Work::Busy { client, sequence }) => self.say(client, sequence, Status::Busy),
@@ -246,8 +245,9 @@ impl Execution {
         Progress::Worked
     }
 
-    fn execute(&mut self, context: &Context, batch: &Batch<FramePayload>, run: &Selection) {
-        spec!("SMR.8", "SMR.9");
+    fn execute(&mut self, decided: &Decided) {
+        spec!("SMR.8", "SMR.9", "VIEW.3");
+        let Decided { context, batch, selection: run, view_answer } = decided;
         let mut executed = 0;
         let sample = self.metrics.trace.wanted();
         let mut found = false;
@@ -262,7 +262,13 @@ impl Execution {
             executed += 1;
             found |= sample.is_some_and(|sample| sample.is(request.client, request.sequence));
             writer.begin(&request, batch.len() - at);
-            service.execute(context, &request, &mut writer);
+            match view_answer {
+                None => service.execute(context, &request, &mut writer),
+                Some(answer) => {
+                    let bytes = answer.to_bytes();
+                    writer.reply(request.client, bytes.len()).copy_from_slice(&bytes);
+                }
+            }
             let body = writer.finish();
             let size = body.len();
             cache.insert(request.client, request.sequence, request.oldest_unanswered(), body);

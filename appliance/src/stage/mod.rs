@@ -37,7 +37,7 @@ pub mod worker;
 use tetrarch_consensus::limits::{ACTIONS_MAX, BATCH_REQUESTS_MAX, EXECUTION_LAG_MAX};
 use tetrarch_consensus::{
     Batch, ClientId, ConsensusId, Context, Evidence, Input, Lsn, Message, Ordered, Recipients,
-    Regency, ReplicaId, Request, Selection, Sequence, TransferNote, Verified,
+    Regency, ReplicaId, Request, Selection, Sequence, TransferNote, Verified, ViewAnswer,
 };
 use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::frame::Frame;
@@ -122,12 +122,8 @@ pub struct Outbound {
 pub enum Work {
     /// Execute a decided batch.
     Execute {
-        /// What the application may know.
-        context: Context,
-        /// The value.
-        batch: Batch<FramePayload>,
-        /// Which of its requests run.
-        selection: Selection,
+        /// What.
+        decided: Decided,
         /// What has to be durable before anybody is told.
         after: Lsn,
     },
@@ -163,6 +159,19 @@ pub enum Work {
         /// Request.
         sequence: Sequence,
     },
+}
+
+/// A decided batch as the application gets it.
+#[derive(Debug)]
+pub struct Decided {
+    /// What the application may know.
+    pub context: Context,
+    /// The value.
+    pub batch: Batch<FramePayload>,
+    /// Which of its requests run.
+    pub selection: Selection,
+    /// It is a request of the View Manager, with this result, and not for the application.
+    pub view_answer: Option<ViewAnswer>,
 }
 
 /// An answer to a client, ready but for its digest.

@@ -12,15 +12,17 @@ use std::sync::atomic::AtomicU64;
 use tetrarch_consensus::limits::{ACTIONS_MAX, REQUESTS_PER_STEP_MAX};
 use tetrarch_consensus::smr::{Replica, RestoreError};
 use tetrarch_consensus::{
-    Action, Actions, Batch, ConsensusId, Context, Digest, Input, Instant as CoreInstant, Lsn,
-    Ordered, Protocol, Request, Selection, spec,
+    Action, Actions, ConsensusId, Digest, Input, Instant as CoreInstant, Lsn, Ordered, Protocol,
+    Request, spec,
 };
 use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::stage::{Progress, Stage};
 use tetrarch_dataplane::types::Instant;
 
 use super::records::{Records, Watermark};
-use super::{BUSY_MAX, Event, ORDERS_MAX, OrderingRings, Outbound, WORK_MAX, Wakers, Work, wake};
+use super::{
+    BUSY_MAX, Decided, Event, ORDERS_MAX, OrderingRings, Outbound, WORK_MAX, Wakers, Work, wake,
+};
 use crate::checkpoint::Target;
 use crate::checkpoint::transfer::Order;
 use crate::metrics::Metrics;
@@ -92,12 +94,12 @@ impl Ordering {
         &mut self,
         now: Instant,
         record: &[u8],
-    ) -> Result<Option<(Context, Batch<FramePayload>, Selection)>, RestoreError> {
+    ) -> Result<Option<Decided>, RestoreError> {
         self.core.restore(CoreInstant(now.0), record, &mut self.actions)?;
         let mut executes = None;
         for action in self.actions.drain() {
-            if let Action::Execute { context, batch, selection } = action {
-                executes = Some((context, batch, selection));
+            if let Action::Execute { context, batch, selection, view_answer } = action {
+                executes = Some(Decided { context, batch, selection, view_answer });
             }
         }
         Ok(executes)
@@ -245,9 +247,10 @@ impl Ordering {
                 debug_assert!(pushed.is_ok(), "the room was checked");
             }
             Action::Persist { .. } => debug_assert!(false, "records are appended in order"),
-            Action::Execute { context, batch, selection } => {
+            Action::Execute { context, batch, selection, view_answer } => {
                 let after = self.appended;
-                self.work(Work::Execute { context, batch, selection, after });
+                let decided = Decided { context, batch, selection, view_answer };
+                self.work(Work::Execute { decided, after });
             }
             Action::Checkpoint { base, ordered } => self.work(Work::Checkpoint { base, ordered }),
             Action::ResendReply { client, sequence } => {
@@ -289,6 +292,10 @@ impl Ordering {
                 self.work(Work::Install { base, cid, after });
             }
             Action::Transfer(note) => self.tell(Event::Transfer(note)),
+            // The core was given no first membership.
+            Action::ViewEnded { .. } | Action::ViewEntered { .. } | Action::Retired { .. } => {
+                debug_assert!(false, "no view follows the first");
+            }
         }
     }
 

@@ -16,7 +16,8 @@
 //! | 1 | levels that the last synchronisation bound |
 //! | 1 | open instances that were written in the regency, from the lowest on |
 //! | 1 | those that were accepted |
-//! | 3 | zero |
+//! | 1 | does this replica wait for the view that it joins in: 0 or 1 |
+//! | 2 | zero |
 //! | | the state that the replica would sign, as in STOPDATA |
 //! | 4 + 4 + 0, 32 or 64 | for each decision in it: epoch, 1 written + 2 accepted, and their digests |
 //! | 32 each | bound levels, written, accepted |
@@ -64,6 +65,8 @@ pub struct Base {
     pub stopped: bool,
     /// Does this replica only learn (rule LAG.5)?
     pub mute: bool,
+    /// Does this replica wait for the view that it joins in (rule VIEW.8)?
+    pub joining: bool,
     /// How the last synchronisation told to go on.
     pub resume: Resume,
     /// For each of `state.decisions`.
@@ -95,7 +98,8 @@ impl Base {
             assert!(list.len() <= decisions_told(DEPTH_MAX), "two for each open instance at most");
             writer.u8(list.len() as u8);
         }
-        writer.zeros(3);
+        writer.u8(u8::from(self.joining));
+        writer.zeros(2);
         write_state(&mut writer, &self.state);
         for votes in &self.votes {
             writer.u32(votes.epoch.0);
@@ -121,7 +125,8 @@ impl Base {
         let start = ConsensusId(reader.u64()?);
         let (stopped, mute) = (reader.boolean()?, reader.boolean()?);
         let [bound, wrote, accepted] = reader.array::<3>()?.map(usize::from);
-        reader.zeros(3)?;
+        let joining = reader.boolean()?;
+        reader.zeros(2)?;
         let most = bound.max(wrote.max(accepted));
         if most > decisions_told(DEPTH_MAX) || wrote.max(accepted) > DEPTH_MAX {
             return Err(Malformed::TooMany);
@@ -144,7 +149,18 @@ impl Base {
         let resume = Resume { start, bound: bound? };
         let (wrote, accepted) = (wrote?, accepted?);
         reader.end()?;
-        Ok(Self { state, timestamp_ns, claimed, stopped, mute, resume, votes, wrote, accepted })
+        Ok(Self {
+            state,
+            timestamp_ns,
+            claimed,
+            stopped,
+            mute,
+            joining,
+            resume,
+            votes,
+            wrote,
+            accepted,
+        })
     }
 }
 

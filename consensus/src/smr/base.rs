@@ -34,11 +34,12 @@ impl<P: Payload> Replica<P> {
     /// What everybody agrees on after the last decision.
     fn ordered(&self) -> Ordered {
         Ordered {
-            view: self.config.view.id(),
+            view: self.ruling_id(),
             cid: self.decided,
             timestamp_ns: self.timestamp_ns,
             decisions: self.recent.iter().map(|recent| recent.digest).collect(),
             sessions: self.requests.sessions().collect(),
+            ruled: self.ruled(),
         }
     }
 
@@ -54,7 +55,8 @@ impl<P: Payload> Replica<P> {
             timestamp_ns: self.timestamp_ns,
             claimed: self.claimed,
             stopped: self.stopped,
-            mute: self.lag.is_mute(),
+            mute: self.lag.mute,
+            joining: self.lag.joining,
             resume: self.resume.clone(),
             votes: self.recent.iter().map(votes).collect(),
             // In order, without gaps (VP.10).
@@ -93,6 +95,7 @@ impl<P: Payload> Replica<P> {
             | Record::Installed { .. }
             | Record::Synchronised { .. }
             | Record::Accepted(_)
+            | Record::Entered { .. }
             | Record::Base(_) => {}
             // The decisions between those before it and its own are not here.
             Record::Transferred { base, .. } => {
@@ -133,6 +136,7 @@ impl<P: Payload> Replica<P> {
         let (Record::Base(base) | Record::Transferred { base, .. }) = record else {
             return Err(RestoreError::Base(ordered.cid));
         };
+        self.begin_views(ordered, base.state.view, base.joining)?;
         self.check_base(ordered, &base)?;
         for (client, executed) in &ordered.sessions {
             if !self.requests.restore(*client, *executed) {
@@ -151,16 +155,13 @@ impl<P: Payload> Replica<P> {
             self.log.clear();
         }
         self.open_again(&base)?;
+        self.pass_end();
         self.check_invariants();
         Ok(())
     }
 
     fn check_base(&self, ordered: &Ordered, base: &Base) -> Result<(), RestoreError> {
         let state = &base.state;
-        let view = self.config.view.id();
-        if state.view != view || ordered.view != view {
-            return Err(RestoreError::View(state.view));
-        }
         let same = state.decided == ordered.cid
             && state.replica == self.config.id
             && base.timestamp_ns == ordered.timestamp_ns
@@ -255,5 +256,5 @@ fn is_possible(base: &Base) -> bool {
         && base.state.open.iter().all(past)
         && base.wrote.iter().enumerate().all(wrote)
         && base.accepted.iter().enumerate().all(accepted)
-        && (silent || !(base.stopped || base.mute))
+        && (silent || !(base.stopped || base.mute || base.joining))
 }

@@ -30,7 +30,7 @@ pub(super) struct Durability {
     regency: Lsn,
     /// The regency in which this replica came back: it may have proposed there, and does not know
     /// what.
-    restored: Option<Regency>,
+    pub(super) restored: Option<Regency>,
 }
 
 /// A record that does not follow from those before it.
@@ -120,7 +120,7 @@ impl<P: Payload> Replica<P> {
         assert!(self.durability.last.is_none(), "records are made once");
         self.durability.last = Some(last);
         self.durability.durable = last;
-        let (view, mute) = (self.config.view.id(), self.lag.is_mute());
+        let (view, mute) = (self.config.view.id(), self.lag.mute);
         match (last, mute) {
             // Else the next restart would take what is recorded from here on for everything.
             (_, true) => return self.persist(|_| Record::MemoryLost { view }, actions),
@@ -148,7 +148,7 @@ impl<P: Payload> Replica<P> {
             }
             Record::MemoryWhole { view } => {
                 check(view)?;
-                if self.lag.is_mute() {
+                if self.lag.mute {
                     self.regain();
                 }
             }
@@ -189,7 +189,9 @@ impl<P: Payload> Replica<P> {
                 self.note_accept(at.cid, digest);
             }
             Record::Decided { at, digest, claimed, batch } => {
-                check(at.view)?;
+                if at.view != self.ruling_id() {
+                    return Err(RestoreError::View(at.view));
+                }
                 let open = self.window.lowest_mut();
                 if open.at.cid != at.cid {
                     return Err(RestoreError::Instance(at.cid));
@@ -207,6 +209,7 @@ impl<P: Payload> Replica<P> {
             Record::Transferred { base, .. } => {
                 return Err(RestoreError::Transferred(base.state.decided));
             }
+            Record::Entered { view } => self.enter_again(view)?,
             Record::Base(base) => {
                 if *base != self.base() {
                     return Err(RestoreError::Base(base.state.decided));
@@ -245,7 +248,10 @@ impl<P: Payload> Replica<P> {
             let lsn = Lsn(last.0 + 1);
             self.durability.last = Some(lsn);
             let record = record(self);
-            if matches!(record, Record::Installed { .. } | Record::Synchronised { .. }) {
+            if matches!(
+                record,
+                Record::Installed { .. } | Record::Synchronised { .. } | Record::Entered { .. }
+            ) {
                 self.durability.regency = lsn;
             }
             actions.push(Action::Persist { lsn, record });
@@ -311,7 +317,8 @@ impl<P: Payload> Replica<P> {
         let written = open.wrote == Some(decided.digest);
         let batch = (!written).then(|| batch.clone());
         let (digest, claimed) = (decided.digest, open.claimed);
-        Record::Decided { at: Position { epoch: decided.epoch, ..at }, digest, claimed, batch }
+        let at = Position { epoch: decided.epoch, view: self.ruling_id(), ..at };
+        Record::Decided { at, digest, claimed, batch }
     }
 
     /// Holds the open instances to what a synchronisation said.

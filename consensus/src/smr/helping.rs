@@ -37,8 +37,10 @@ pub(super) struct Helping {
 }
 
 impl Helping {
+    /// For `n` members, and one place behind them for all who are none.
     pub(super) fn new(n: usize) -> Self {
-        Self { given: alloc::vec![Given { since: Instant(0), size: 0, decided: 0 }; n], decided: 0 }
+        let nothing = Given { since: Instant(0), size: 0, decided: 0 };
+        Self { given: alloc::vec![nothing; n + 1], decided: 0 }
     }
 
     /// A batch of `size` bytes was decided.

@@ -43,7 +43,7 @@ impl<P: Payload> Replica<P> {
         self.ask_again_of(index, actions);
     }
 
-    fn status(&self) -> Status {
+    pub(super) fn status(&self) -> Status {
         let lowest = self.window.lowest();
         let (mut proposed, mut learned) = (0, 0);
         for (above, open) in self.window.iter().enumerate() {
@@ -51,7 +51,7 @@ impl<P: Payload> Replica<P> {
             learned |= u32::from(self.decision_of(open).is_some()) << above;
         }
         Status {
-            view: self.config.view.id(),
+            view: self.told_view(),
             regency: self.regency,
             wanted: self.wanted,
             stopped: self.stopped,
@@ -69,6 +69,10 @@ impl<P: Payload> Replica<P> {
         spec!("LAG.1", "LAG.3", "SYNC.1");
         self.send(Recipients::Others, Message::Status(self.status()), actions);
         self.refuse_again(actions);
+        self.try_retire(actions);
+        if self.window.is_closed() {
+            return;
+        }
         self.ask_for_state(actions);
         if self.is_behind() {
             return;
@@ -106,18 +110,20 @@ impl<P: Payload> Replica<P> {
         actions: &mut Actions<Action<P>>,
     ) {
         spec!("LAG.1", "SYNC.3");
-        if status.view != self.config.view.id() {
-            return self.ignored.add(Ignored::OtherView);
-        }
+        let member = self.config.view.members()[index];
+        self.note_arrival(member, status.view);
         let progress = &mut self.lag.members[index];
         progress.decided = status.decided;
         progress.log_start = status.log_start;
         progress.first.get_or_insert(status.decided);
         self.lag.update_target(self.quorums.one_correct());
+        if status.view != self.config.view.id() {
+            return self.on_status_elsewhere(index, status, actions);
+        }
         self.on_wish(index, status.wanted.max(status.regency), actions);
         self.unmute(actions);
         self.help(index, actions, |this, actions| {
-            this.send_decision_claims(index, status, actions);
+            this.send_decision_claims(member, status, actions);
             if status.regency == this.regency {
                 this.send_what_lacks(index, status, actions);
             }
@@ -125,14 +131,14 @@ impl<P: Payload> Replica<P> {
         self.pursue(actions);
     }
 
-    fn send_decision_claims(
+    pub(super) fn send_decision_claims(
         &self,
-        index: usize,
+        member: ReplicaId,
         status: &Status,
         actions: &mut Actions<Action<P>>,
     ) {
         spec!("LAG.1", "LAG.6");
-        let to = Recipients::One(self.config.view.members()[index]);
+        let to = Recipients::One(member);
         let behind = self.decided.0.saturating_sub(status.decided.0);
         let told = behind.min(self.window.depth() as u64);
         for above in (0..told).filter(|above| status.learned & 1 << above == 0) {
@@ -230,7 +236,7 @@ impl<P: Payload> Replica<P> {
     pub(super) fn pursue(&mut self, actions: &mut Actions<Action<P>>) {
         spec!("LAG.2");
         self.report_behind(actions);
-        if self.is_behind() {
+        if self.is_behind() || self.window.is_closed() {
             return;
         }
         let open = self.window.start();
@@ -277,7 +283,7 @@ impl<P: Payload> Replica<P> {
     pub(super) fn on_fetch_deadline(&mut self, actions: &mut Actions<Action<P>>) {
         spec!("LAG.2");
         let asked = self.lag.asked_to >= self.window.start();
-        if self.is_behind() {
+        if self.is_behind() || self.window.is_closed() {
             self.lag.ask_at = None;
         } else if !asked && !self.needs_decisions() {
             self.lag.ask_at = None;
@@ -394,6 +400,8 @@ impl<P: Payload> Replica<P> {
         }
         let mark = self.lag.mark(self.index, self.quorums);
         let beyond = decisions_told(self.window.depth()) as u64;
+        // Nothing in this view can be promised before its first instance.
+        let mark = mark.map(|mark| mark.max(ConsensusId(self.views.start.0 - 1)));
         if mark.is_some_and(|mark| self.decided.0 >= mark.0.saturating_add(beyond)) {
             let view = self.config.view.id();
             self.persist(|_| Record::MemoryWhole { view }, actions);
@@ -407,15 +415,18 @@ impl<P: Payload> Replica<P> {
         fetch: &Fetch,
         actions: &mut Actions<Action<P>>,
     ) {
-        spec!("LAG.2");
-        if fetch.view != self.config.view.id() {
-            return self.ignored.add(Ignored::OtherView);
-        }
-        self.help(index, actions, |this, actions| this.send_decisions(index, fetch, actions));
+        spec!("LAG.2", "VIEW.7");
+        let member = self.config.view.members()[index];
+        self.help(index, actions, |this, actions| this.send_decisions(member, fetch, actions));
     }
 
-    fn send_decisions(&mut self, index: usize, fetch: &Fetch, actions: &mut Actions<Action<P>>) {
-        let to = Recipients::One(self.config.view.members()[index]);
+    pub(super) fn send_decisions(
+        &mut self,
+        member: ReplicaId,
+        fetch: &Fetch,
+        actions: &mut Actions<Action<P>>,
+    ) {
+        let to = Recipients::One(member);
         let mut size = 0;
         for step in 0..FETCH_MAX {
             let cid = ConsensusId(fetch.from.0.saturating_add(step));
@@ -447,10 +458,7 @@ impl<P: Payload> Replica<P> {
         decided: Decided<P>,
         actions: &mut Actions<Action<P>>,
     ) {
-        spec!("LAG.2", "VP.8");
-        if decided.at.view != self.config.view.id() {
-            return self.ignored.add(Ignored::OtherView);
-        }
+        spec!("LAG.2", "VP.8", "VIEW.7");
         let cid = match self.config.checks.proof_binding {
             true => decided.at.cid,
             false => self.window.start(),
@@ -475,14 +483,20 @@ impl<P: Payload> Replica<P> {
         actions: &mut Actions<Action<P>>,
     ) {
         spec!("LAG.3");
-        self.help(index, actions, |this, actions| {
-            let Some(batch) = this.batch_of(fetch.cid, &fetch.digest) else {
-                return;
-            };
-            let body = BatchBody { view: this.config.view.id(), cid: fetch.cid, batch };
-            let to = Recipients::One(this.config.view.members()[index]);
-            this.send(to, Message::BatchBody(body), actions);
-        });
+        let member = self.config.view.members()[index];
+        self.help(index, actions, |this, actions| this.send_batch(member, fetch, actions));
+    }
+
+    pub(super) fn send_batch(
+        &mut self,
+        member: ReplicaId,
+        fetch: &FetchBatch,
+        actions: &mut Actions<Action<P>>,
+    ) {
+        if let Some(batch) = self.batch_of(fetch.cid, &fetch.digest) {
+            let body = BatchBody { view: self.config.view.id(), cid: fetch.cid, batch };
+            self.send(Recipients::One(member), Message::BatchBody(body), actions);
+        }
     }
 
     /// The batch with this digest, decided or open in instance `cid`.

@@ -24,6 +24,7 @@ mod synchronization;
 mod timers;
 mod transfer;
 mod validity;
+mod views;
 
 pub use durability::RestoreError;
 pub use replica::Replica;

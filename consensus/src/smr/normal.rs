@@ -268,6 +268,7 @@ impl<P: Payload> Replica<P> {
             || self.decide()
             || self.deliver(actions)
             || self.propose(actions)
+            || self.try_enter_view(actions)
         {}
         self.ask_for_batch(actions);
         self.hasten_bodies();
@@ -324,6 +325,10 @@ impl<P: Payload> Replica<P> {
         match open.verdict {
             // Nobody judges what is not complete.
             Verdict::Open if open.batch(&digest).is_none() => return false,
+            // It may fill what is left of a view, which ends by a decision below (VIEW.4).
+            Verdict::Open if cid != self.window.start() && self.is_empty(cid, &digest) => {
+                return false;
+            }
             Verdict::Open => self.judge_proposal(cid, digest, actions),
             Verdict::Refused(_) if open.writes.count(&digest) >= self.quorums.one_correct() => {
                 self.write(cid, digest, actions);
@@ -331,6 +336,10 @@ impl<P: Payload> Replica<P> {
             Verdict::Refused(_) | Verdict::Impossible | Verdict::Written => return false,
         }
         true
+    }
+
+    fn is_empty(&self, cid: ConsensusId, digest: &Digest) -> bool {
+        self.window.at(cid).batch(digest).is_some_and(Batch::is_empty)
     }
 
     fn judge_proposal(
@@ -417,7 +426,7 @@ impl<P: Payload> Replica<P> {
     /// Sees the decision of the lowest instance. Those above it are looked at when their turn to be
     /// delivered comes.
     fn decide(&mut self) -> bool {
-        if self.window.lowest().decided.is_some() {
+        if self.window.lowest().decided.is_some() || self.window.is_closed() {
             return false;
         }
         let Some((digest, claimed)) = self.decision_of(self.window.lowest()) else {
@@ -476,23 +485,26 @@ impl<P: Payload> Replica<P> {
         let as_written = open.wrote.is_none_or(|wrote| wrote == decided.digest);
         self.persist(|this| this.decision_record(at, &batch), actions);
         let suppress = self.config.checks.duplicate_suppression;
-        let selection = self.requests.execute(self.now, &batch, suppress);
+        let mut selection = self.requests.execute(self.now, &batch, suppress);
+        let view_answer = self.judge_view_request(cid, &batch, &mut selection);
         if claimed {
             self.claimed = cid;
         }
         let timestamp_ns = self.time_after(self.timestamp_ns, &batch);
         let context = Context { cid, timestamp_ns, seed: seed(&batch.digest) };
-        self.log.push(Position { epoch: decided.epoch, ..at }, &batch);
+        let view = self.ruling_id();
+        self.log.push(Position { epoch: decided.epoch, view, ..at }, &batch);
         self.helping.note_decided(batch.payload().bytes().len());
         self.timestamp_ns = timestamp_ns;
         self.decided = cid;
-        actions.push(Action::Execute { context, batch, selection });
+        actions.push(Action::Execute { context, batch, selection, view_answer });
         self.open_next(decided.digest);
         if !as_written {
             self.speculate_again();
         }
         self.withdraw_wish();
         self.take_checkpoint(actions);
+        self.end_view(actions);
         self.after_delivery(actions);
         true
     }
@@ -502,7 +514,7 @@ impl<P: Payload> Replica<P> {
         self.recent.truncate(decisions_told(self.window.depth()) - 1);
         self.recent.push_front(Recent { digest, epoch: at.epoch, wrote, accepted });
         self.window.slide();
-        self.bind(self.window.end());
+        self.bind(self.window.newest());
         self.later.forget(self.decided);
         self.begin_lowest();
     }

@@ -5,6 +5,7 @@
 
 use alloc::vec::Vec;
 
+use crate::config::View;
 use crate::limits::REPLICAS_MAX;
 use crate::quorum::Quorums;
 use crate::spec;
@@ -44,6 +45,8 @@ pub(super) struct Lag<P> {
     /// The instance that nobody can send any more, once that was said.
     pub(super) behind: Option<ConsensusId>,
     pub(super) mute: bool,
+    /// This replica waits for the view that it joins in (rule VIEW.8).
+    pub(super) joining: bool,
     /// What has to be executed before this replica's state is fit for reading.
     pub(super) read_from: ConsensusId,
 }
@@ -52,7 +55,7 @@ pub(super) struct Lag<P> {
 pub(super) const FAILURES_MAX: u32 = 5;
 
 impl<P> Lag<P> {
-    pub(super) fn new(n: usize, restarted: bool) -> Self {
+    pub(super) fn new(n: usize, restarted: bool, joining: bool) -> Self {
         let none = ConsensusId(0);
         let progress = Progress { decided: none, log_start: ConsensusId(1), first: None };
         Self {
@@ -70,6 +73,7 @@ impl<P> Lag<P> {
             decided_at_status: none,
             behind: None,
             mute: restarted,
+            joining,
             read_from: none,
         }
     }
@@ -94,12 +98,26 @@ impl<P> Lag<P> {
 
     /// The instance to be executed before reads are answered; `None` while this replica only learns.
     pub(super) fn read_from(&self) -> Option<ConsensusId> {
-        (!self.mute).then_some(self.read_from)
+        (!self.is_mute()).then_some(self.read_from)
     }
 
     /// Does this replica only learn?
     pub(super) fn is_mute(&self) -> bool {
-        self.mute
+        self.mute || self.joining
+    }
+
+    /// Another view begins: forgets who asked and said what, but for how far those are who were members
+    /// before.
+    pub(super) fn enter_view(&mut self, before: &View, view: &View) {
+        let mut lag = Self::new(view.n(), self.mute, false);
+        lag.read_from = self.read_from;
+        for (place, id) in view.members().iter().enumerate() {
+            if let Some(old) = before.index_of(*id) {
+                lag.members[place] = Progress { first: None, ..self.members[old] };
+            }
+        }
+        lag.update_target(view.quorums().one_correct());
+        *self = lag;
     }
 
     /// A correct member is known to have decided `cid`.

@@ -60,12 +60,15 @@ impl<P: Payload> Replica<P> {
 
     /// A batch of what is pending. None when nothing is, or when there is no memory for it now.
     fn next_batch(&mut self) -> Option<Batch<P>> {
-        spec!("SMR.6", "SMR.7");
-        if !self.requests.has_orderable() || !self.is_worth_a_batch() {
+        spec!("SMR.6", "SMR.7", "VIEW.4");
+        // What is left of a view is filled, one after the other, so that it ends without clients.
+        let fills = self.views.ending.is_some() && self.window.written() == 0;
+        let worth = self.requests.has_orderable() && self.is_worth_a_batch();
+        if !fills && !worth {
             return None;
         }
         self.requests.select(&self.complaints);
-        if self.requests.selected().len() == 0 {
+        if self.requests.selected().len() == 0 && !fills {
             return None;
         }
         let timestamp_ns = self.now.0.max(self.time_below().saturating_add(1));

@@ -31,6 +31,7 @@ use crate::smr::requests::Requests;
 use crate::smr::synchronization::Synchronization;
 use crate::smr::timers::Timers;
 use crate::smr::transfer::{Serving, Transfer};
+use crate::smr::views::Views;
 use crate::spec;
 use crate::types::{ConsensusId, Digest, Epoch, Instant, Regency, ReplicaId};
 use crate::verified::Verified;
@@ -95,6 +96,7 @@ pub struct Replica<P> {
     pub(super) serving: Serving,
     pub(super) timers: Timers,
     pub(super) durability: Durability,
+    pub(super) views: Views,
     /// Batches that were written in instances above those whose records were passed over so far.
     pub(super) earlier: Vec<(ConsensusId, Batch<P>)>,
     pub(super) ignored: IgnoredCounts,
@@ -109,7 +111,8 @@ impl<P: Payload> Replica<P> {
     /// # Panics
     /// When `config.id` is not a member of `config.view`, `config.depth` is not 1 to [`DEPTH_MAX`],
     /// `config.checkpoint_every` is less than twice the depth and not 0, `config.chunk_size` is not 1 to
-    /// `CHUNK_SIZE_MAX`, or `pool` is empty from the start.
+    /// `CHUNK_SIZE_MAX`, `config.first` is neither the membership of `config.view` nor that of an earlier
+    /// one, or `pool` is empty from the start.
     pub fn new(config: Config, mut pool: Box<dyn PayloadPool<P> + Send>, now: Instant) -> Self {
         let view = &config.view;
         let index = view.index_of(config.id).expect("a replica is a member of its view");
@@ -126,6 +129,7 @@ impl<P: Payload> Replica<P> {
             "checkpoints are farther apart"
         );
         let resume = Resume { start: ConsensusId(1), bound: Vec::new() };
+        let joins = joins(&config);
         Self {
             quorums: view.quorums(),
             index,
@@ -155,11 +159,12 @@ impl<P: Payload> Replica<P> {
             lacking: Lacking::new(&config, now),
             answers: Answers::new(n),
             helping: Helping::new(n),
-            lag: Lag::new(n, config.restarted),
+            lag: Lag::new(n, config.restarted, joins),
             transfer: Transfer::new(&config),
             serving: Serving::new(&config),
             timers: Timers::new(now, config.request_timeout),
             durability: Durability::default(),
+            views: Views::new(config.first.clone()),
             earlier: Vec::new(),
             ignored: IgnoredCounts::default(),
             selected: Vec::with_capacity(BATCH_REQUESTS_MAX),
@@ -255,8 +260,10 @@ impl<P: Payload> Replica<P> {
     /// May read-only requests be answered from the state of this replica? Not before one that lost
     /// its memory has executed what it may have helped to decide before (rule LAG.5).
     pub fn may_answer_reads(&self) -> bool {
-        spec!("LAG.5");
-        self.lag.read_from().is_some_and(|from| self.executed >= from)
+        spec!("LAG.5", "VIEW.5");
+        // One that is between views may not know of what others have executed in the next.
+        let executed = self.lag.read_from().is_some_and(|from| self.executed >= from);
+        executed && !self.window.is_closed()
     }
 
     /// Oldest decision this replica can still send to others; `decided + 1` when it keeps none.
@@ -319,7 +326,7 @@ impl<P: Payload> Replica<P> {
     ) {
         spec!("CORE.3");
         let Some(index) = self.config.view.index_of(from) else {
-            return self.ignored.add(Ignored::NotMember);
+            return self.on_outsider(from, &message, actions);
         };
         // The only message to itself that leaves the core is its state, which comes back signed.
         if index == self.index && !matches!(message, Message::StopData(_)) {
@@ -352,6 +359,16 @@ impl<P: Payload> Replica<P> {
             Message::Chunk(chunk) => self.on_chunk(index, chunk, actions),
         }
     }
+}
+
+/// Is the view to start in a later one than the first? Then this replica waits for it.
+fn joins(config: &Config) -> bool {
+    let Some(first) = &config.first else {
+        return false;
+    };
+    let (first, view) = (first.view(), &config.view);
+    assert!(first.id() < view.id() || first == view, "the first view comes first");
+    first.id() < view.id()
 }
 
 impl<P: Payload> Protocol for Replica<P> {

@@ -224,6 +224,9 @@ impl<P: Payload> Replica<P> {
         spec!("SYNC.7", "SYNC.11");
         let state = &signed.state;
         let view = &self.config.view;
+        if state.view != view.id() {
+            return self.ignored.add(Ignored::OtherView);
+        }
         if view.leader(state.regency) != self.config.id {
             return self.ignored.add(Ignored::NotLeader);
         }
@@ -375,6 +378,8 @@ impl<P: Payload> Replica<P> {
         }
         let since = self.decided.0.checked_sub(cid.0).and_then(|since| usize::try_from(since).ok());
         let kept = since.filter(|since| *since < self.window.depth());
+        // Who votes in this view has decided what was decided before it (VIEW.5).
+        let kept = kept.filter(|_| self.window.is_closed() || cid >= self.views.start);
         let Some(recent) = kept.and_then(|since| self.recent.get(since)) else {
             return Votes::NONE;
         };

@@ -159,6 +159,7 @@ impl<P: Payload> Replica<P> {
             && !self.lag.is_mute()
             && self.window.lowest().decided.is_none()
             && !self.is_lagging()
+            && !self.window.is_closed()
     }
 
     /// When the next strike for the oldest request falls.

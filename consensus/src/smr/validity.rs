@@ -31,14 +31,15 @@ pub(super) enum Gamma {
 impl<P: Payload> Replica<P> {
     /// Judges the batch with this digest as the proposal of open instance `cid`.
     pub(super) fn gamma(&mut self, cid: ConsensusId, digest: Digest) -> Gamma {
-        spec!("VP.4", "VAL.1", "VAL.2");
+        spec!("VP.4", "VAL.1", "VAL.2", "VIEW.4");
         if !self.config.checks.validity {
             return Gamma::Convincing;
         }
         let time_below = self.time_below();
         let open = self.window.at(cid);
         let batch = open.batch(&digest).expect("a proposal is kept before it is judged");
-        let Ok(doubtful) = self.requests.check_batch(batch, time_below) else {
+        let fills = self.views.ending.is_some();
+        let Ok(doubtful) = self.requests.check_batch(batch, time_below, fills) else {
             spec!("VAL.9");
             let claimed_below = self.claimed.0 + self.window.depth() as u64 > cid.0;
             return if claimed_below { Gamma::Outdated } else { Gamma::Impossible };

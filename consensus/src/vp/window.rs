@@ -8,6 +8,7 @@
 use alloc::vec::Vec;
 
 use crate::message::Position;
+use crate::spec;
 use crate::types::{ConsensusId, Epoch, ViewId};
 use crate::vp::instance::Instance;
 
@@ -21,6 +22,8 @@ pub(crate) struct Window<P> {
     written: usize,
     accepted: usize,
     read: usize,
+    /// The last instance that may be open (rule VIEW.4).
+    limit: ConsensusId,
 }
 
 impl<P> Window<P> {
@@ -32,7 +35,8 @@ impl<P> Window<P> {
             Instance::new(at, depth, per_digest)
         };
         let ring = (1..=depth).map(instance).collect();
-        Self { ring, first: 0, written: 0, accepted: 0, read: 0 }
+        let limit = ConsensusId(u64::MAX);
+        Self { ring, first: 0, written: 0, accepted: 0, read: 0, limit }
     }
 
     /// How many instances may be open.
@@ -55,14 +59,42 @@ impl<P> Window<P> {
         self.lowest().at.cid
     }
 
-    /// Number of the highest open instance.
+    /// Number of the highest open instance; below [`Window::start`] when none is.
     pub(crate) fn end(&self) -> ConsensusId {
+        self.newest().min(self.limit)
+    }
+
+    /// Number of the highest instance of the depth, open or not.
+    pub(crate) fn newest(&self) -> ConsensusId {
         ConsensusId(self.start().0 + self.depth() as u64 - 1)
+    }
+
+    /// No instance above `limit` is open any more: nothing has happened in any.
+    pub(crate) fn set_limit(&mut self, limit: ConsensusId) {
+        spec!("VIEW.4");
+        self.limit = limit;
+    }
+
+    /// Is no instance open?
+    pub(crate) fn is_closed(&self) -> bool {
+        self.start() > self.limit
+    }
+
+    /// Nothing has happened in the instances from the lowest on, which are of another view from now on,
+    /// in epoch 0.
+    pub(crate) fn enter_view(&mut self, view: ViewId) {
+        spec!("VIEW.6");
+        self.limit = ConsensusId(u64::MAX);
+        for instance in &mut self.ring {
+            instance.at = Position { view, epoch: Epoch(0), ..instance.at };
+            instance.reopen(instance.at.cid);
+        }
+        (self.written, self.accepted, self.read) = (0, 0, 0);
     }
 
     /// Instance `cid`, if it is open.
     pub(crate) fn get(&self, cid: ConsensusId) -> Option<&Instance<P>> {
-        self.place(cid).map(|place| &self.ring[place])
+        self.place(cid).filter(|_| cid <= self.limit).map(|place| &self.ring[place])
     }
 
     /// Instance `cid`, which is open.
@@ -106,7 +138,7 @@ impl<P> Window<P> {
 
     /// The lowest instance is over: its memory becomes the instance after the highest.
     pub(crate) fn slide(&mut self) {
-        let next = self.end().next();
+        let next = self.newest().next();
         self.lowest_mut().reopen(next);
         self.first = if self.first + 1 < self.depth() { self.first + 1 } else { 0 };
         self.written = self.written.saturating_sub(1);
@@ -168,7 +200,8 @@ impl<P> Window<P> {
     }
 
     fn above(&self, count: usize) -> Option<ConsensusId> {
-        (count < self.depth()).then(|| ConsensusId(self.start().0 + count as u64))
+        let cid = ConsensusId(self.start().0 + count as u64);
+        (count < self.depth() && cid <= self.limit).then_some(cid)
     }
 }
 

@@ -63,6 +63,9 @@ pub struct Cluster {
     /// Checkpoints that were asked for, with their bases.
     pub checkpoints: Vec<(u16, Lsn, Ordered)>,
     pub checkpoint_every: u64,
+    /// Of the first view, if others may follow; and what the View Manager was told, by whom.
+    pub first: Option<Box<Membership>>,
+    pub answers: Vec<(u16, ViewAnswer)>,
     pub sent: Vec<(u16, Lsn, Message<Bytes>)>,
     pub transfers: transfer::Transfers,
 }
@@ -94,6 +97,8 @@ impl Cluster {
             records: Vec::new(),
             checkpoints: Vec::new(),
             checkpoint_every: 0,
+            first: None,
+            answers: Vec::new(),
             sent: Vec::new(),
             transfers: transfer::Transfers::default(),
         };
@@ -126,6 +131,22 @@ impl Cluster {
         config.restarted = restarted;
         config.checkpoint_every = self.checkpoint_every;
         config.chunk_size = transfer::CHUNK;
+        config.first = self.first.clone();
+        self.begin(config);
+    }
+
+    /// Starts replica `id` as one that joins in the view of `membership`.
+    pub fn join(&mut self, id: u16, membership: Membership) {
+        let mut config = Config::new(ReplicaId(id), membership.view().clone());
+        config.request_timeout = self.timeout;
+        config.depth = self.depth;
+        config.decision_log_size = 0;
+        config.first = self.first.clone();
+        self.begin(config);
+    }
+
+    fn begin(&mut self, config: Config) {
+        let id = config.id.0;
         let replica = Replica::new(config, Box::new(HeapPool), self.now);
         self.replicas.insert(id, replica);
         self.executed.insert(id, Vec::new());
@@ -183,7 +204,8 @@ impl Cluster {
                 if let Message::StopData(signed) = &message {
                     self.states.push((**signed).clone());
                 }
-                let members = self.view.members().iter().map(|member| member.0);
+                let members = self.replicas[&id].view().members().to_vec();
+                let members = members.into_iter().map(|member| member.0);
                 let to: Vec<u16> = match to {
                     Recipients::One(member) => vec![member.0],
                     Recipients::Others => members.filter(|member| *member != id).collect(),
@@ -192,8 +214,10 @@ impl Cluster {
                     self.queue.push_back(Envelope { from: id, to, message: message.clone() });
                 }
             }
-            Action::Execute { context, batch, selection } => {
-                let chosen = batch.requests().enumerate();
+            Action::Execute { context, batch, selection, view_answer } => {
+                self.answers.extend(view_answer.map(|answer| (id, answer)));
+                let ordered = view_answer.is_none();
+                let chosen = batch.requests().enumerate().filter(|_| ordered);
                 let requests = chosen
                     .filter(|(index, _)| selection.contains(*index))
                     .map(|(_, view)| String::from_utf8_lossy(view.operation).into_owned())
@@ -325,6 +349,17 @@ pub fn request_of(
     signed: bool,
     wrong_for: &[u16],
 ) -> Request<Bytes> {
+    request_bytes(client, sequence, body.as_bytes(), signed, wrong_for)
+}
+
+/// Likewise, of any operation.
+pub fn request_bytes(
+    client: ClientId,
+    sequence: Sequence,
+    body: &[u8],
+    signed: bool,
+    wrong_for: &[u16],
+) -> Request<Bytes> {
     let mut blob = vec![0; REQUEST_HEADER_SIZE];
     let header = RequestHeader {
         client,
@@ -336,7 +371,7 @@ pub fn request_of(
         operation_size: body.len() as u32,
     };
     header.write(&mut blob);
-    blob.extend_from_slice(body.as_bytes());
+    blob.extend_from_slice(body);
     let digest = Digest(*blake3::hash(&blob).as_bytes());
     let body_size = blob.len() as u32;
     blob.extend(wrong_for.iter().map(|id| *id as u8));

@@ -180,7 +180,10 @@ impl Names {
                 format!("{}{to}", self.message(message))
             }
             Action::Persist { lsn, .. } => format!("record {lsn}"),
-            Action::Execute { context, batch, selection } => {
+            Action::ViewEnded { next } => format!("view {} follows", next.next.id()),
+            Action::ViewEntered { entered, .. } => format!("in view {}", entered.next.id()),
+            Action::Retired { view } => format!("retired by view {view}"),
+            Action::Execute { context, batch, selection, .. } => {
                 let chosen = batch.requests().enumerate();
                 let operations: Vec<_> = chosen
                     .filter(|(index, _)| selection.contains(*index))

@@ -171,6 +171,9 @@ impl World {
                 | Action::ResendReply { .. }
                 | Action::Installed { .. }
                 | Action::Behind { .. }
+                | Action::ViewEnded { .. }
+                | Action::ViewEntered { .. }
+                | Action::Retired { .. }
                 | Action::SendChunk { .. }
                 | Action::BeginTransfer { .. }
                 | Action::StoreChunk { .. }

@@ -7,7 +7,7 @@
 use tetrarch_consensus::batch::Selection;
 use tetrarch_consensus::message::{Bodies, FetchBodies, Position, ProposeSparse};
 use tetrarch_consensus::payload::{HeapPool, SharedBytes};
-use tetrarch_consensus::{Batch, Digest, Message, Request, SparseBatch, ViewId};
+use tetrarch_consensus::{Batch, Digest, Message, Request, SparseBatch};
 
 use super::leaders::forged_next;
 use super::{Behaviour, Msg, Outbox, Scene, requests_of};
@@ -136,7 +136,7 @@ impl Behaviour for FetchFlood {
 }
 
 fn position(scene: &mut Scene<'_>) -> Position {
-    Position { view: ViewId(0), cid: scene.instance(), epoch: scene.any_regency().epoch() }
+    Position { view: scene.view.id(), cid: scene.instance(), epoch: scene.any_regency().epoch() }
 }
 
 /// Asks for something.

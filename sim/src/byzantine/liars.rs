@@ -17,8 +17,8 @@ use super::{Behaviour, Msg, Outbox, Scene};
 /// Longest list of forged requests.
 const LIST: u64 = 4;
 
-fn position(cid: ConsensusId, regency: Regency) -> Position {
-    Position { view: ViewId(0), cid, epoch: Epoch(regency.0) }
+fn position(view: ViewId, cid: ConsensusId, regency: Regency) -> Position {
+    Position { view, cid, epoch: Epoch(regency.0) }
 }
 
 fn list(requests: &[Request<SharedBytes>]) -> Option<Batch<SharedBytes>> {
@@ -54,9 +54,9 @@ impl Behaviour for Forge {
             let (cid, regency) = (scene.instance(), scene.any_regency());
             let Some(batch) = scene.dossier.batch(scene.rng) else { continue };
             let claim = match scene.rng.below(3) {
-                0 => Message::BatchBody(BatchBody { view: ViewId(0), cid, batch }),
+                0 => Message::BatchBody(BatchBody { view: scene.view.id(), cid, batch }),
                 _ => {
-                    let (at, digest) = (position(cid, regency), batch.digest);
+                    let (at, digest) = (position(scene.view.id(), cid, regency), batch.digest);
                     let batch = scene.rng.chance(500).then_some(batch);
                     Message::Decided(Decided { at, digest, batch })
                 }
@@ -70,7 +70,7 @@ impl Behaviour for Forge {
         if let Some(requests) = list(&requests) {
             let to = scene.other();
             let regency = scene.any_regency();
-            let stop = Stop { view: ViewId(0), regency, requests: requests.clone() };
+            let stop = Stop { view: scene.view.id(), regency, requests: requests.clone() };
             let forwarded = Message::Forwarded(requests);
             out.push((to, if scene.rng.chance(500) { Message::Stop(stop) } else { forwarded }));
         }
@@ -132,7 +132,7 @@ impl Behaviour for StopSpam {
             0 => scene.any_regency(),
             _ => Regency(scene.regency.0.saturating_add(1 + scene.rng.below(3) as u32)),
         };
-        scene.to_all(&Message::Stop(Stop { view: ViewId(0), regency, requests }), out);
+        scene.to_all(&Message::Stop(Stop { view: scene.view.id(), regency, requests }), out);
     }
 }
 
@@ -157,7 +157,7 @@ impl Behaviour for StatusLiar {
 
     fn act(&mut self, scene: &mut Scene<'_>, out: &mut Outbox) {
         for _ in 0..scene.rng.below(4) {
-            let view = ViewId(0);
+            let view = scene.view.id();
             let (from, to) = (scene.instance(), scene.instance());
             let lie = match scene.rng.below(3) {
                 0 => Message::Status(status(scene)),
@@ -203,7 +203,7 @@ impl Behaviour for DoubleVote {
 
     fn act(&mut self, scene: &mut Scene<'_>, out: &mut Outbox) {
         for _ in 0..scene.rng.below(4) {
-            let at = position(scene.instance(), scene.any_regency());
+            let at = position(scene.view.id(), scene.instance(), scene.any_regency());
             let digest = scene.digest();
             let to = scene.other();
             let vote = Vote { at, digest };

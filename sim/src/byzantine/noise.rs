@@ -100,7 +100,7 @@ impl Behaviour for Garbage {
 }
 
 fn position(scene: &mut Scene<'_>) -> Position {
-    let view = if scene.rng.chance(50) { ViewId(7) } else { ViewId(0) };
+    let view = if scene.rng.chance(50) { ViewId(7) } else { scene.view.id() };
     Position { view, cid: scene.instance(), epoch: Epoch(scene.any_regency().0) }
 }
 
@@ -178,7 +178,7 @@ fn set(scene: &mut Scene<'_>) -> ReplicaSet {
 /// A random status.
 pub fn status(scene: &mut Scene<'_>) -> Status {
     Status {
-        view: ViewId(0),
+        view: scene.view.id(),
         regency: scene.any_regency(),
         wanted: scene.any_regency(),
         stopped: scene.rng.chance(300),

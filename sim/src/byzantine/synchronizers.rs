@@ -5,7 +5,7 @@ use tetrarch_consensus::message::{
     Decided, OpenState, Position, Propose, ReplicaState, SignedState, Sync, Vote, Written,
 };
 use tetrarch_consensus::payload::{HeapPool, SharedBytes};
-use tetrarch_consensus::{Batch, ConsensusId, Epoch, Message, Regency, ViewId};
+use tetrarch_consensus::{Batch, ConsensusId, Epoch, Message, Regency};
 
 use super::{Behaviour, Msg, Outbox, Scene};
 
@@ -41,7 +41,7 @@ impl Behaviour for StaleProof {
             let Some((cid, digest)) = scene.dossier.vote(scene.rng) else { return };
             // True of one instance at best, claimed of the next one.
             let cid = ConsensusId(cid.0.saturating_add(scene.rng.below(3)));
-            let at = Position { view: ViewId(0), cid, epoch: Epoch(scene.any_regency().0) };
+            let at = Position { view: scene.view.id(), cid, epoch: Epoch(scene.any_regency().0) };
             let claim = Message::Decided(Decided { at, digest, batch: None });
             scene.to_all(&claim, out);
         }
@@ -59,7 +59,7 @@ fn stale_sync(scene: &mut Scene<'_>) -> Option<Msg> {
     let mut states = scene.dossier.states_for(old.state.regency);
     distinct(&mut states);
     let regency = if scene.rng.chance(500) { scene.dossier.regency } else { scene.regency };
-    Some(Message::Sync(Sync { view: ViewId(0), regency, states }))
+    Some(Message::Sync(Sync { view: scene.view.id(), regency, states }))
 }
 
 fn distinct(states: &mut Vec<SignedState>) {
@@ -238,7 +238,7 @@ impl Behaviour for SplitSync {
             let me = scene.me;
             for to in (0..scene.view.n()).filter(|&to| to != me) {
                 let states = Self::collection(scene, regency);
-                out.push((to, Message::Sync(Sync { view: ViewId(0), regency, states })));
+                out.push((to, Message::Sync(Sync { view: scene.view.id(), regency, states })));
             }
         }
     }
@@ -290,14 +290,14 @@ impl Usurp {
         let Some(signed) = scene.keyring.sign_state(lie) else { return };
         let states = vec![signed; scene.view.quorums().sync()];
         let regency = honest.regency;
-        scene.to_all(&Message::Sync(Sync { view: ViewId(0), regency, states }), out);
+        scene.to_all(&Message::Sync(Sync { view: scene.view.id(), regency, states }), out);
         let cid = honest.decided;
         let Some(old) = scene.dossier.proposal(cid) else { return };
         let requests = super::requests_of(&old);
         let references: Vec<_> = requests.iter().collect();
         let time = old.timestamp_ns + 1;
         let Some(batch) = Batch::build(&mut HeapPool, time, &references) else { return };
-        let at = Position { view: ViewId(0), cid, epoch: regency.epoch() };
+        let at = Position { view: scene.view.id(), cid, epoch: regency.epoch() };
         let vote = Vote { at, digest: batch.digest };
         scene.to_all(&Message::Propose(Propose { at, batch }), out);
         scene.to_all(&Message::Write(vote), out);

@@ -12,6 +12,7 @@ use tetrarch_consensus::batch::Selection;
 use tetrarch_consensus::payload::SharedBytes;
 use tetrarch_consensus::{
     Batch, ClientId, ConsensusId, Context, Digest, Evidence, Regency, ReplicaId, Sequence, View,
+    ViewId, ViewRequest,
 };
 
 use crate::service::{Answer, Operation};
@@ -87,11 +88,14 @@ pub struct Checker {
     canonical: Vec<Decision>,
     sessions: BTreeMap<ClientId, Sequence>,
     members: Vec<MemberLog>,
-    issued: BTreeMap<(ClientId, Sequence), Digest>,
+    /// What correct clients asked for under a number: one body for each view it was sent in.
+    issued: BTreeMap<(ClientId, Sequence), Vec<Digest>>,
     provable: BTreeMap<Digest, u64>,
     answers: BTreeMap<(ClientId, Sequence), Answer>,
     /// Digest of the checkpoint at an instance.
     checkpoints: BTreeMap<ConsensusId, [u8; 32]>,
+    /// Views that correct members were in, with the first instance of each.
+    views: BTreeMap<ViewId, (ViewRequest, ConsensusId)>,
     wanted: Regency,
     mutant: bool,
     /// What clients did.
@@ -116,6 +120,7 @@ impl Checker {
             provable: BTreeMap::new(),
             answers: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
+            views: BTreeMap::new(),
             wanted: Regency(0),
             mutant,
             history: History::default(),
@@ -150,7 +155,7 @@ impl Checker {
 
     /// A correct client made this request.
     pub fn issued(&mut self, client: ClientId, sequence: Sequence, digest: Digest) {
-        self.issued.insert((client, sequence), digest);
+        self.issued.entry((client, sequence)).or_default().push(digest);
     }
 
     /// A faulty client made a proof that convinces the members in `mask`.
@@ -251,7 +256,8 @@ impl Checker {
 
     fn check_origin(&mut self, cid: usize, client: ClientId, sequence: Sequence, digest: Digest) {
         if client.identity() < self.correct_clients {
-            if self.issued.get(&(client, sequence)) != Some(&digest) {
+            let issued = self.issued.get(&(client, sequence));
+            if !issued.is_some_and(|digests| digests.contains(&digest)) {
                 let text = format!("cid {cid}: {client} never asked for {sequence} {digest:?}");
                 self.fail(Property::Validity, text);
             }
@@ -319,9 +325,9 @@ impl Checker {
     }
 
     /// A correct member installed a regency.
-    pub fn installed(&mut self, member: usize, regency: Regency, leader: ReplicaId) {
+    pub fn installed(&mut self, member: usize, view: &View, regency: Regency, leader: ReplicaId) {
         let before = std::mem::replace(&mut self.members[member].regency, regency);
-        if regency <= before || leader != self.view.leader(regency) {
+        if regency <= before || leader != view.leader(regency) {
             let text = format!("member {member} goes from regency {before} to {regency}, {leader}");
             self.fail(Property::Regency, text);
         }
@@ -332,6 +338,25 @@ impl Checker {
             );
             self.fail(Property::Regency, text);
         }
+    }
+
+    /// A correct member is in this view from now on, and has everything before `since`.
+    pub fn entered(&mut self, member: usize, entered: &ViewRequest, since: ConsensusId) {
+        self.members[member].regency = Regency(0);
+        let first = self.views.entry(entered.next.id());
+        let (known, start) = first.or_insert_with(|| (entered.clone(), since));
+        if known.next != entered.next || *start != since {
+            let text = format!(
+                "member {member} enters {:?} at {since}, another one {:?} at {start}",
+                entered.next, known.next
+            );
+            self.fail(Property::Agreement, text);
+        }
+    }
+
+    /// The newest view that a correct member is in, if there is a later one than the first.
+    pub fn newest_view(&self) -> Option<&ViewRequest> {
+        self.views.last_key_value().map(|(_, (entered, _))| entered)
     }
 
     /// A correct member accuses somebody.

@@ -8,10 +8,13 @@ use crate::keys::Keys;
 
 const CLOCK: (u64, u64) = (1_000_000, 1_000);
 
-fn checker() -> Checker {
+fn view() -> View {
     let ids = (0..4).map(ReplicaId).collect();
-    let view = View::new(ViewId(0), ids, 1, FaultModel::Byzantine).expect("4 members");
-    Checker::new(view, 0b0111, 2, false)
+    View::new(ViewId(0), ids, 1, FaultModel::Byzantine).expect("4 members")
+}
+
+fn checker() -> Checker {
+    Checker::new(view(), 0b0111, 2, false)
 }
 
 fn put(client: u32, counter: u32) -> Request<SharedBytes> {
@@ -123,9 +126,9 @@ fn a_time_from_the_future_is_found() {
 fn a_regency_that_nobody_correct_wanted_is_found() {
     let mut checker = checker();
     checker.wanted(Regency(1));
-    checker.installed(0, Regency(1), ReplicaId(1));
+    checker.installed(0, &view(), Regency(1), ReplicaId(1));
     assert_eq!(found(&checker), None);
-    checker.installed(0, Regency(2), ReplicaId(2));
+    checker.installed(0, &view(), Regency(2), ReplicaId(2));
     assert_eq!(found(&checker), Some(Property::Regency));
 }
 

@@ -226,7 +226,7 @@ impl Puppet {
         for action in actions {
             match action {
                 Action::Send { to, message, .. } => self.send(now, to, message),
-                Action::Execute { context, batch, selection } => {
+                Action::Execute { context, batch, selection, .. } => {
                     let replies = self.gossip.execute(&batch, &selection, &mut self.rng);
                     replies.iter().for_each(|(client, reply)| self.answer(*client, reply));
                     self.inputs.push_back(Input::Executed(context.cid));

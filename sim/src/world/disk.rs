@@ -229,6 +229,7 @@ impl World {
             format!("{member}: is back with {} records", recovery.found.records.len())
         });
         let host = &mut self.nodes[member].hosts[0];
+        host.view = host.core.view().clone();
         host.journal = recovery.go_on();
         let mut actions = Actions::with_capacity(0);
         host.core.go_on_after(last, &mut actions);
@@ -252,11 +253,12 @@ impl World {
                 return Err(format!("record {}: {error}", disk.dropped + at as u64 + 1));
             }
             for action in actions.drain() {
-                if let Action::Execute { context, batch, selection } = action {
+                if let Action::Execute { context, batch, selection, view_answer } = action {
                     self.note_delivery(member, &context, &batch, &selection);
                     let after = Lsn(disk.dropped + at as u64 + 1);
                     let checkpoint = None;
-                    let job = Job { context, batch, selection, after, checkpoint };
+                    let job = Job { context, batch, selection, view_answer, after, checkpoint };
+                    let _ = self.apply_view_answer(member, 0, &job);
                     let _ = self.apply(member, 0, &job);
                 }
             }

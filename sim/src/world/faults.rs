@@ -7,7 +7,7 @@ use std::time::Duration;
 use tetrarch_consensus::Instant;
 
 use super::disk::Disks;
-use super::{Event, Host, World};
+use super::{Event, Host, Node, World};
 use crate::net::Veto;
 use crate::swarm::Crash;
 use crate::trace::Log;
@@ -187,7 +187,12 @@ impl World {
         if self.options.disks != Disks::None {
             return self.crash_any();
         }
-        let faulty = self.nodes.iter().filter(|node| !node.is_correct()).count();
+        // A faulty member counts whether it is a member now or comes back later.
+        let members = self.newest_members();
+        let counts = |(at, node): &(usize, &Node)| {
+            !node.is_correct() && (node.adversary.is_some() || members.contains(at))
+        };
+        let faulty = self.nodes.iter().enumerate().filter(counts).count();
         // Those that are to crash by plan count from the start.
         let up = |crash: &&Crash| self.nodes[crash.member].is_correct();
         let planned = self.options.crashes.iter().filter(up).count();
@@ -204,12 +209,20 @@ impl World {
     }
 
     fn restart(&mut self, member: usize) {
+        if !self.nodes[member].hosts.is_empty() {
+            // It was started anew meanwhile, to join.
+            return self.release_all(member);
+        }
         self.checker.forget(member);
         if let Some(stored) = self.nodes[member].disk.take() {
             self.restore(member, stored);
         } else {
             self.restart_without_memory(member);
         }
+        self.release_all(member);
+    }
+
+    fn release_all(&mut self, member: usize) {
         for peer in (0..self.view.n()).filter(|&peer| peer != member) {
             self.release(member, peer);
         }
@@ -217,6 +230,10 @@ impl World {
 
     pub(super) fn restart_without_memory(&mut self, member: usize) {
         self.coverage.count("restarts without memory");
+        // It is told of the newest view by whoever starts it.
+        if self.newest_members().contains(&member) {
+            self.nodes[member].begins_in = self.newest_view().0 as usize;
+        }
         let config = self.config(member, true);
         let now = self.nodes[member].local(self.now);
         let pool = self.pool();

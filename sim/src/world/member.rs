@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, VecDeque};
 
 use tetrarch_consensus::batch::Selection;
 use tetrarch_consensus::config::Config;
-use tetrarch_consensus::limits::{ACTIONS_MAX, SESSION_WINDOW};
-use tetrarch_consensus::message::{Request, codec};
+use tetrarch_consensus::limits::ACTIONS_MAX;
+use tetrarch_consensus::message::codec;
 use tetrarch_consensus::payload::HeapPool;
 use tetrarch_consensus::payload::SharedBytes;
 use tetrarch_consensus::smr::Replica;
 use tetrarch_consensus::{
-    Action, Actions, Batch, ClientId, ConsensusId, Context, Input, Instant, Lsn, Message, Ordered,
-    PayloadPool, Protocol, Recipients, Sequence, Verified,
+    Action, Actions, Batch, ConsensusId, Context, Input, Instant, Lsn, Message, Ordered,
+    PayloadPool, Protocol, Recipients, Verified, View, ViewAnswer,
 };
 
 use super::checkpoint::Kept;
@@ -23,10 +23,9 @@ use super::journal::{Journal, Stored};
 use super::{Event, World};
 use crate::byzantine::{Adversary, Msg, Outbox, Scene};
 use crate::checker::Property;
-use crate::client::Reply;
 use crate::ingress;
 use crate::rng::Rng;
-use crate::service::{Answer, Operation, Service};
+use crate::service::Service;
 use crate::trace::{Log, describe, fingerprint};
 
 /// A batch that waits for execution.
@@ -35,6 +34,7 @@ pub(super) struct Job {
     pub(super) context: Context,
     pub(super) batch: Batch<SharedBytes>,
     pub(super) selection: Selection,
+    pub(super) view_answer: Option<ViewAnswer>,
     /// What has to be durable before anybody hears of it.
     pub(super) after: Lsn,
     /// A checkpoint is due then, with this base.
@@ -59,12 +59,14 @@ impl PayloadPool<SharedBytes> for Pool {
 /// One core with what surrounds it in a node.
 pub struct Host {
     pub(super) core: Replica<SharedBytes>,
+    /// The view that its links and proofs go by: the core's, as far as its actions were carried out.
+    pub(super) view: View,
     actions: Actions<Action<SharedBytes>>,
-    service: Service,
-    jobs: VecDeque<Job>,
-    replies: Kept,
+    pub(super) service: Service,
+    pub(super) jobs: VecDeque<Job>,
+    pub(super) replies: Kept,
     pub(super) executed: ConsensusId,
-    executed_after: Lsn,
+    pub(super) executed_after: Lsn,
     pub(super) journal: Journal,
     pub(super) behind: bool,
     wake: Option<Instant>,
@@ -75,6 +77,7 @@ pub struct Host {
 impl Host {
     pub(super) fn new(config: Config, pool: Pool, now: Instant) -> Self {
         Self {
+            view: config.view.clone(),
             core: Replica::new(config, Box::new(pool), now),
             actions: Actions::with_capacity(ACTIONS_MAX),
             service: Service::default(),
@@ -112,6 +115,9 @@ pub struct Node {
     pub(super) older_disk: Option<Stored>,
     /// Its disk was lost, and it has not learned enough since.
     pub(super) lost_disk: bool,
+    /// The view that it starts in, and whether it is in no later one than it has left.
+    pub(super) begins_in: usize,
+    pub(super) retired: bool,
     /// Local clock minus true time, in ns.
     pub(super) offset_ns: i64,
     /// Grows at each crash: what was scheduled before is void.
@@ -202,7 +208,7 @@ impl World {
                 self.tell_after(member, host, after, Held::Message(to, message));
             }
             Action::Persist { lsn, record } => self.append(member, host, lsn, &record),
-            Action::Execute { context, batch, selection } => {
+            Action::Execute { context, batch, selection, view_answer } => {
                 if honest {
                     self.note_delivery(member, &context, &batch, &selection);
                 }
@@ -210,7 +216,7 @@ impl World {
                 let life = self.nodes[member].life;
                 let jobs = &mut self.nodes[member].hosts[host].jobs;
                 let checkpoint = None;
-                jobs.push_back(Job { context, batch, selection, after, checkpoint });
+                jobs.push_back(Job { context, batch, selection, view_answer, after, checkpoint });
                 let at = now + self.options.execution * jobs.len() as u32;
                 self.push(at, Event::Executed { member, host, life });
             }
@@ -234,11 +240,33 @@ impl World {
             Action::Installed { regency, leader } => {
                 if honest {
                     self.coverage.count("regencies installed");
-                    self.checker.installed(member, regency, leader);
+                    let view = self.nodes[member].hosts[host].view.clone();
+                    self.checker.installed(member, &view, regency, leader);
                     self.trace.line(now, Log::Short, || {
                         format!("{member}: installs regency {regency}, leader {leader}")
                     });
                 }
+            }
+            Action::ViewEnded { next } => {
+                self.coverage.count("views ended");
+                self.trace.line(now, Log::Short, || {
+                    format!("{member}: has all of a view, {} follows", next.next.id())
+                });
+            }
+            Action::ViewEntered { entered, since, .. } => {
+                self.coverage.count("views entered");
+                self.nodes[member].hosts[host].view = entered.next.view().clone();
+                if honest {
+                    self.checker.entered(member, &entered, since);
+                }
+                self.trace.line(now, Log::Short, || {
+                    format!("{member}: enters view {}, from {since} on", entered.next.id())
+                });
+            }
+            Action::Retired { view } => {
+                self.coverage.count("members retired");
+                self.nodes[member].retired = true;
+                self.trace.line(now, Log::Short, || format!("{member}: retires, {view} works"));
             }
             Action::Behind { decided, available } => {
                 self.coverage.count("behind");
@@ -277,7 +305,11 @@ impl World {
         // Records are kept for those that have theirs: one without may hear first of those that gave some up.
         let lost = node.lost_disk && self.options.truncate;
         let honest = node.is_reliable() && !lost;
-        if honest && keepers >= self.view.quorums().one_correct() {
+        let Some(host) = node.hosts.first() else { return };
+        if honest
+            && keepers >= host.core.view().quorums().one_correct()
+            && self.options.changes.is_none()
+        {
             let text = format!(
                 "member {member} gives up after {decided}, though {keepers} honest members keep the \
                  next decision, or will"
@@ -333,13 +365,17 @@ impl World {
         }
         let honest = self.nodes[member].adversary.is_none();
         if honest {
-            self.coverage.sent(&message, self.view.quorums(), self.options.depth);
+            let quorums = self.nodes[member].hosts[host].core.view().quorums();
+            self.coverage.sent(&message, quorums, self.options.depth);
             if let Message::Stop(stop) = &message {
                 self.checker.wanted(stop.regency);
             }
         }
         let receivers: Vec<usize> = match to {
-            Recipients::Others => (0..self.view.n()).filter(|&at| at != member).collect(),
+            Recipients::Others => {
+                let others = self.nodes[member].hosts[host].view.members().to_vec();
+                self.places(&others).into_iter().filter(|&at| at != member).collect()
+            }
             Recipients::One(id) => self.view.index_of(id).into_iter().collect(),
         };
         for receiver in receivers {
@@ -379,8 +415,12 @@ impl World {
         {
             return;
         }
+        let view = self.nodes[member].hosts[host].core.view();
+        let Some(place) = view.index_of(self.options.ids[to]) else {
+            return self.transmit(member, to, message);
+        };
         self.with_adversary(member, |adversary, scene, out| {
-            adversary.speak(scene, to, message, out);
+            adversary.speak(scene, place, message, out);
         });
     }
 
@@ -392,15 +432,18 @@ impl World {
     ) {
         let node = &mut self.nodes[member];
         let now = node.local(self.now);
-        let Some(mut adversary) = node.adversary.take() else { return };
-        let mut rng = adversary.rng.fork(1);
         let (regency, decided) = match node.hosts.first() {
             Some(host) => (host.core.regency(), host.core.decided()),
             None => Default::default(),
         };
+        // An adversary counts places in the view that it is in.
+        let view = node.hosts.first().map_or(&self.view, |host| host.core.view()).clone();
+        let Some(me) = view.index_of(self.options.ids[member]) else { return };
+        let Some(mut adversary) = node.adversary.take() else { return };
+        let mut rng = adversary.rng.fork(1);
         let mut scene = Scene {
-            me: member,
-            view: &self.view,
+            me,
+            view: &view,
             now,
             timeout: self.options.timeout,
             regency,
@@ -414,7 +457,10 @@ impl World {
         does(&mut adversary, &mut scene, &mut out);
         self.nodes[member].adversary = Some(adversary);
         for (to, message) in out {
-            self.transmit(member, to, message);
+            let place = view.members().get(to).and_then(|id| self.view.index_of(*id));
+            if let Some(to) = place {
+                self.transmit(member, to, message);
+            }
         }
     }
 
@@ -484,92 +530,6 @@ impl World {
                 host..host + 1
             }
             _ => 0..node.hosts.len(),
-        }
-    }
-
-    pub(super) fn on_request(&mut self, member: usize, request: Request<SharedBytes>) {
-        if self.nodes[member].adversary.is_some() && !request.read_only {
-            self.dossier.hear_request(&request);
-        }
-        if !ingress::admit_request(&self.keys, member, &request) {
-            self.coverage.count("requests refused by ingress");
-            return;
-        }
-        if request.read_only {
-            return self.query(member, &request);
-        }
-        for host in 0..self.nodes[member].hosts.len() {
-            let request = Verified::vouch(request.clone());
-            self.step(member, host, Input::Request(request));
-        }
-    }
-
-    fn query(&mut self, member: usize, request: &Request<SharedBytes>) {
-        let Some(host) = self.nodes[member].hosts.first() else { return };
-        if !host.core.may_answer_reads() {
-            return;
-        }
-        let Some(operation) = Operation::decode(request.view().operation) else { return };
-        let answer = host.service.query(operation);
-        let (client, sequence) = (request.client, request.sequence);
-        let after = self.nodes[member].hosts[0].executed_after;
-        let reply = Reply { client, sequence, read_only: true, answer };
-        self.tell_after(member, 0, after, Held::Reply(reply));
-    }
-
-    pub(super) fn on_executed(&mut self, member: usize, host: usize) {
-        let Some(entry) = self.nodes[member].hosts.get_mut(host) else { return };
-        let Some(job) = entry.jobs.pop_front() else { return };
-        for (client, sequence, _, answer) in self.apply(member, host, &job) {
-            let reply = Reply { client, sequence, read_only: false, answer };
-            self.tell_after(member, host, job.after, Held::Reply(reply));
-        }
-        if let Some((base, ordered)) = &job.checkpoint {
-            self.start_checkpoint(member, host, *base, ordered);
-        }
-        self.step(member, host, Input::Executed(job.context.cid));
-    }
-
-    /// Executes a batch.
-    pub(super) fn apply(
-        &mut self,
-        member: usize,
-        host: usize,
-        job: &Job,
-    ) -> Vec<(ClientId, Sequence, Operation, Answer)> {
-        let honest = self.nodes[member].adversary.is_none();
-        let entry = &mut self.nodes[member].hosts[host];
-        let mut answers = Vec::new();
-        for (index, view) in job.batch.requests().enumerate() {
-            if !job.selection.contains(index) {
-                continue;
-            }
-            // Ingress lets no proposal with an unknown operation through: only a mutant gets here.
-            let Some(operation) = Operation::decode(view.operation) else { continue };
-            let answer = entry.service.execute(operation);
-            answers.push((view.client, view.sequence, operation, answer));
-            let kept = entry.replies.entry(view.client).or_default();
-            if kept.len() == SESSION_WINDOW {
-                kept.pop_front();
-            }
-            kept.push_back((view.sequence, answer));
-        }
-        entry.executed = job.context.cid;
-        entry.executed_after = job.after;
-        let state = entry.service.digest();
-        if honest {
-            self.checker.executed(member, job.context.cid, state, &answers);
-        }
-        answers
-    }
-
-    fn resend_reply(&mut self, member: usize, host: usize, client: ClientId, sequence: Sequence) {
-        let replies = self.nodes[member].hosts[host].replies.get(&client);
-        let known = replies.and_then(|kept| kept.iter().find(|(number, _)| *number == sequence));
-        if let Some(&(_, answer)) = known {
-            let after = self.nodes[member].hosts[host].executed_after;
-            let reply = Reply { client, sequence, read_only: false, answer };
-            self.tell_after(member, host, after, Held::Reply(reply));
         }
     }
 }

@@ -7,25 +7,29 @@
 
 mod checkpoint;
 mod disk;
+mod ending;
+mod execution;
 mod faults;
 mod journal;
 mod member;
 mod people;
+mod views;
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
-use tetrarch_consensus::config::Config;
+use tetrarch_consensus::config::{Check, Config};
 use tetrarch_consensus::limits::BATCH_SIZE_MAX;
 use tetrarch_consensus::message::Request;
 use tetrarch_consensus::payload::SharedBytes;
-use tetrarch_consensus::{ClientId, Input, Instant, Lsn, Regency, View, ViewId};
+use tetrarch_consensus::{ClientId, Input, Instant, Lsn, Regency, View, ViewId, ViewRequest};
 
 use crate::byzantine::{Adversary, Dossier, Msg};
 use crate::checker::{Checker, Property, Violation};
 use crate::client::{Client, Reply};
 use crate::coverage::Coverage;
+use crate::follower::Follower;
 use crate::keys::{Keyring, Keys};
 use crate::mischief::Rascal;
 use crate::net::Net;
@@ -35,6 +39,7 @@ use crate::trace::{Log, Trace};
 pub use disk::Disks;
 use faults::Fault;
 use member::{Host, Node, Pool};
+use views::Manager;
 
 /// True time at the start: an ordinary date, ns since the UNIX epoch.
 const START: Instant = Instant(1_700_000_000_000_000_000);
@@ -56,6 +61,8 @@ enum Event {
     Connected { member: usize, peer: usize, life: u32 },
     Client { index: usize, at: Instant },
     Rascal { index: usize },
+    Manager,
+    News { member: usize, index: usize, news: Box<ViewRequest> },
     Adversary { member: usize },
     Fault(Fault),
 }
@@ -96,6 +103,8 @@ pub struct World {
     order: u64,
     queue: BinaryHeap<Scheduled>,
     nodes: Vec<Node>,
+    manager: Manager,
+    manager_rests: Instant,
     clients: Vec<Client>,
     client_wakes: Vec<Option<Instant>>,
     rascals: Vec<Rascal>,
@@ -146,7 +155,9 @@ impl World {
         let honest =
             (0..view.n()).filter(|&at| !options.is_villain(at) && !options.has_bad_disk(at));
         let correct = honest.fold(0, |mask, at| mask | 1 << at);
-        let mutant = !options.mutants.is_empty() || options.disks == Disks::Unchecked;
+        // Who enters a view too early leaves others behind, which breaks no safety.
+        let unsafe_one = |check: &Check| *check != Check::Handover;
+        let mutant = options.mutants.iter().any(unsafe_one) || options.disks == Disks::Unchecked;
         let checker = Checker::new(view.clone(), correct, options.clients.len() as u32, mutant);
         let net = Net::new(&options, rng.fork(1));
         let mut world = Self {
@@ -156,6 +167,8 @@ impl World {
             order: 0,
             queue: BinaryHeap::new(),
             nodes: Vec::new(),
+            manager: Manager::new(),
+            manager_rests: START,
             clients: Vec::new(),
             client_wakes: Vec::new(),
             rascals: Vec::new(),
@@ -184,13 +197,18 @@ impl World {
             let adversary = villain.map(|villain| {
                 Adversary::new(&villain.strategies, villain.activity, self.rng.fork(2))
             });
-            let hosts = 1 + usize::from(adversary.as_ref().is_some_and(|it| it.twins));
+            let begins = self.options.changes.as_ref();
+            let begins = begins.is_none_or(|it| it.views[0].members.contains(&member));
+            let hosts = usize::from(begins)
+                * (1 + usize::from(adversary.as_ref().is_some_and(|it| it.twins)));
             let mut node = Node {
                 hosts: Vec::new(),
                 adversary,
                 disk: None,
                 bad_disk: self.options.has_bad_disk(member),
                 older_disk: None,
+                begins_in: 0,
+                retired: false,
                 lost_disk: false,
                 offset_ns,
                 life: 0,
@@ -217,7 +235,10 @@ impl World {
     }
 
     fn config(&self, member: usize, restarted: bool) -> Config {
-        let mut config = Config::new(self.options.ids[member], self.view.clone());
+        let view = self.membership(self.nodes.get(member).map_or(0, |node| node.begins_in));
+        let view = view.map_or_else(|| self.view.clone(), |it| it.view().clone());
+        let mut config = Config::new(self.options.ids[member], view);
+        config.first = self.membership(0).map(Box::new);
         config.pending_max = self.options.pending_max;
         config.request_timeout = self.options.timeout;
         config.depth = self.options.depth;
@@ -259,10 +280,15 @@ impl World {
     }
 
     fn people(&mut self) {
-        let size = (self.view.n(), self.view.quorums().reply(), self.options.timeout);
+        let first = self.membership(0).map_or_else(|| self.view.clone(), |it| it.view().clone());
+        let follower = Follower::new(self.options.ids.clone(), first);
+        if self.options.changes.is_some() {
+            self.push(self.now, Event::Manager);
+        }
         for (index, plan) in self.options.clients.clone().into_iter().enumerate() {
             let id = ClientId::new(index as u32, 0);
             let rng = self.rng.fork(3);
+            let size = (follower.clone(), self.options.timeout);
             self.clients.push(Client::new(id, plan, self.keys, rng, size, self.now));
             self.client_wakes.push(None);
             self.schedule_client(index);
@@ -430,6 +456,11 @@ impl World {
                 }
             }
             Event::Rascal { index } => self.on_rascal(index),
+            Event::Manager if self.now < self.manager_rests && !self.calm => {
+                self.push(self.manager_rests, Event::Manager);
+            }
+            Event::Manager => self.on_manager(),
+            Event::News { member, index, news } => self.on_news(member, index, &news),
             Event::Adversary { member } => self.on_adversary(member),
             Event::Fault(fault) => self.on_fault(fault),
         }
@@ -454,7 +485,8 @@ impl World {
     /// Members whose progress the liveness phase waits for.
     fn judged(&self) -> impl Iterator<Item = (usize, &Node)> {
         let nodes = self.nodes.iter().enumerate();
-        nodes.filter(|(_, node)| node.is_correct() && node.healed)
+        let members = self.newest_members();
+        nodes.filter(move |(at, node)| node.is_correct() && node.healed && members.contains(at))
     }
 
     /// Has everybody what they wanted, and are the healed members equally far? Some may be stopped
@@ -464,77 +496,8 @@ impl World {
         let decided = self.checker.decisions() as u64;
         let level = |host: &Host| host.core.decided().0 == decided && host.executed.0 == decided;
         self.clients.iter().all(Client::is_done)
+            && self.views_are_level()
             && self.judged().all(|(_, node)| node.hosts.iter().all(level))
-    }
-
-    /// Without work a replica may stay one instance behind, or alone in a regency: the next request
-    /// has to repair that.
-    fn poke(&mut self) {
-        self.coverage.count("requests to get everybody level");
-        self.clients[0].ask_for_more();
-        self.schedule_client(0);
-    }
-
-    fn what_is_missing(&self) -> String {
-        let mut text = format!("after {:?} of a good network:", self.options.bound);
-        for (index, client) in self.clients.iter().enumerate() {
-            let (waiting, returned) = client.progress();
-            if !client.is_done() {
-                text += &format!(" client {index} has {returned}, waits for {waiting};");
-            }
-        }
-        for (at, node) in self.judged() {
-            for host in &node.hosts {
-                text += &format!(
-                    " member {at}: regency {} wanted {} stopped {} decided {} executed {} pending \
-                     {}{};",
-                    host.core.regency(),
-                    host.core.wanted(),
-                    host.core.is_stopped(),
-                    host.core.decided(),
-                    host.executed,
-                    host.core.pending(),
-                    if host.behind { " behind" } else { "" },
-                );
-            }
-        }
-        text
-    }
-
-    /// Nothing is wanted any more: a while of silence must stay silent.
-    fn quiet(&mut self) {
-        if !self.options.villains.is_empty() {
-            return;
-        }
-        // Requests that their clients gave up may still wait for a leader with a grown timeout, and
-        // so may a member that installed a regency whose leader is gone.
-        let settle = self.options.timeout * 4;
-        self.run_until(self.now + settle, |_| false);
-        let waits = |node: &Node| {
-            node.hosts.iter().any(|host| host.core.pending() > 0 || host.core.is_stopped())
-        };
-        if self.nodes.iter().any(waits) {
-            self.run_until(self.now + settle * 64, |_| false);
-        }
-        let newest = |world: &World| {
-            let regencies = world.judged().flat_map(|(_, node)| &node.hosts);
-            regencies.map(|host| host.core.regency()).max()
-        };
-        let (before, regency) = (self.sent, newest(self));
-        let timeouts = 20;
-        self.run_until(self.now + self.options.timeout * timeouts, |_| false);
-        let n = self.view.n() as u64;
-        // A status every quarter of the timeout to each other, and as much again for answers.
-        let allowed = 8 * (u64::from(timeouts) + 1) * n * n;
-        let sent = self.sent - before;
-        if sent > allowed {
-            let text = format!("{sent} messages while nothing was wanted, {allowed} expected");
-            self.checker.fail(Property::Resources, text);
-        }
-        if newest(self) != regency {
-            let text = format!("from {regency:?} to {:?} while nothing was wanted", newest(self));
-            self.checker.fail(Property::Regency, text);
-        }
     }
 
     fn outcome(mut self) -> Outcome {
@@ -566,6 +529,11 @@ fn concerns(event: &Event) -> Option<usize> {
         | Event::Checkpointed { member, .. }
         | Event::Connected { member, .. }
         | Event::Adversary { member } => Some(*member),
-        Event::Reply { .. } | Event::Client { .. } | Event::Rascal { .. } | Event::Fault(_) => None,
+        Event::Reply { .. }
+        | Event::Client { .. }
+        | Event::Rascal { .. }
+        | Event::Manager
+        | Event::News { .. }
+        | Event::Fault(_) => None,
     }
 }

@@ -3,6 +3,7 @@
 //! Always true: every proof that a client makes is known to the checker before anybody sees it. Must
 //! not: tell clients anything that is not a reply.
 
+use tetrarch_consensus::membership::VIEW_MANAGER;
 use tetrarch_consensus::{ClientId, Digest, Sequence};
 
 use super::{Event, World};
@@ -37,7 +38,9 @@ impl World {
                 reply.client, reply.sequence, reply.read_only, reply.answer
             )
         });
-        if let Some(client) = self.clients.get_mut(identity) {
+        if reply.client.identity() == VIEW_MANAGER {
+            self.on_manager_reply(member, reply);
+        } else if let Some(client) = self.clients.get_mut(identity) {
             let mut wishes = Vec::new();
             client.on_reply(self.now, member, reply, &mut wishes);
             self.fulfil(identity, wishes);
@@ -52,7 +55,7 @@ impl World {
         self.fulfil(index, wishes);
     }
 
-    fn fulfil(&mut self, index: usize, wishes: Vec<Wish>) {
+    pub(super) fn fulfil(&mut self, index: usize, wishes: Vec<Wish>) {
         let id = self.clients[index].id();
         for wish in wishes {
             match wish {
@@ -117,8 +120,11 @@ impl World {
         if self.calm {
             return;
         }
-        let leader = self.view.index_of(self.view.leader(self.newest_regency()));
+        let newest = self.checker.newest_view().map(|newest| newest.next.view().clone());
+        let view = newest.unwrap_or_else(|| self.view.clone());
+        let leader = self.view.index_of(view.leader(self.newest_regency()));
         let mut shots = Vec::new();
+        self.rascals[index].enter(view.id());
         self.rascals[index].act(leader.expect("a leader is a member"), &mut shots);
         for shot in shots {
             self.coverage.count("requests of faulty clients");

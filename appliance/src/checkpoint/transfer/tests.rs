@@ -313,6 +313,7 @@ fn state(kind: ServiceKind) -> State {
 /// The image of a replica at an instance, as it would have made it.
 fn image_of(state: &State, cid: ConsensusId) -> Chunks {
     let ordered = Ordered {
+        ruled: None,
         view: ViewId(0),
         cid,
         timestamp_ns: 5,

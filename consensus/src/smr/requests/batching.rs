@@ -9,6 +9,7 @@ use super::table::is_signed;
 use super::{Impossible, Requests};
 use crate::batch::{BATCH_HEADER_SIZE, Batch, Selection, encoded_size};
 use crate::limits::BATCH_SIZE_MAX;
+use crate::membership::is_view_manager;
 use crate::message::Request;
 use crate::payload::Payload;
 use crate::smr::complaints::Complaints;
@@ -56,7 +57,18 @@ impl<P: Payload> Requests<P> {
         let mut room = Room::new(self.batch_requests_max, self.batch_size_max);
         let mut complainants = ReplicaSet::EMPTY;
         let without_body = self.size_in_batch(0);
+        let (mut taken, mut alone) = (0, false);
         let mut verdict = |request: &Request<P>| {
+            if alone {
+                return Verdict::Stop;
+            }
+            if is_view_manager(request.client) {
+                spec!("VIEW.3");
+                if taken > 0 {
+                    return Verdict::Skip;
+                }
+                alone = true;
+            }
             let together = if is_signed(request) {
                 complainants
             } else {
@@ -69,6 +81,7 @@ impl<P: Payload> Requests<P> {
                 return Verdict::Stop;
             }
             complainants = together;
+            taken += 1;
             Verdict::Take
         };
         let mut session = self.proposable().head();
@@ -111,14 +124,16 @@ impl<P: Payload> Requests<P> {
     /// not convincing: neither authentic nor pending with the same digest (rule VAL.2).
     ///
     /// # Errors
-    /// [`Impossible`] when not (rule VAL.1; `last_timestamp_ns` is that of the instance below).
+    /// [`Impossible`] when not (rule VAL.1; `last_timestamp_ns` is that of the instance below; without
+    /// requests it is only possible where a view ends, rule VIEW.4).
     pub fn check_batch(
         &mut self,
         batch: &Batch<P>,
         last_timestamp_ns: u64,
+        may_be_empty: bool,
     ) -> Result<Option<ClientId>, Impossible> {
         spec!("VAL.1", "VAL.2", "BODY.7");
-        if batch.is_empty() {
+        if batch.is_empty() && !may_be_empty {
             return Err(Impossible::Empty);
         }
         if batch.len() > self.batch_requests_max {
@@ -130,9 +145,14 @@ impl<P: Payload> Requests<P> {
         self.check += 1;
         let all_authentic = batch.authentic.contains_first(batch.len());
         let mut doubtful = None;
+        let alone = batch.len() == 1;
         let mut size = BATCH_HEADER_SIZE + batch.len() * self.size_in_batch(0);
         for (index, request) in batch.outlines().enumerate() {
             let client = request.client;
+            if is_view_manager(client) && !alone {
+                spec!("VIEW.3");
+                return Err(Impossible::NotAlone);
+            }
             let at = self.open(client).ok_or(Impossible::UnknownSession(client))?;
             let below = self.reached(at);
             let session = &mut self.table.sessions[at as usize];

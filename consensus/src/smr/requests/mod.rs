@@ -85,6 +85,8 @@ pub enum Impossible {
     UnknownSession(ClientId),
     /// A request does not follow the last one of its session.
     OutOfOrder(ClientId),
+    /// A request of the View Manager is not alone in its batch (rule VIEW.3).
+    NotAlone,
 }
 
 /// The oldest work: what the leader is suspected for if it takes too long (rule TIME.1).
@@ -145,8 +147,9 @@ impl<P: Payload> Requests<P> {
         let around = BATCH_HEADER_SIZE + IDENTITY_SIZE + LAYOUT_SIZE + proof_size_max;
         let sessions_max = config.sessions_per_client_max;
         let list = || List::new(sessions_max as usize);
+        let clients = (config.clients_max, config.first.is_some());
         Self {
-            table: Table::new(config.clients_max, sessions_max, Limits::count_max(config)),
+            table: Table::new(clients, sessions_max, Limits::count_max(config)),
             ready: list(),
             signed: list(),
             oldest_unsigned: NONE,
@@ -380,6 +383,26 @@ impl<P: Payload> Requests<P> {
             }
         }
         self.settle(now, false);
+    }
+
+    /// Another view begins: what is pending names the members of the one before, and comes again.
+    pub fn enter_view(&mut self, now: Instant, config: &Config) {
+        spec!("VIEW.6");
+        self.forget_speculation();
+        for at in 0..self.table.sessions.len() as u32 {
+            self.table.forget(at, true, |_| true);
+            self.refresh(at);
+        }
+        self.settle(now, false);
+        self.favours.clear();
+        self.favours.resize(config.view.n(), Favour::NONE);
+        self.set_proof_size(config);
+    }
+
+    fn set_proof_size(&mut self, config: &Config) {
+        self.proof_size_max = config.view.request_proof_size_max();
+        let around = BATCH_HEADER_SIZE + IDENTITY_SIZE + LAYOUT_SIZE + self.proof_size_max;
+        self.body_size_max = self.batch_size_max.saturating_sub(around);
     }
 
     /// The oldest request that the leader may order: a signed one if there is any, else one that

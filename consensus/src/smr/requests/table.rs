@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use super::list::NONE;
 use crate::batch::encoded_size;
 use crate::limits::ADMISSION_WINDOW;
+use crate::membership::VIEW_MANAGER;
 use crate::message::{Request, proof};
 use crate::payload::Payload;
 use crate::types::{ClientId, Instant, Sequence};
@@ -88,7 +89,9 @@ pub(super) struct Table<P> {
     pub(super) sessions: Vec<Session>,
     pub(super) slots: Vec<Slot<P>>,
     free: u32,
+    /// Each of the cluster's list; and the View Manager behind them, if there is one.
     clients: Vec<Client>,
+    clients_max: u32,
     sessions_per_client_max: u32,
     /// Requests that may be pending beside the next one of each session.
     pending_max: usize,
@@ -127,15 +130,20 @@ impl Load {
 impl<P: Payload> Table<P> {
     /// Room for the sessions of one client, for the next request of each, and for `pending_max` more:
     /// only further sessions make it grow.
-    pub(super) fn new(clients_max: u32, sessions_per_client_max: u32, pending_max: usize) -> Self {
+    pub(super) fn new(
+        (clients_max, view_manager): (u32, bool),
+        sessions_per_client_max: u32,
+        pending_max: usize,
+    ) -> Self {
         let mut clients = Vec::new();
-        clients.resize_with(clients_max as usize, Client::default);
+        clients.resize_with(clients_max as usize + usize::from(view_manager), Client::default);
         let sessions = sessions_per_client_max as usize;
         Self {
             sessions: Vec::with_capacity(sessions),
             slots: Vec::with_capacity(pending_max + sessions),
             free: NONE,
             clients,
+            clients_max,
             sessions_per_client_max,
             pending_max,
             load: Load::default(),
@@ -144,13 +152,23 @@ impl<P: Payload> Table<P> {
 
     /// May there be such a session?
     pub(super) fn allows(&self, client: ClientId) -> bool {
-        (client.identity() as usize) < self.clients.len()
+        self.place(client.identity()) < self.clients.len()
             && client.session() < self.sessions_per_client_max
+    }
+
+    /// Where in `clients` the client with this identity is, if there is one.
+    #[inline]
+    fn place(&self, identity: u32) -> usize {
+        match identity {
+            listed if listed < self.clients_max => listed as usize,
+            VIEW_MANAGER => self.clients_max as usize,
+            _ => usize::MAX,
+        }
     }
 
     #[inline]
     pub(super) fn find(&self, client: ClientId) -> Option<u32> {
-        let sessions = &self.clients.get(client.identity() as usize)?.sessions;
+        let sessions = &self.clients.get(self.place(client.identity()))?.sessions;
         sessions.get(client.session() as usize).copied().filter(|&at| at != NONE)
     }
 
@@ -185,7 +203,8 @@ impl<P: Payload> Table<P> {
             turn: Turn::None,
             told_busy: (Instant(0), 0),
         });
-        let sessions = &mut self.clients[client.identity() as usize].sessions;
+        let place = self.place(client.identity());
+        let sessions = &mut self.clients[place].sessions;
         let number = client.session() as usize;
         if sessions.len() <= number {
             sessions.resize(number + 1, NONE);
@@ -196,15 +215,17 @@ impl<P: Payload> Table<P> {
 
     /// Sessions of one client so far, by position.
     pub(super) fn session_of(&self, identity: u32, number: usize) -> Option<u32> {
-        self.clients.get(identity as usize)?.sessions.get(number).copied()
+        self.clients.get(self.place(identity))?.sessions.get(number).copied()
     }
 
     /// Last executed request of each session that has one, clients ascending.
     pub(super) fn executed(&self) -> impl Iterator<Item = (ClientId, Sequence)> + '_ {
-        self.clients.iter().enumerate().flat_map(move |(identity, client)| {
+        self.clients.iter().enumerate().flat_map(move |(place, client)| {
+            let listed = place < self.clients_max as usize;
+            let identity = if listed { place as u32 } else { VIEW_MANAGER };
             let known = client.sessions.iter().enumerate().filter(|(_, at)| **at != NONE);
             let executed = move |(number, at): (usize, &u32)| {
-                let client = ClientId::new(identity as u32, number as u32);
+                let client = ClientId::new(identity, number as u32);
                 (client, self.session(*at).executed)
             };
             known.map(executed).filter(|(_, executed)| *executed != Sequence::NONE)
@@ -213,7 +234,7 @@ impl<P: Payload> Table<P> {
 
     /// What is pending of one client.
     pub(super) fn client_load(&self, identity: u32) -> Load {
-        self.clients[identity as usize].load
+        self.clients[self.place(identity)].load
     }
 
     /// What is pending of all.
@@ -435,13 +456,15 @@ impl<P: Payload> Table<P> {
     #[inline]
     fn charge(&mut self, request: &Request<P>) {
         let size = encoded_size(request);
-        self.clients[request.client.identity() as usize].load.add(size);
+        let place = self.place(request.client.identity());
+        self.clients[place].load.add(size);
         self.load.add(size);
     }
 
     #[inline]
     fn refund(&mut self, identity: u32, size: usize) {
-        self.clients[identity as usize].load.take(size);
+        let place = self.place(identity);
+        self.clients[place].load.take(size);
         self.load.take(size);
     }
 }

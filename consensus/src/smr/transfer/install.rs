@@ -37,9 +37,9 @@ impl<P: Payload> Replica<P> {
         self.recent.extend(recent);
         (self.decided, self.claimed) = (cid, cid);
         self.timestamp_ns = ordered.timestamp_ns;
-        let opened = self.window.end().next().max(cid.next());
+        let opened = self.window.newest().next().max(cid.next());
         self.window.skip_to(cid.next());
-        for cid in opened.0..=self.window.end().0 {
+        for cid in opened.0..=self.window.newest().0 {
             self.bind(ConsensusId(cid));
         }
         self.log.clear();
@@ -50,8 +50,12 @@ impl<P: Payload> Replica<P> {
         self.begin_lowest();
         self.withdraw_wish();
         self.transfer.installed = cid;
+        if let Some(ruled) = &ordered.ruled {
+            self.take_ruled(ruled);
+        }
         self.persist(|this| Record::Transferred { root, base: Box::new(this.base()) }, actions);
         actions.push(Action::Install { base: self.last_record(), cid });
+        self.end_view(actions);
         true
     }
 
@@ -64,6 +68,7 @@ impl<P: Payload> Replica<P> {
             self.decided_here(cid.0 - since as u64).is_none_or(|recent| recent.digest == *digest)
         };
         *view == self.config.view.id()
+            && self.is_ruled(ordered)
             && ahead
             && decisions.len() as u64 == told
             && decisions.iter().enumerate().all(known)

@@ -84,6 +84,12 @@ impl Transfer {
         }
     }
 
+    /// Another view begins: nothing was asked of its members.
+    pub(super) fn enter_view(&mut self, config: &Config) {
+        self.sources = Sources::new(config.view.id(), config.view.n());
+        (self.target, self.look_at) = (None, None);
+    }
+
     /// When to look after the transfer.
     pub(super) fn look_at(&self) -> Option<Instant> {
         self.look_at
@@ -410,7 +416,7 @@ impl<P: Payload> Replica<P> {
         }
     }
 
-    fn end_transfer(&mut self, actions: &mut Actions<Action<P>>) {
+    pub(super) fn end_transfer(&mut self, actions: &mut Actions<Action<P>>) {
         if let Some(target) = self.transfer.target.take() {
             actions.push(Action::EndTransfer { cid: target.offer.cid });
         }

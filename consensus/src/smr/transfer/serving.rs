@@ -78,6 +78,12 @@ impl Serving {
         }
     }
 
+    /// Another view begins: its members have asked for nothing.
+    pub(in crate::smr) fn enter_view(&mut self, config: &Config) {
+        let kept = core::mem::take(&mut self.kept);
+        *self = Self { kept, ..Self::new(config) };
+    }
+
     /// When there is something to send.
     pub(in crate::smr) fn deadline(&self) -> Option<Instant> {
         (self.waiting > 0).then_some(self.free_at)

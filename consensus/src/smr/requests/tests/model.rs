@@ -363,7 +363,7 @@ impl Pair {
         let fits = !list.is_empty()
             && list.len() <= 6
             && list.iter().map(size_in_batch).sum::<usize>() + BATCH_HEADER_SIZE <= 2000;
-        let check = self.requests.check_batch(&batch, self.last_timestamp_ns);
+        let check = self.requests.check_batch(&batch, self.last_timestamp_ns, false);
         prop_assert_eq!(check.is_ok(), in_order && fits);
         if let Ok(doubtful) = check {
             let is_doubtful = |request: &&Request<SharedBytes>| {

@@ -68,7 +68,7 @@ fn body_7_whichever_proof_a_replica_holds_a_batch_has_one_size() {
         let two = |is_signed| batch(6, &[one(1, 300, is_signed), one(2, last, is_signed)]);
         (two(false), two(true))
     };
-    let mut check = |batch: &Batch<SharedBytes>| bench.requests.check_batch(batch, 5).err();
+    let mut check = |batch: &Batch<SharedBytes>| bench.requests.check_batch(batch, 5, false).err();
     let (macs, signed) = sized(room - 300);
     assert_ne!(macs.payload().bytes().len(), signed.payload().bytes().len());
     assert_eq!((check(&macs), check(&signed)), (None, None));
@@ -182,7 +182,7 @@ fn smr_9_a_request_is_executed_once_and_the_number_moves_at_execution() {
 fn val_1_an_impossible_batch_is_told_from_a_possible_one() {
     let mut bench = bench();
     let mut check = |timestamp, list: &[Request<SharedBytes>]| {
-        bench.requests.check_batch(&batch(timestamp, list), 5).err()
+        bench.requests.check_batch(&batch(timestamp, list), 5, false).err()
     };
     assert_eq!(check(6, &[]), Some(Impossible::Empty));
     assert_eq!(check(5, &[mac(A, 1)]), Some(Impossible::Timestamp));
@@ -208,7 +208,7 @@ fn val_2_convincing_is_what_is_authentic_or_pending_with_the_same_digest() {
         let mut proposal = batch(1, list);
         proposal.authentic = Selection::NONE;
         authentic.iter().for_each(|index| proposal.authentic.insert(*index));
-        bench.requests.check_batch(&proposal, 0).expect("possible")
+        bench.requests.check_batch(&proposal, 0, false).expect("possible")
     };
     let all = [mac(A, 1), mac(B, 1), other, mac(B, 2)];
     assert_eq!(doubtful(&all, &[1, 2, 3]), None, "one is pending, the others are authentic");
