@@ -148,7 +148,8 @@ fn a_durable_cluster_keeps_what_it_acknowledged_when_all_are_killed() {
     let directory = cluster.directory.join("replica-3.data").join("log");
     let segment = directory.join(format!("{:016}.segment", 1));
     let mut bytes = fs::read(&segment).expect("the first segment");
-    bytes[2 * 4096 + 40] ^= 1;
+    // In the first group: a replica that was slow may have no second one there.
+    bytes[4096 + 40] ^= 1;
     fs::write(&segment, bytes).expect("ours");
     let damaged = log("verify");
     let error = String::from_utf8_lossy(&damaged.stderr).into_owned();
