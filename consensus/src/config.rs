@@ -171,8 +171,8 @@ pub struct Config {
     pub state_size_max: u64,
     /// Bytes of chunks in a second that this replica sends to all others together (rule ST.4).
     pub chunk_rate: u64,
-    /// Decisions kept for that at most, up to `DECISION_LOG_MAX`; what is told of them by the protocol
-    /// itself is kept in any case. Who lacks more gets a checkpoint (rule ST.1).
+    /// Decisions kept for that beside those above the older checkpoint, up to `DECISION_LOG_MAX` in all. Who
+    /// lacks more gets a checkpoint (rule ST.1).
     pub decision_log_max: usize,
     /// The replica ran before and lost its memory: it must not vote in any instance it may have
     /// voted in already (rule LAG.5).

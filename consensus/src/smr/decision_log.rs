@@ -31,8 +31,9 @@ pub(crate) struct DecisionLog {
     /// Where the next batch goes, if it fits before the end of the ring.
     end: usize,
     entries: VecDeque<Entry>,
-    /// How many may be kept.
+    /// How many may be kept, and which beyond that, while there is room.
     max: usize,
+    needed_above: ConsensusId,
 }
 
 impl DecisionLog {
@@ -45,7 +46,7 @@ impl DecisionLog {
         let size = size.max(2 * BATCH_SIZE_MAX);
         let entries = VecDeque::with_capacity(DECISION_LOG_MAX + 1);
         let max = max.clamp(1, DECISION_LOG_MAX);
-        Self { ring: alloc::vec![0; size], end: 0, entries, max }
+        Self { ring: alloc::vec![0; size], end: 0, entries, max, needed_above: ConsensusId(0) }
     }
 
     /// Appends the decision of the next instance over the oldest ones.
@@ -64,13 +65,26 @@ impl DecisionLog {
             start = 0;
         }
         let over = |entry: &Entry| entry.start < start + size && start < entry.start + entry.size;
-        while self.entries.len() >= self.max || self.entries.front().is_some_and(over) {
+        let needed = self.needed_above;
+        let spare = |entry: &Entry, count| count >= self.max && entry.at.cid <= needed;
+        while let Some(oldest) = self.entries.front()
+            && (over(oldest)
+                || spare(oldest, self.entries.len())
+                || self.entries.len() >= DECISION_LOG_MAX)
+        {
             self.entries.pop_front();
         }
         self.ring[start..start + size].copy_from_slice(bytes);
         self.end = start + size;
         let (digest, timestamp_ns) = (batch.digest, batch.timestamp_ns);
         self.entries.push_back(Entry { at, digest, timestamp_ns, start, size });
+    }
+
+    /// Who gets a checkpoint of this replica may need all decisions above `cid`: as long as there is room, they are
+    /// kept.
+    pub(crate) fn keep_above(&mut self, cid: ConsensusId) {
+        spec!("LAG.4", "ST.1");
+        self.needed_above = cid;
     }
 
     /// The newest instance that is kept.
@@ -134,9 +148,29 @@ mod tests {
     }
 
     // rule: LAG.4
+    // rule: ST.1
+    #[test]
+    fn what_lies_above_a_checkpoint_is_kept_beyond_the_number() {
+        let mut log = DecisionLog::new(0, 3);
+        for number in 1..=20 {
+            if number > 10 {
+                log.keep_above(ConsensusId(number - 6));
+            }
+            let at = Position { view: ViewId(0), cid: ConsensusId(number), epoch: Epoch(0) };
+            log.push(at, &batch(number, 10));
+            let start = if number > 10 { number - 5 } else { 1 };
+            assert_eq!(log.start(), Some(ConsensusId(start)), "at {number}");
+        }
+        log.keep_above(ConsensusId(20));
+        let at = Position { view: ViewId(0), cid: ConsensusId(21), epoch: Epoch(0) };
+        log.push(at, &batch(21, 10));
+        assert_eq!(log.start(), Some(ConsensusId(19)), "three in all");
+    }
+
+    // rule: LAG.4
     #[test]
     fn what_is_kept_is_whole_contiguous_and_as_much_as_fits() {
-        let mut log = DecisionLog::new(0, 300);
+        let mut log = DecisionLog::new(0, DECISION_LOG_MAX);
         let mut state = 7u64;
         let mut pushed = Vec::new();
         for number in 1..=400 {
@@ -154,7 +188,6 @@ mod tests {
                 assert!(log.bytes(entry) == batch.payload().bytes(), "cid {cid}");
                 kept += entry.size;
             }
-            assert!(number + 1 - start <= 300);
             assert!(start == 1 || kept + 2 * 201_000 > 2 * BATCH_SIZE_MAX, "keeps only {kept}");
             assert!(log.get(ConsensusId(number + 1)).is_none());
         }

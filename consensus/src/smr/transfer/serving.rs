@@ -116,6 +116,11 @@ impl Serving {
         }
     }
 
+    /// The oldest of those that are kept.
+    fn oldest(&self) -> Option<ConsensusId> {
+        self.kept.front().map(|offer| offer.cid)
+    }
+
     /// The checkpoint that a member asks for, if there is one.
     fn find(&self, cid: ConsensusId, fetch: &FetchChunks) -> Option<Offer> {
         let is = |offer: &&Offer| offer.cid == cid && offer.root == fetch.root;
@@ -187,6 +192,9 @@ impl<P: Payload> Replica<P> {
         assert!(offer.cid <= self.decided && offer.size > 0, "a checkpoint is of what was decided");
         let (now, in_use) = (self.now, self.config.request_timeout);
         self.serving.add(offer, now, in_use, self.quorums.one_correct());
+        if let Some(oldest) = self.serving.oldest() {
+            self.log.keep_above(oldest);
+        }
     }
 
     pub(in crate::smr) fn on_fetch_state(
