@@ -11,6 +11,7 @@ use tetrarch_consensus::message::Request;
 use tetrarch_consensus::payload::SharedBytes;
 use tetrarch_consensus::{Batch, Digest, Message, RequestView, SparseBatch, ViewRequest};
 
+use crate::image::implied_root;
 use crate::keys::Keys;
 use crate::service::Operation;
 
@@ -18,8 +19,14 @@ type Msg = Message<SharedBytes>;
 
 /// Checks a message for the member at index `member`. `None`: dropped. `hostile` says that the sender
 /// made its batches itself, so that bodies have to be hashed; what correct members send is what they
-/// got through an ingress themselves.
-pub fn admit(keys: &Keys, member: usize, hostile: bool, mut message: Msg) -> Option<Msg> {
+/// got through an ingress themselves. Images have chunks of `chunk_size` bytes.
+pub fn admit(
+    keys: &Keys,
+    member: usize,
+    hostile: bool,
+    chunk_size: usize,
+    mut message: Msg,
+) -> Option<Msg> {
     match &mut message {
         Message::Propose(propose) => {
             check(keys, member, hostile, &mut propose.batch)?;
@@ -62,6 +69,7 @@ pub fn admit(keys: &Keys, member: usize, hostile: bool, mut message: Msg) -> Opt
             }
         }
         Message::BatchBody(body) => check(keys, member, hostile, &mut body.batch)?,
+        Message::Chunk(chunk) => chunk.root = implied_root(chunk, chunk_size),
         Message::StopData(signed) if !keys.state_is_signed(signed) => return None,
         Message::Sync(sync) => {
             let genuine = sync.states.iter().all(|signed| keys.state_is_signed(signed));

@@ -11,6 +11,7 @@ pub mod client;
 pub mod coverage;
 pub mod disks;
 pub mod follower;
+pub mod image;
 pub mod ingress;
 pub mod keys;
 pub mod mischief;

@@ -83,6 +83,8 @@ enum Mutant {
     BodyDigests,
     Handover,
     ViewQuorums,
+    OfferQuorum,
+    ChunkRoots,
 }
 
 fn parse_range(text: &str) -> Result<(u64, u64), String> {
@@ -116,6 +118,8 @@ impl Args {
                     Mutant::BodyDigests => Check::BodyDigests,
                     Mutant::Handover => Check::Handover,
                     Mutant::ViewQuorums => Check::ViewQuorums,
+                    Mutant::OfferQuorum => Check::OfferQuorum,
+                    Mutant::ChunkRoots => Check::ChunkRoots,
                 })
                 .collect(),
         }

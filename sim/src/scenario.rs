@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use tetrarch_consensus::FaultModel;
-use tetrarch_consensus::limits::PENDING_MAX;
+use tetrarch_consensus::limits::{DECISION_LOG_MAX, PENDING_MAX};
 use tetrarch_consensus::quorum::Quorums;
 use tetrarch_dataplane::types::Instant;
 
@@ -159,6 +159,8 @@ impl Options {
         (options.crash_every, options.starvation) = (Duration::ZERO, 0);
         (options.as_bytes, options.inline_body_max) = (false, 0);
         options.pending_max = PENDING_MAX;
+        // Whatever the depth is made: checkpoints would have to be twice as far apart.
+        (options.checkpoint_every, options.decision_log_max) = (0, DECISION_LOG_MAX);
         options
     }
 }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use tetrarch_consensus::config::Check;
-use tetrarch_consensus::limits::{BATCH_SIZE_MAX, PENDING_MAX, decisions_told};
+use tetrarch_consensus::limits::{BATCH_SIZE_MAX, DECISION_LOG_MAX, PENDING_MAX, decisions_told};
 use tetrarch_consensus::quorum::Quorums;
 use tetrarch_consensus::{FaultModel, ReplicaId};
 
@@ -66,11 +66,17 @@ pub enum Strategy {
     Starve,
     /// Takes a leadership over with a collection of nothing but its own lies, and proposes anew.
     Usurp,
+    /// Sends chunks of checkpoints that are changed, of another place, twice, or not at all.
+    FalseChunks,
+    /// Offers checkpoints that nobody has, and serves them.
+    FalseState,
+    /// Asks for checkpoints and chunks all the time.
+    ChunkFlood,
 }
 
 impl Strategy {
     /// All of them.
-    pub const ALL: [Strategy; 23] = [
+    pub const ALL: [Strategy; 26] = [
         Self::Twins,
         Self::Equivocate,
         Self::SilentLeader,
@@ -94,6 +100,9 @@ impl Strategy {
         Self::FetchFlood,
         Self::Starve,
         Self::Usurp,
+        Self::FalseChunks,
+        Self::FalseState,
+        Self::ChunkFlood,
     ];
 }
 
@@ -188,10 +197,16 @@ pub struct Options {
     pub execution: Duration,
     /// What members keep on disks.
     pub disks: Disks,
-    /// Decisions from one checkpoint to the next, with disks; 0: there are none.
+    /// Decisions from one checkpoint to the next; 0: there are none.
     pub checkpoint_every: u64,
     /// Are records given up that lie before two checkpoints?
     pub truncate: bool,
+    /// Decisions that are kept in memory for others.
+    pub decision_log_max: usize,
+    /// Bytes of a chunk of a checkpoint.
+    pub chunk_size: usize,
+    /// Bytes of chunks in a second that a member sends.
+    pub chunk_rate: u64,
     /// Instances that may be open at once.
     pub depth: usize,
     /// Requests per batch.
@@ -276,11 +291,14 @@ impl Options {
         options.depth = wishes.depth.unwrap_or(drawn);
         options.mutants = wishes.mutants.clone();
         options.keep_records(wishes.disks);
+        options.give_up_decisions();
         options.people(&mut rng);
         options.faulty_members(&mut rng, &wishes.strategies);
         options.crowd(wishes);
         options.spoil_disks();
         if wishes.views {
+            // A checkpoint of another view is not fetched yet: whoever is behind learns decisions.
+            options.decision_log_max = DECISION_LOG_MAX;
             options.change_views();
         }
         options
@@ -318,6 +336,23 @@ impl Options {
             self.bad_disks.push(rng.pick(&free));
             self.abandoned = self.abandoned.min(self.f - faulty - 1);
         }
+    }
+
+    /// Checkpoints without disks, and memories that reach back to the last few of them only. From numbers of its
+    /// own, like the depth.
+    fn give_up_decisions(&mut self) {
+        let mut rng = Rng::new(self.seed ^ 0x7866_6572_0000);
+        let least = decisions_told(self.depth) as u64;
+        let every: u64 = rng.pick(&[0, 0, 2, 3, 5, 9, 20]);
+        if self.disks == Disks::None && every > 0 {
+            self.checkpoint_every = every.max(least);
+        }
+        let memory = rng.pick(&[0, 0, 3, 3, 4]) * self.checkpoint_every;
+        if memory > 0 {
+            self.decision_log_max = memory as usize;
+        }
+        self.chunk_size = rng.pick(&[64, 64, 200, 2000]);
+        self.chunk_rate = rng.pick(&[50_000, 10_000_000]);
     }
 
     /// Members.
@@ -398,6 +433,9 @@ impl Options {
             disks: Disks::None,
             checkpoint_every: 0,
             truncate: false,
+            decision_log_max: DECISION_LOG_MAX,
+            chunk_size: 64,
+            chunk_rate: 0,
             depth: 1,
             batch_requests_max: rng.pick(&[1, 2, 4, 16, 1024]),
             // All bodies have one size. A draw of its own leaves the others as they were.

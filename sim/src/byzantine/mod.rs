@@ -9,6 +9,7 @@ pub mod leaders;
 pub mod liars;
 pub mod noise;
 pub mod synchronizers;
+pub mod transfer;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -172,6 +173,8 @@ pub struct Scene<'a> {
     pub now: Instant,
     /// Instances that may be open at once.
     pub depth: usize,
+    /// Bytes of a chunk of a checkpoint.
+    pub chunk_size: usize,
     /// The one timeout.
     pub timeout: Duration,
     /// Its own core's regency.
@@ -273,6 +276,9 @@ pub fn behaviour(strategy: Strategy) -> Option<Box<dyn Behaviour>> {
         Strategy::FetchFlood => Box::new(bodies::FetchFlood),
         Strategy::Starve => Box::new(leaders::Starve::default()),
         Strategy::Usurp => Box::new(synchronizers::Usurp::default()),
+        Strategy::FalseChunks => Box::new(transfer::FalseChunks::default()),
+        Strategy::FalseState => Box::new(transfer::FalseState::default()),
+        Strategy::ChunkFlood => Box::new(transfer::ChunkFlood::default()),
     })
 }
 

@@ -300,12 +300,32 @@ impl Checker {
         }
     }
 
+    /// A member goes on behind `cid` without what lies between.
+    pub fn skips(&mut self, member: usize, cid: ConsensusId) {
+        let log = &mut self.members[member];
+        let before = std::mem::replace(&mut log.decided, cid.0);
+        if cid.0 <= before || cid.0 as usize > self.canonical.len() {
+            let text = format!("member {member} goes from cid {before} to {cid}");
+            self.fail(Property::Order, text);
+        }
+    }
+
+    /// The service of a member is now what it was behind `cid` at others.
+    pub fn replaced(&mut self, member: usize, cid: ConsensusId, state: u64) {
+        self.members[member].executed = cid.0;
+        self.compare_state(member, cid, state);
+    }
+
     /// A member that was down goes on behind `cid`, with the service as it was there.
     pub fn resumes(&mut self, member: usize, cid: ConsensusId, state: u64) {
         (self.members[member].decided, self.members[member].executed) = (cid.0, cid.0);
+        self.compare_state(member, cid, state);
+    }
+
+    fn compare_state(&mut self, member: usize, cid: ConsensusId, state: u64) {
         let known = self.canonical.get(cid.0 as usize - 1).and_then(|decision| decision.state);
         if known != Some(state) {
-            let text = format!("cid {cid}: member {member} comes back with another state");
+            let text = format!("cid {cid}: member {member} goes on with another state");
             self.fail(Property::Agreement, text);
         }
     }

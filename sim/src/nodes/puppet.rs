@@ -275,6 +275,7 @@ impl Puppet {
             dossier: &mut self.dossier,
             keyring: &self.keyring,
             depth: self.depth,
+            chunk_size: tetrarch_consensus::limits::CHUNK_SIZE_MAX,
         };
         does(&mut self.adversary, &mut scene, &mut out);
         for (to, message) in out {

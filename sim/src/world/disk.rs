@@ -163,11 +163,13 @@ impl World {
             return;
         };
         let journal = std::mem::take(&mut host.journal);
+        (node.fetched, node.installing) = (host.incoming.take(), host.installing.take());
         if journal.unsynced() > 0 {
             self.coverage.count("crashes that lose records");
         }
         let mut stored = journal.lose_power(&mut self.rng);
         self.damage(stored.checkpoints());
+        self.lose_chunks(member);
         if self.nodes[member].bad_disk && !self.calm {
             stored = self.spoil(member, stored);
         }
@@ -186,6 +188,7 @@ impl World {
             (2, None) => self.nodes[member].older_disk = Some(stored.copy()),
             (2 | 3, Some(older)) => {
                 self.coverage.count("disks put back to an older state");
+                (self.nodes[member].fetched, self.nodes[member].installing) = (None, None);
                 return older;
             }
             (_, older) => self.nodes[member].older_disk = older,
@@ -231,6 +234,8 @@ impl World {
         let host = &mut self.nodes[member].hosts[0];
         host.view = host.core.view().clone();
         host.journal = recovery.go_on();
+        self.nodes[member].hosts[0].incoming = self.nodes[member].fetched.take();
+        let host = &mut self.nodes[member].hosts[0];
         let mut actions = Actions::with_capacity(0);
         host.core.go_on_after(last, &mut actions);
         let wanted = host.core.wanted();
@@ -238,6 +243,7 @@ impl World {
         for action in actions.drain().collect::<Vec<_>>() {
             self.perform(member, 0, action);
         }
+        self.tell_checkpoints(member, 0);
         let life = self.nodes[member].life;
         self.push(self.now, Event::Wake { member, host: 0, life, at: Instant(0) });
     }

@@ -10,6 +10,7 @@ use tetrarch_consensus::{ClientId, Input, Sequence, Verified};
 
 use super::disk::Held;
 use super::member::Job;
+use super::transfer::Work;
 use super::{World, views};
 use crate::client::Reply;
 use crate::ingress;
@@ -58,7 +59,13 @@ impl World {
 
     pub(super) fn on_executed(&mut self, member: usize, host: usize) {
         let Some(entry) = self.nodes[member].hosts.get_mut(host) else { return };
-        let Some(job) = entry.jobs.pop_front() else { return };
+        let job = match entry.jobs.pop_front() {
+            Some(Work::Batch(job)) => job,
+            Some(Work::Install { cid, image, after }) => {
+                return self.replace_state(member, host, cid, &image, after);
+            }
+            None => return,
+        };
         let view_answer = self.apply_view_answer(member, host, &job);
         let answers = self.apply(member, host, &job);
         let answers =

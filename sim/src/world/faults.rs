@@ -242,6 +242,7 @@ impl World {
             host.start_journal(self.new_journal(member, self.nodes[member].bad_disk));
         }
         self.nodes[member].hosts.push(host);
+        (self.nodes[member].fetched, self.nodes[member].installing) = (None, None);
         let life = self.nodes[member].life;
         self.push(self.now, Event::Wake { member, host: 0, life, at: Instant(0) });
     }

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use tetrarch_consensus::Lsn;
+use tetrarch_consensus::{ConsensusId, Lsn};
 use tetrarch_dataplane::storage::fault::{Fault, FaultDisk};
 use tetrarch_dataplane::storage::memory::{MemoryLog, Pace};
 use tetrarch_dataplane::storage::{self, LogConfig, Owner, Storage};
@@ -45,6 +45,8 @@ pub(super) struct Journal {
     pub(super) unfinished: Option<Checkpoint>,
     /// The base of the last one that was given up.
     pub(super) before: Option<Lsn>,
+    /// The last one that the core was told of.
+    pub(super) told: ConsensusId,
 }
 
 /// What a member that is down has on its disk, and what it may rely on.
@@ -93,6 +95,7 @@ impl Journal {
             checkpoints,
             unfinished: None,
             before: None,
+            told: ConsensusId(0),
         }
     }
 

@@ -17,9 +17,10 @@ use tetrarch_consensus::{
     PayloadPool, Protocol, Recipients, Verified, View, ViewAnswer,
 };
 
-use super::checkpoint::Kept;
+use super::checkpoint::{Checkpoint, Kept};
 use super::disk::Held;
 use super::journal::{Journal, Stored};
+use super::transfer::{Incoming, Work};
 use super::{Event, World};
 use crate::byzantine::{Adversary, Msg, Outbox, Scene};
 use crate::checker::Property;
@@ -63,11 +64,17 @@ pub struct Host {
     pub(super) view: View,
     actions: Actions<Action<SharedBytes>>,
     pub(super) service: Service,
-    pub(super) jobs: VecDeque<Job>,
+    pub(super) jobs: VecDeque<Work>,
     pub(super) replies: Kept,
     pub(super) executed: ConsensusId,
     pub(super) executed_after: Lsn,
     pub(super) journal: Journal,
+    /// What it fetches; what it has fetched and installed, without a name; and what it does not keep any more.
+    pub(super) incoming: Option<Incoming>,
+    pub(super) installing: Option<Checkpoint>,
+    pub(super) given_up: VecDeque<Checkpoint>,
+    /// When the node has told the core what it was last told.
+    pub(super) told_at: Instant,
     pub(super) behind: bool,
     wake: Option<Instant>,
     /// Deadline steps in a row without time passing.
@@ -86,6 +93,10 @@ impl Host {
             executed: ConsensusId(0),
             executed_after: Lsn(0),
             journal: Journal::default(),
+            incoming: None,
+            installing: None,
+            given_up: VecDeque::new(),
+            told_at: Instant(0),
             behind: false,
             wake: None,
             spins: (Instant(0), 0),
@@ -109,6 +120,9 @@ pub struct Node {
     pub(super) adversary: Option<Adversary>,
     /// What a member that is down has on its disk.
     pub(super) disk: Option<Stored>,
+    /// What is there of an image that it fetches; and one that is whole and has no name yet.
+    pub(super) fetched: Option<Incoming>,
+    pub(super) installing: Option<Checkpoint>,
     /// Its disk is a bad one: it counts as faulty, though it does its best.
     pub(super) bad_disk: bool,
     /// What a bad disk was, to be put back.
@@ -216,16 +230,18 @@ impl World {
                 let life = self.nodes[member].life;
                 let jobs = &mut self.nodes[member].hosts[host].jobs;
                 let checkpoint = None;
-                jobs.push_back(Job { context, batch, selection, view_answer, after, checkpoint });
+                let job = Job { context, batch, selection, view_answer, after, checkpoint };
+                jobs.push_back(Work::Batch(job));
                 let at = now + self.options.execution * jobs.len() as u32;
                 self.push(at, Event::Executed { member, host, life });
             }
             Action::Checkpoint { base, ordered } => {
                 let job = self.nodes[member].hosts[host].jobs.back_mut();
-                let job = job.filter(|job| job.context.cid == ordered.cid);
                 match job {
-                    Some(job) => job.checkpoint = Some((base, ordered)),
-                    None => {
+                    Some(Work::Batch(job)) if job.context.cid == ordered.cid => {
+                        job.checkpoint = Some((base, ordered));
+                    }
+                    _ => {
                         let text = format!("member {member}: a checkpoint of what is not executed");
                         self.checker.fail(Property::Order, text);
                     }
@@ -276,13 +292,12 @@ impl World {
                     format!("{member}: behind, has {decided}, others start at {available}")
                 });
             }
-            // Nobody tells the cores of checkpoints yet.
             Action::SendChunk { .. }
             | Action::BeginTransfer { .. }
             | Action::StoreChunk { .. }
             | Action::EndTransfer { .. }
             | Action::Install { .. }
-            | Action::Transfer(_) => {}
+            | Action::Transfer(_) => self.transfer(member, host, action),
             Action::Report(evidence) => {
                 if self.nodes[member].is_reliable() {
                     self.coverage.evidence(&evidence);
@@ -290,31 +305,6 @@ impl World {
                     self.trace.line(now, Log::Short, || format!("{member}: {evidence:?}"));
                 }
             }
-        }
-    }
-
-    /// A member says that it cannot catch up: not while enough honest ones keep what it lacks, or
-    /// will once they decide it themselves.
-    fn check_behind(&mut self, member: usize, decided: ConsensusId) {
-        let keeps = |(at, node): &(usize, &Node)| {
-            let kept = |host: &Host| host.core.log_start() <= decided.next();
-            *at != member && node.adversary.is_none() && node.hosts.iter().any(kept)
-        };
-        let keepers = self.nodes.iter().enumerate().filter(keeps).count();
-        let node = &self.nodes[member];
-        // Records are kept for those that have theirs: one without may hear first of those that gave some up.
-        let lost = node.lost_disk && self.options.truncate;
-        let honest = node.is_reliable() && !lost;
-        let Some(host) = node.hosts.first() else { return };
-        if honest
-            && keepers >= host.core.view().quorums().one_correct()
-            && self.options.changes.is_none()
-        {
-            let text = format!(
-                "member {member} gives up after {decided}, though {keepers} honest members keep the \
-                 next decision, or will"
-            );
-            self.checker.fail(Property::Liveness, text);
         }
     }
 
@@ -452,6 +442,7 @@ impl World {
             dossier: &mut self.dossier,
             keyring: &self.keyring,
             depth: self.options.depth,
+            chunk_size: self.options.chunk_size,
         };
         let mut out = Outbox::new();
         does(&mut adversary, &mut scene, &mut out);
@@ -491,7 +482,8 @@ impl World {
             let heard = message.clone();
             self.with_adversary(to, |adversary, scene, out| adversary.hear(scene, &heard, out));
         }
-        let Some(message) = ingress::admit(&self.keys, to, hostile, message) else {
+        let chunk_size = self.options.chunk_size;
+        let Some(message) = ingress::admit(&self.keys, to, hostile, chunk_size, message) else {
             self.coverage.count("messages refused by ingress");
             return;
         };

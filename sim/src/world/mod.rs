@@ -13,23 +13,27 @@ mod faults;
 mod journal;
 mod member;
 mod people;
+mod transfer;
 mod views;
 
 use std::cmp::Ordering;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use tetrarch_consensus::config::{Check, Config};
 use tetrarch_consensus::limits::BATCH_SIZE_MAX;
 use tetrarch_consensus::message::Request;
 use tetrarch_consensus::payload::SharedBytes;
-use tetrarch_consensus::{ClientId, Input, Instant, Lsn, Regency, View, ViewId, ViewRequest};
+use tetrarch_consensus::{
+    ClientId, ConsensusId, Input, Instant, Lsn, Regency, View, ViewId, ViewRequest,
+};
 
 use crate::byzantine::{Adversary, Dossier, Msg};
 use crate::checker::{Checker, Property, Violation};
 use crate::client::{Client, Reply};
 use crate::coverage::Coverage;
 use crate::follower::Follower;
+use crate::image::Image;
 use crate::keys::{Keyring, Keys};
 use crate::mischief::Rascal;
 use crate::net::Net;
@@ -58,6 +62,8 @@ enum Event {
     Executed { member: usize, host: usize, life: u32 },
     Synced { member: usize, host: usize, life: u32, to: Lsn },
     Checkpointed { member: usize, host: usize, life: u32 },
+    Named { member: usize, host: usize, life: u32 },
+    Told { member: usize, host: usize, life: u32, input: Input<SharedBytes> },
     Connected { member: usize, peer: usize, life: u32 },
     Client { index: usize, at: Instant },
     Rascal { index: usize },
@@ -109,6 +115,8 @@ pub struct World {
     client_wakes: Vec<Option<Instant>>,
     rascals: Vec<Rascal>,
     dossier: Dossier,
+    /// The images of correct members.
+    images: BTreeMap<ConsensusId, Image>,
     keys: Keys,
     keyring: Keyring,
     net: Net,
@@ -173,6 +181,7 @@ impl World {
             client_wakes: Vec::new(),
             rascals: Vec::new(),
             dossier: Dossier::default(),
+            images: BTreeMap::new(),
             keys,
             keyring,
             net,
@@ -205,6 +214,8 @@ impl World {
                 hosts: Vec::new(),
                 adversary,
                 disk: None,
+                fetched: None,
+                installing: None,
                 bad_disk: self.options.has_bad_disk(member),
                 older_disk: None,
                 begins_in: 0,
@@ -243,6 +254,10 @@ impl World {
         config.request_timeout = self.options.timeout;
         config.depth = self.options.depth;
         config.checkpoint_every = self.options.checkpoint_every;
+        config.decision_log_max = self.options.decision_log_max;
+        config.chunk_size = self.options.chunk_size;
+        config.chunk_rate = self.options.chunk_rate;
+        config.state_size_max = 1 << 20;
         config.batch_requests_max = self.options.batch_requests_max;
         config.inline_body_max = match self.options.is_villain(member) {
             // Its core proposes whole batches; what leaves it is up to the adversary.
@@ -444,6 +459,16 @@ impl World {
                     self.on_checkpointed(member, host);
                 }
             }
+            Event::Named { member, host, life } => {
+                if self.nodes[member].life == life {
+                    self.on_named(member, host);
+                }
+            }
+            Event::Told { member, host, life, input } => {
+                if self.nodes[member].life == life {
+                    self.step(member, host, input);
+                }
+            }
             Event::Connected { member, peer, life } => {
                 if self.nodes[member].life == life && self.net.is_up(member, peer) {
                     self.on_connected(member, peer);
@@ -527,6 +552,8 @@ fn concerns(event: &Event) -> Option<usize> {
         | Event::Executed { member, .. }
         | Event::Synced { member, .. }
         | Event::Checkpointed { member, .. }
+        | Event::Named { member, .. }
+        | Event::Told { member, .. }
         | Event::Connected { member, .. }
         | Event::Adversary { member } => Some(*member),
         Event::Reply { .. }
