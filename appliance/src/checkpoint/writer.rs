@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{JoinHandle, Thread};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -61,7 +61,6 @@ struct Sink {
     buffers: Consumer<Chunks>,
     /// Memory of an image that was abandoned.
     spare: Option<Chunks>,
-    thread: Thread,
     handover: Handover,
     /// The longest that execution has waited for a piece of the copy that is being made.
     pause: Duration,
@@ -94,7 +93,7 @@ impl CheckpointSink for Sink {
         self.metrics.checkpoint_pause_max_ns.set(slowest);
         let pushed = self.jobs.push(Job { position, image, pause });
         debug_assert!(pushed.is_ok(), "the room was checked");
-        self.thread.unpark();
+        // The thread looks by itself: to wake it is a system call, and a core makes none for this.
     }
 
     fn leave_out(&mut self) {
@@ -162,10 +161,9 @@ impl Writer {
             .name("checkpoints".into())
             .spawn(move || worker.run())
             .context("the system refused a thread; raise the limit of processes (ulimit -u)")?;
-        let waker = thread.thread().clone();
         let pause = Duration::ZERO;
         let (jobs, spare) = (jobs_in, None);
-        let sink = Sink { jobs, buffers, spare, thread: waker, handover, pause, metrics };
+        let sink = Sink { jobs, buffers, spare, handover, pause, metrics };
         Ok((Self { stop, thread: Some(thread) }, Box::new(sink)))
     }
 }
@@ -195,7 +193,7 @@ impl Worker {
     fn run(mut self) {
         while !self.stops() {
             if self.jobs.is_empty() {
-                std::thread::park_timeout(TICK * 50);
+                std::thread::park_timeout(TICK);
                 continue;
             }
             self.work();
