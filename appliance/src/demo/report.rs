@@ -38,7 +38,7 @@ impl fmt::Display for Verdict {
         writeln!(f, "  after                    {}", Line(after))?;
         writeln!(
             f,
-            "  without an answer        {} after the death; suspicion takes two timeouts of {} ms",
+            "  without an answer        {} after the death; suspicion takes 1.75 timeouts of {} ms",
             Short(after.longest_gap),
             args.request_timeout_ms
         )?;
