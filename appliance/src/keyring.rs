@@ -57,7 +57,7 @@ pub struct ViewKeys {
 }
 
 /// A view whose keys cannot be used.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BadView {
     /// A member's signing key is none.
     #[error("view {view}: the signing key of replica {member} is no key")]

@@ -181,7 +181,8 @@ impl Node {
         );
         let core_pool = Box::new(FramePayloadPool(pool.clone()));
         let core = Replica::new(config, core_pool, CoreInstant(now.0));
-        let ordering = Ordering::new(core, rings.ordering, Arc::clone(&metrics));
+        let ordering =
+            Ordering::new(core, rings.ordering, Arc::clone(&metrics), Arc::clone(&herald));
         let place = (view.id(), view.index_of(own).expect("a replica is a member of its view"));
         let cache = ReplyCache::new(parts.reply_cache_size, parts.reply_cache_session_size);
         let execution = Execution::new(service, cache, rings.execution, pool, place, metrics);

@@ -188,6 +188,13 @@ impl Reporter {
             Event::Installed { regency, leader } => {
                 info!("regency {regency}: replica {leader} leads");
             }
+            Event::Entered { view, leader } => {
+                info!("view {view} begins: replica {leader} leads");
+            }
+            Event::BadView(bad) => warning!("{bad}; this replica is of no use in it"),
+            Event::Retired { view } => {
+                info!("view {view} works without this replica: it can be stopped for good");
+            }
             Event::Behind { decided, available } => {
                 if self.behind.pass(now).is_some() {
                     let how = match self.fetches {

@@ -8,9 +8,10 @@ use support::World;
 use tetrarch_appliance::stage::dispatch::IngressPlan;
 use tetrarch_appliance::testing::request_bytes;
 use tetrarch_client::cluster::PrivateKeys;
-use tetrarch_consensus::membership::Membership;
-use tetrarch_consensus::message::proof;
-use tetrarch_consensus::{ClientId, ViewId};
+use tetrarch_consensus::membership::{Membership, VIEW_MANAGER, ViewAnswer, ViewRequest};
+use tetrarch_consensus::message::reply::ReplyHeader;
+use tetrarch_consensus::message::{codec, proof};
+use tetrarch_consensus::{ClientId, Digest, ViewId};
 use tetrarch_dataplane::crypto::authenticator::{PairKey, vector_size, write_vector};
 use tetrarch_dataplane::crypto::hash::body_digest;
 use tetrarch_dataplane::reject::Reject;
@@ -193,4 +194,58 @@ fn a_view_with_keys_that_are_not_here_is_not_entered() {
     assert!(error.to_string().contains("replica-2.next.key"), "{error}");
     world.ticks();
     assert_eq!(world.metrics[2].peers_up.get(), 0b1011, "as before");
+}
+
+impl World {
+    /// The View Manager asks for `next` with its request `counter`.
+    fn ask(&mut self, keys: &PrivateKeys, counter: u32, next: &Membership) {
+        let signature = keys.signing_key.sign(&ViewRequest::signed_bytes(next));
+        let mut operation = Vec::new();
+        ViewRequest { next: next.clone(), signature }.encode(&mut operation);
+        let session = ClientId::new(VIEW_MANAGER, 0);
+        let body = request_bytes(session, counter, &operation, false);
+        let digest = Digest(body_digest(&body));
+        let signed = codec::request_to_sign(self.test.cluster.id, &digest);
+        let proof = keys.signing_key.sign(&signed);
+        let to: Vec<u16> = (0..self.nodes.len() as u16).collect();
+        let manager = self.clients.last_mut().expect("the View Manager");
+        for id in to {
+            manager.send_with_proof(&body, proof::SIGNATURE, &proof, id);
+        }
+    }
+
+    fn view(&self, id: usize) -> u32 {
+        self.nodes[id].as_ref().expect("it runs").core().view().id().0
+    }
+}
+
+/// Nodes, with their links, proofs and places, go where the View Manager wants them, and back.
+#[test]
+fn whole_nodes_go_from_view_to_view() {
+    let keys = PrivateKeys::generate().expect("random bytes");
+    let mut world = World::managed(5, 1, &keys);
+    world.connect();
+    world.clients[0].send(0, 1, OPERATION, &[0, 1, 2, 3, 4]);
+    assert!(world.run_until(200, |world| world.clients[0].answers(0, 1) == 5));
+
+    // Replica 0, which leads, goes.
+    let rest = membership(&world, 1, &[1, 2, 3, 4]);
+    world.ask(&keys, 1, &rest);
+    assert!(world.run_until(5000, |world| (1..5).all(|id| world.view(id) == 1)));
+    let answers: Vec<_> = world.clients[1].replies.iter().map(|it| it.2.clone()).collect();
+    assert!(answers.len() >= 3 && answers.iter().all(|answer| *answer == answers[0]));
+    let answer = ViewAnswer::decode(&answers[0]).expect("of this release");
+    assert!(matches!(answer, ViewAnswer::Accepted { view: ViewId(1), .. }), "{answer:?}");
+    world.clients[0].keys.remove(0);
+    for counter in 2..20 {
+        world.clients[0].send(0, counter, OPERATION, &[1, 2, 3, 4]);
+        let done = |world: &World| world.clients[0].answers(0, counter) == 4;
+        assert!(world.run_until(500, done), "request {counter}");
+    }
+    let views = |world: &World| {
+        let of = |it: &(u32, ReplyHeader, Vec<u8>)| (it.1.sequence.counter(), it.1.view);
+        world.clients[0].replies.iter().map(of).collect::<Vec<_>>()
+    };
+    assert!(views(&world).iter().all(|(counter, view)| view.0 == u32::from(*counter > 1)));
+    assert_eq!(world.metrics[1].peers_up.get(), 0b1110);
 }

@@ -7,8 +7,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tetrarch_consensus::ReplicaId;
 use tetrarch_consensus::membership::{Member, Membership};
+use tetrarch_consensus::{ReplicaId, ViewId};
 
 use crate::keyring::{BadView, Keyring, ViewKeys};
 
@@ -81,7 +81,7 @@ impl Bulletin {
     }
 
     /// Whoever was a member in the view before `view` has learned how it ended, or had its time.
-    pub fn settled(&self, view: tetrarch_consensus::ViewId) {
+    pub fn settled(&self, view: ViewId) {
         if self.lock().current.id() == view {
             self.change(|notice| notice.former = None);
         }
@@ -176,7 +176,6 @@ mod tests {
     use super::*;
     use crate::keyring::Keyring;
     use crate::testing::TestCluster;
-    use tetrarch_consensus::ViewId;
 
     fn membership(test: &TestCluster, view: u32, ids: &[u16], key: u8) -> Membership {
         let member = |id: &u16| Member {

@@ -102,6 +102,12 @@ impl Execution {
         self.wakers = wakers;
     }
 
+    /// From here on it answers as the member with this place in `view`. Who is no member answers those who
+    /// ask everybody.
+    pub fn enter(&mut self, view: ViewId, own: Option<usize>) {
+        (self.view, self.own) = (view, own.unwrap_or(usize::MAX));
+    }
+
     /// Executes again what was executed before a restart: nobody is told, and replies are kept.
     pub fn replay(&mut self, decided: &Decided) {
         spec!("DUR.4");
@@ -222,7 +228,12 @@ impl Execution {
             None => return Progress::Idle,
             Some(Work::Execute { decided, .. }) => decided.batch.len(),
             Some(Work::Resend { .. } | Work::Busy { .. }) => 1,
-            Some(Work::Reads(_) | Work::Checkpoint { .. } | Work::Install { .. }) => 0,
+            Some(
+                Work::Reads(_)
+                | Work::Enter { .. }
+                | Work::Checkpoint { .. }
+                | Work::Install { .. },
+            ) => 0,
         };
         if room < needed || self.rings.executed.room() == 0 {
             return Progress::Idle;
@@ -232,6 +243,7 @@ impl Execution {
                 self.after = after;
                 self.execute(&decided);
             }
+            Some(Work::Enter { view, own }) => self.enter(view, own),
             Some(Work::Resend { client, sequence }) => self.resend(client, sequence),
             Some(Work::Busy { client, sequence }) => self.say(client, sequence, Status::Busy),
             Some(Work::Checkpoint { base, ordered }) => self.checkpoint(base, &ordered),

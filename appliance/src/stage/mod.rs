@@ -37,7 +37,7 @@ pub mod worker;
 use tetrarch_consensus::limits::{ACTIONS_MAX, BATCH_REQUESTS_MAX, EXECUTION_LAG_MAX};
 use tetrarch_consensus::{
     Batch, ClientId, ConsensusId, Context, Evidence, Input, Lsn, Message, Ordered, Recipients,
-    Regency, ReplicaId, Request, Selection, Sequence, TransferNote, Verified, ViewAnswer,
+    Regency, ReplicaId, Request, Selection, Sequence, TransferNote, Verified, ViewAnswer, ViewId,
 };
 use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::frame::Frame;
@@ -47,6 +47,7 @@ use tetrarch_dataplane::ring::{Consumer, FanIn, Producer, ring};
 use tetrarch_dataplane::types::PeerId;
 
 use crate::checkpoint::transfer::{self, ON_THE_WAY_MAX, Order, Parcel};
+use crate::keyring::BadView;
 use crate::payload::FramePayload;
 
 /// A kind of stage. All but ingress exist once in a node.
@@ -127,6 +128,13 @@ pub enum Work {
         /// What has to be durable before anybody is told.
         after: Lsn,
     },
+    /// What follows is executed by a member with this place in this view, or by none.
+    Enter {
+        /// Which view.
+        view: ViewId,
+        /// The place.
+        own: Option<usize>,
+    },
     /// Take a checkpoint of what was executed up to here.
     Checkpoint {
         /// The record from which a replay behind it begins.
@@ -201,6 +209,20 @@ pub struct Refused {
 /// Something an operator may want to know. Told to the control thread, never awaited.
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
+    /// This replica is in another view.
+    Entered {
+        /// Which.
+        view: ViewId,
+        /// Its leader.
+        leader: ReplicaId,
+    },
+    /// This replica cannot take its place in a view.
+    BadView(BadView),
+    /// This replica is in no later view, and nobody needs it any more.
+    Retired {
+        /// The view that does without it.
+        view: ViewId,
+    },
     /// A new leader is in charge.
     Installed {
         /// The regency.

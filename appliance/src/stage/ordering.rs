@@ -19,6 +19,7 @@ use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::stage::{Progress, Stage};
 use tetrarch_dataplane::types::Instant;
 
+use super::bulletin::Herald;
 use super::records::{Records, Watermark};
 use super::{
     BUSY_MAX, Decided, Event, ORDERS_MAX, OrderingRings, Outbound, WORK_MAX, Wakers, Work, wake,
@@ -37,6 +38,7 @@ const PEERS_PER_POLL: usize = 64;
 /// See the module.
 pub struct Ordering {
     core: Replica<FramePayload>,
+    herald: Arc<Herald>,
     rings: OrderingRings,
     actions: Actions<Action<FramePayload>>,
     /// The log, if this replica keeps one.
@@ -58,10 +60,16 @@ pub struct Ordering {
 }
 
 impl Ordering {
-    /// The stage around `core`.
-    pub fn new(core: Replica<FramePayload>, rings: OrderingRings, metrics: Arc<Metrics>) -> Self {
+    /// The stage around `core`, which says through `herald` which view it is in.
+    pub fn new(
+        core: Replica<FramePayload>,
+        rings: OrderingRings,
+        metrics: Arc<Metrics>,
+        herald: Arc<Herald>,
+    ) -> Self {
         Self {
             core,
+            herald,
             rings,
             actions: Actions::with_capacity(ACTIONS_MAX),
             records: None,
@@ -223,6 +231,7 @@ impl Ordering {
                 Action::Execute { .. }
                 | Action::Checkpoint { .. }
                 | Action::Install { .. }
+                | Action::ViewEntered { .. }
                 | Action::ResendReply { .. } => self.rings.work.room(),
                 Action::BeginTransfer { .. }
                 | Action::StoreChunk { .. }
@@ -292,10 +301,17 @@ impl Ordering {
                 self.work(Work::Install { base, cid, after });
             }
             Action::Transfer(note) => self.tell(Event::Transfer(note)),
-            // The core was given no first membership.
-            Action::ViewEnded { .. } | Action::ViewEntered { .. } | Action::Retired { .. } => {
-                debug_assert!(false, "no view follows the first");
+            Action::ViewEnded { next } => self.herald.ended(next.next),
+            Action::ViewEntered { entered, leader, .. } => {
+                let membership = entered.next;
+                let (view, own) = (membership.id(), membership.view().index_of(self.core.id()));
+                match self.herald.entered(membership) {
+                    Ok(()) => self.tell(Event::Entered { view, leader }),
+                    Err(bad) => self.tell(Event::BadView(bad)),
+                }
+                self.work(Work::Enter { view, own });
             }
+            Action::Retired { view } => self.tell(Event::Retired { view }),
         }
     }
 

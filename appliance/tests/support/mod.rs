@@ -11,8 +11,9 @@ use tetrarch_appliance::service::ServiceKind;
 use tetrarch_appliance::stage::Events;
 use tetrarch_appliance::stage::dispatch::IngressPlan;
 use tetrarch_appliance::testing::{TestCluster, request_bytes};
-use tetrarch_client::cluster::PrivateKeys;
+use tetrarch_client::cluster::{Member, PrivateKeys, ViewManager};
 use tetrarch_consensus::batch::{Replier, RequestHeader};
+use tetrarch_consensus::membership::VIEW_MANAGER;
 use tetrarch_consensus::message::reply::{ReplyHeader, Status};
 use tetrarch_consensus::message::{kind, proof};
 use tetrarch_consensus::{ClientId, Config, ReplicaId};
@@ -73,7 +74,31 @@ impl World {
         configure: fn(&mut Config),
         other: Option<(u16, &PrivateKeys)>,
     ) -> Self {
+        Self::build(n, clients, ingress, configure, other, None)
+    }
+
+    /// With a View Manager, who has these keys and is the last of the clients.
+    pub fn managed(n: u16, clients: u32, keys: &PrivateKeys) -> Self {
+        let mut world = Self::build(n, clients, IngressPlan::default(), |_| {}, None, Some(keys));
+        let port = Port(2000);
+        let manager = TestClient::of(&world.test, &world.switch, VIEW_MANAGER, keys, port);
+        world.clients.push(manager);
+        world
+    }
+
+    fn build(
+        n: u16,
+        clients: u32,
+        ingress: IngressPlan,
+        configure: fn(&mut Config),
+        other: Option<(u16, &PrivateKeys)>,
+        manager: Option<&PrivateKeys>,
+    ) -> Self {
         let mut test = TestCluster::new(n, usize::from((n - 1) / 3), clients);
+        test.cluster.view_manager = manager.map(|keys| ViewManager {
+            static_key: keys.static_secret.public(),
+            signing_key: keys.signing_key.verifying_key(),
+        });
         for member in &mut test.cluster.members {
             member.address = Port(member.id.0).address().to_string();
         }
@@ -124,6 +149,8 @@ impl World {
         core.request_timeout = Duration::from_millis(500);
         core.decision_log_size = SIZES.decision_log_size;
         core.clients_max = self.test.cluster.clients.len() as u32;
+        let managed = self.test.cluster.view_manager.is_some();
+        core.first = managed.then(|| Box::new(self.test.cluster.membership()));
         configure(&mut core);
         let parts = Parts {
             config: core,
@@ -224,7 +251,8 @@ pub struct TestClient {
     pub links: Links,
     pool: FramePool,
     _arena: Arena,
-    keys: Vec<PairKey>,
+    /// By member index: those of another view are for the test to set.
+    pub keys: Vec<PairKey>,
     received: Burst<Received>,
     /// Replies: who, header, result.
     pub replies: Vec<(u32, ReplyHeader, Vec<u8>)>,
@@ -237,18 +265,25 @@ pub struct TestClient {
 
 impl TestClient {
     fn new(test: &TestCluster, switch: &Switch, index: u32) -> Self {
+        let keys = &test.client_keys[index as usize];
+        Self::of(test, switch, index, keys, Port(1000 + index as u16))
+    }
+
+    fn of(test: &TestCluster, switch: &Switch, index: u32, keys: &PrivateKeys, port: Port) -> Self {
         let classes = vec![
             SlotClass { slot_size: 512, count: 4096 },
             SlotClass { slot_size: 512 * 1024, count: 8 },
         ];
         let arena = Arena::heap(&ArenaSpec { classes }).expect("memory");
-        let port = Port(1000 + index as u16);
         for member in &test.cluster.members {
             switch.dial(port, Port(member.id.0), PeerId::replica(member.id.0));
         }
         let endpoint = Box::new(switch.attach(port, arena.pool()).expect("a free port"));
-        let secret = test.client_keys[index as usize].static_secret.clone();
-        let identity = Identity { peer: PeerId::client(index), secret };
+        let secret = keys.static_secret.clone();
+        let pair =
+            |member: &Member| PairKey::for_client(&secret, &member.static_key, test.cluster.id);
+        let pairs = test.cluster.members.iter().map(|it| pair(it).expect("secrecy")).collect();
+        let identity = Identity { peer: PeerId::client(index), secret: secret.clone() };
         let directory = test.cluster.directory().expect("distinct keys");
         let pool = arena.pool();
         let config = LinkConfig::default();
@@ -260,7 +295,7 @@ impl TestClient {
             links,
             pool,
             _arena: arena,
-            keys: test.pair_keys(index),
+            keys: pairs,
             received: Burst::with_capacity(64),
             replies: Vec::new(),
             replier: Replier::EVERYONE,
