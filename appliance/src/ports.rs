@@ -1,10 +1,11 @@
-//! Are the ports of a replica free?
+//! Are the ports of a replica free, and which are?
 //!
-//! Owns the patience with a port that is taken. Always true: a replica that is started again directly after it
+//! Owns the patience with a port that is taken, and where clusters of one machine look for some. Always true: a replica that is started again directly after it
 //! was killed starts. Must not: share a port with a process that lives (SO_REUSEPORT would).
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -40,9 +41,43 @@ pub fn wait(address: SocketAddr, patience: Duration, taken: &mut dyn FnMut()) ->
     }
 }
 
+/// The first of `count` consecutive ports of 127.0.0.1 that were free a moment ago, as `init --base-port` takes them.
+/// Each call of a process looks in a range of its own, and processes begin at different places, since many do this at once in
+/// tests.
+///
+/// # Errors
+/// There are none.
+pub fn free_range(count: u16) -> io::Result<u16> {
+    const FIRST: u16 = 20_000;
+    const RANGES: u16 = 40;
+    const RANGE: u16 = 1000;
+    static CALLS: AtomicU16 = AtomicU16::new(0);
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let range =
+        (std::process::id() as u16 % RANGES + CALLS.fetch_add(1, Ordering::Relaxed)) % RANGES;
+    (0..RANGES)
+        .map(|next| FIRST + (range + next) % RANGES * RANGE)
+        .flat_map(|start| (start..=start + RANGE - count).step_by(usize::from(count)))
+        .find(|base| (*base..base + count).all(is_free))
+        .ok_or_else(|| {
+            io::Error::new(io::ErrorKind::AddrNotAvailable, "no free ports on 127.0.0.1")
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_of_one_process_do_not_meet() {
+        let mut bases: Vec<u16> =
+            (0..3).map(|_| free_range(8).expect("a machine with ports")).collect();
+        bases.sort_unstable();
+        assert!(bases.windows(2).all(|pair| pair[1] - pair[0] >= 8), "{bases:?}");
+        let _taken = TcpListener::bind(("127.0.0.1", bases[0])).expect("it was free");
+        let base = free_range(8).expect("a machine with ports");
+        assert!(!(base..base + 8).contains(&bases[0]));
+    }
 
     #[test]
     fn a_port_that_is_given_back_late_is_waited_for_and_others_are_not() {

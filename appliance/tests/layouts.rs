@@ -2,11 +2,11 @@
 
 mod support;
 
-use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use support::World;
 use tetrarch_appliance::budget::Sizes;
+use tetrarch_appliance::demo::free_ports;
 use tetrarch_appliance::placement::{CorePlan, Placement, stage_kind};
 use tetrarch_appliance::running::{Running, Start};
 use tetrarch_appliance::service::ServiceKind;
@@ -130,12 +130,6 @@ fn every_layout_survives_its_leader_and_returns_its_frames() {
     }
 }
 
-fn free_ports(count: usize) -> Vec<SocketAddr> {
-    let listeners: Vec<_> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-    listeners.iter().map(|listener| listener.local_addr().expect("bound")).collect()
-}
-
 fn start(cluster: &Cluster, id: u16, keys: PrivateKeys, placement: Placement) -> Running {
     let mut core = Config::new(ReplicaId(id), cluster.view());
     core.clients_max = cluster.clients.len() as u32;
@@ -160,7 +154,9 @@ fn start(cluster: &Cluster, id: u16, keys: PrivateKeys, placement: Placement) ->
 /// Four replicas, each in a layout of its own, with threads, over TCP.
 fn serves(placements: [Placement; 4], requests: u32) {
     let TestCluster { mut cluster, replica_keys, client_keys } = TestCluster::new(4, 1, 2);
-    for (member, address) in cluster.members.iter_mut().zip(free_ports(4)) {
+    for (member, address) in
+        cluster.members.iter_mut().zip(free_ports(4).expect("a machine with free ports"))
+    {
         member.address = address.to_string();
     }
     let replicas: Vec<Running> = (0..)

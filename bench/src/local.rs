@@ -1,13 +1,14 @@
 //! A cluster of real `tetrarch` processes on loopback, in a temporary directory, for a measurement.
 
 use std::fs::{self, OpenOptions};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use tetrarch_appliance::ports::free_range;
 use tetrarch_dataplane::transport::choice::TransportKind;
 
 /// The processes. They are stopped, and the directory is removed, when this is dropped.
@@ -73,7 +74,7 @@ impl LocalCluster {
         let (tetrarch, count) = (tetrarch.to_path_buf(), shape.replicas);
         let mut cluster = Self { directory, tetrarch, count, replicas: Vec::new(), base_port: 0 };
         let model = if shape.crash_only { "crash" } else { "byzantine" };
-        let base = free_ports(2 * shape.replicas)?;
+        let base = free_range(2 * shape.replicas)?;
         cluster.base_port = base;
         let null = ["--service".to_owned(), "null".to_owned()];
         let service: &[String] = if init.contains(&null[0]) { &[] } else { &null };
@@ -206,16 +207,6 @@ fn no_replica(id: u16) -> String {
 /// Arguments of `tetrarch init` for replicas over this transport.
 pub fn over(transport: TransportKind) -> [String; 2] {
     ["--transport".into(), transport.name().into()]
-}
-
-/// `count` consecutive loopback ports that are free now.
-fn free_ports(count: u16) -> Result<u16> {
-    let first = 20_000 + (std::process::id() % 20_000) as u16;
-    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    (first..60_000)
-        .step_by(usize::from(count))
-        .find(|base| (*base..base + count).all(is_free))
-        .context("no free loopback ports")
 }
 
 fn unique() -> u128 {

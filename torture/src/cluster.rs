@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -16,6 +15,7 @@ use tetrarch_appliance::checkpoint::file::CheckpointFile;
 use tetrarch_appliance::checkpoint::store::Store;
 use tetrarch_appliance::config::PlacementFile;
 use tetrarch_appliance::init::{InitOptions, init};
+use tetrarch_appliance::ports::free_range;
 use tetrarch_appliance::recovery::checkpoints_path;
 use tetrarch_appliance::service::ServiceKind;
 use tetrarch_appliance::status::Report;
@@ -89,7 +89,7 @@ impl Processes {
             depth: shape.depth,
             model: FaultModel::Byzantine,
             clients: shape.clients,
-            base_port: free_ports(2 * REPLICAS as u16)?,
+            base_port: free_range(2 * REPLICAS as u16)?,
             hosts: Vec::new(),
             service: ServiceKind::Kv,
             request_timeout_ms: REQUEST_TIMEOUT.as_millis() as u64,
@@ -366,14 +366,4 @@ fn copy_files(from: &Path, to: &Path) -> Result<()> {
         fs::copy(entry.path(), to.join(entry.file_name()))?;
     }
     Ok(())
-}
-
-/// `count` consecutive loopback ports that are free now.
-fn free_ports(count: u16) -> Result<u16> {
-    let first = 20_000 + (std::process::id() % 20_000) as u16;
-    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    (first..60_000)
-        .step_by(usize::from(count))
-        .find(|base| (*base..base + count).all(is_free))
-        .context("no free loopback ports")
 }

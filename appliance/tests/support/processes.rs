@@ -2,12 +2,11 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+use tetrarch_appliance::ports::free_range;
 use tetrarch_client::{Client, ClientConfig, Session};
 use tetrarch_services::kv::op::OperationWriter;
 use tetrarch_services::kv::reply::Reply;
@@ -35,7 +34,7 @@ impl Processes {
             std::env::temp_dir().join(format!("tetrarch-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&directory);
         // Four for members and clients, four for metrics.
-        let port = free_ports(8).to_string();
+        let port = free_range(8).expect("a machine with free ports").to_string();
         let made = run(
             &[
                 "init",
@@ -129,19 +128,6 @@ pub fn text(path: &Path) -> &str {
 pub fn run(first: &[&str], second: &[&str]) -> Output {
     let mut command = Command::new(TETRARCH);
     command.args(first).args(second).stdin(Stdio::null()).output().expect("the binary was built")
-}
-
-/// The first of `count` consecutive loopback ports that were free a moment ago. Tests run at the same
-/// time, so each looks in a range of its own.
-pub fn free_ports(count: u16) -> u16 {
-    static TESTS: AtomicU16 = AtomicU16::new(0);
-    let range = 1000 * TESTS.fetch_add(1, Ordering::Relaxed);
-    let start = 20_000 + (std::process::id() % 20_000) as u16 + range;
-    let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    (start..start + 1000)
-        .step_by(usize::from(count))
-        .find(|base| (*base..base + count).all(free))
-        .expect("a machine with free ports")
 }
 
 pub fn wait(what: &str, mut done: impl FnMut() -> bool) {

@@ -46,7 +46,6 @@ pub struct TransferOptions {
     /// Do replicas keep logs?
     pub durable: bool,
     /// MiB in a second that a replica sends; `None`: the default.
-    /// MiB in a second that a replica sends; `None`: the default.
     pub rate_mib: Option<usize>,
 }
 
@@ -129,9 +128,8 @@ impl Run {
         if options.durable {
             init.push("--durable".into());
         }
+        init.extend(["--checkpoint-every".into(), options.checkpoint_every.to_string()]);
         let mut cluster = LocalCluster::make(tetrarch, shape, &init)?;
-        let every = format!("checkpoint_every = {}", options.checkpoint_every);
-        edit(&cluster.path().join("cluster.toml"), "checkpoint_every = 8192", &every)?;
         // Less than the state, so that it has to come as a checkpoint.
         let kept = format!("decision_log_mib = {}", (options.state_mib / 4).clamp(3, 64));
         for id in 0..4 {
