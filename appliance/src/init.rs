@@ -187,6 +187,7 @@ pub fn generate(
         checkpoint_every: CHECKPOINT_EVERY,
         reply_cache_mib: REPLY_CACHE_MIB,
         view_id: ViewId(0),
+        first: None,
         view_manager: None,
         members,
         clients: entries,

@@ -3,7 +3,7 @@
 //! Owns nothing in production. Always true: keys are random, so a test that passes by luck of a key
 //! does not pass twice. Must not: be used by the `tetrarch` command.
 
-use tetrarch_client::cluster::{ClientEntry, Cluster, Member, PrivateKeys};
+use tetrarch_client::cluster::{ClientEntry, Cluster, Member, PrivateKeys, ViewManager};
 use tetrarch_consensus::batch::{REQUEST_HEADER_SIZE, Replier, RequestHeader};
 use tetrarch_consensus::limits::SESSION_WINDOW;
 use tetrarch_consensus::{ClientId, FaultModel, ReplicaId, Sequence, ViewId};
@@ -49,12 +49,24 @@ impl TestCluster {
             checkpoint_every: 0,
             reply_cache_mib: 1,
             view_id: ViewId(0),
+            first: None,
             view_manager: None,
             members: (0..).zip(&replica_keys).map(member).collect(),
             clients: (0..).zip(&client_keys).map(client).collect(),
         };
         cluster.check("test cluster".as_ref()).expect("a valid test cluster");
         Self { cluster, replica_keys, client_keys }
+    }
+
+    /// As [`TestCluster::new`], with somebody who may change the members.
+    pub fn managed(n: u16, f: usize, clients: u32) -> Self {
+        let mut test = Self::new(n, f, clients);
+        let keys = PrivateKeys::generate().expect("the system has random bytes");
+        test.cluster.view_manager = Some(ViewManager {
+            static_key: keys.static_secret.public(),
+            signing_key: keys.signing_key.verifying_key(),
+        });
+        test
     }
 
     /// The keys that client `index` shares with each member, in member order.

@@ -20,7 +20,7 @@ pub use keys::PrivateKeys;
 pub use public_keys::PublicKeys;
 use tetrarch_consensus::config::ViewError;
 use tetrarch_consensus::limits::{DEPTH_MAX, decisions_told};
-use tetrarch_consensus::membership::VIEW_MANAGER;
+use tetrarch_consensus::membership::{Membership, VIEW_MANAGER};
 use tetrarch_consensus::{FaultModel, ReplicaId, View, ViewId};
 use tetrarch_dataplane::crypto::keys::StaticPublic;
 use tetrarch_dataplane::crypto::signature::VerifyingKey;
@@ -89,6 +89,8 @@ pub struct Cluster {
     pub reply_cache_mib: usize,
     /// Which view the members and `f` are: one more with each change.
     pub view_id: ViewId,
+    /// What the members and `f` were in the first view, if this is a later one.
+    pub first: Option<Membership>,
     /// Who may change them; `None`: nobody, for good.
     pub view_manager: Option<ViewManager>,
     /// The replicas, ascending by id.
@@ -124,6 +126,7 @@ impl Cluster {
     /// The first thing that is wrong; `file` is where it is said to be.
     pub fn check(&self, file: &Path) -> Result<(), ClusterError> {
         self.check_view(file)?;
+        self.check_first(file)?;
         if !(1..=DEPTH_MAX).contains(&self.depth) {
             return Err(ClusterError::new(
                 file,

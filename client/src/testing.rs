@@ -53,6 +53,7 @@ impl TestCluster {
             checkpoint_every: 0,
             reply_cache_mib: 1,
             view_id: ViewId(0),
+            first: None,
             view_manager: None,
             members: members.collect(),
             clients: vec![ClientEntry {

@@ -68,6 +68,7 @@ pub fn next(current: &Cluster, change: &Change) -> Result<Cluster, ClusterError>
         )
     })?;
     next.view_id = ViewId(view);
+    next.first = Some(current.first_membership());
     next.check(CLUSTER_FILE.as_ref())?;
     let (before, after) = (current.membership(), next.membership());
     before

@@ -7,8 +7,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use tetrarch_consensus::limits::ADDRESS_SIZE_MAX;
+use tetrarch_consensus::membership::Membership;
 use tetrarch_consensus::{FaultModel, ReplicaId, ViewId};
-use tetrarch_dataplane::crypto::keys::{KeyError, StaticPublic};
+use tetrarch_dataplane::crypto::keys::{KeyError, StaticPublic, hex_encode};
 use tetrarch_dataplane::crypto::signature::VerifyingKey;
 
 use super::{
@@ -35,6 +36,8 @@ struct Head {
     f: usize,
     #[serde(default)]
     view: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first_view: Option<String>,
     #[serde(default = "one")]
     depth: usize,
     #[serde(default = "checkpoint_every")]
@@ -95,6 +98,7 @@ pub(super) fn parse(text: &str, file: &Path) -> Result<Cluster, ClusterError> {
     }
     members.sort_by_key(|member| member.id);
     let view_manager = raw.view_manager.map(|keys| manager(&keys, file)).transpose()?;
+    let first = raw.cluster.first_view.map(|text| membership(&text, file)).transpose()?;
     let Head { f, view, depth, checkpoint_every, reply_cache_mib, .. } = raw.cluster;
     let view_id = ViewId(view);
     Ok(Cluster {
@@ -105,6 +109,7 @@ pub(super) fn parse(text: &str, file: &Path) -> Result<Cluster, ClusterError> {
         checkpoint_every,
         reply_cache_mib,
         view_id,
+        first,
         view_manager,
         members,
         clients,
@@ -119,6 +124,7 @@ pub(super) fn text(cluster: &Cluster) -> String {
             model: model_name(cluster.model).into(),
             f: cluster.f,
             view: cluster.view_id.0,
+            first_view: cluster.first.as_ref().map(membership_text),
             depth: cluster.depth,
             checkpoint_every: cluster.checkpoint_every,
             reply_cache_mib: cluster.reply_cache_mib,
@@ -205,6 +211,26 @@ pub(super) fn parse_id(text: &str, field: &str, file: &Path) -> Result<u64, Clus
             "not a cluster id",
             "use the 16 hexadecimal digits that `tetrarch init` wrote",
         )
+    })
+}
+
+/// A membership as the hexadecimal digits of its bytes: nobody edits it.
+fn membership_text(membership: &Membership) -> String {
+    let mut bytes = Vec::with_capacity(membership.encoded_size());
+    membership.encode(&mut bytes);
+    hex_encode(&bytes)
+}
+
+fn membership(text: &str, file: &Path) -> Result<Membership, ClusterError> {
+    let digit = |digit: u8| char::from(digit).to_digit(16).map(|digit| digit as u8);
+    let pair = |pair: &[u8]| match pair {
+        [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+        _ => None,
+    };
+    let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(pair).collect();
+    bytes.and_then(|bytes| Membership::decode(&bytes).ok()).ok_or_else(|| {
+        let remedy = "copy the file that `tetrarch view` wrote; only it changes this line";
+        ClusterError::new(file, "cluster.first_view", "", "not a membership", remedy)
     })
 }
 

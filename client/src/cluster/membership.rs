@@ -30,6 +30,30 @@ impl Cluster {
             .expect("a loaded cluster was checked")
     }
 
+    /// The membership of the first view: what replicas judge everything since by.
+    ///
+    /// # Panics
+    /// As [`Cluster::membership`].
+    pub fn first_membership(&self) -> Membership {
+        self.first.clone().unwrap_or_else(|| self.membership())
+    }
+
+    /// The first view is an earlier one of this cluster.
+    pub(super) fn check_first(&self, file: &Path) -> Result<(), ClusterError> {
+        let Some(first) = &self.first else { return Ok(()) };
+        let problem = if first.cluster() != self.id {
+            "the first view of another cluster"
+        } else if first.id() >= self.view_id {
+            "not a view before cluster.view"
+        } else if first.model() != self.model {
+            "the first view has another fault model"
+        } else {
+            return Ok(());
+        };
+        let remedy = "copy the file that `tetrarch view` wrote; only it changes this line";
+        Err(ClusterError::new(file, "cluster.first_view", "", problem, remedy))
+    }
+
     /// The same cluster with these members; `file` is where it is said to be wrong.
     ///
     /// # Errors
@@ -53,8 +77,10 @@ impl Cluster {
         for member in membership.members() {
             members.push(checked(member, file)?);
         }
+        let first = self.first_membership();
         let cluster = Self {
             view_id: membership.id(),
+            first: (first.id() < membership.id()).then_some(first),
             f: membership.view().quorums().f(),
             model: membership.model(),
             members,
@@ -95,6 +121,25 @@ mod tests {
         let older = TestCluster::new(4).cluster;
         let newer = older.with_membership(&membership, file).unwrap();
         assert_eq!(newer.membership(), membership);
+        // The first one stays known, also in the file, and whichever way one goes.
+        let again = Cluster::parse(&newer.to_toml(), file).unwrap();
+        assert_eq!(again.first_membership(), older.membership());
+        let back = again.with_membership(&older.membership(), file).unwrap();
+        assert_eq!((back.first, back.view_id), (None, ViewId(0)));
+        for (first, expected) in [
+            (newer.membership(), "not a view before cluster.view"),
+            (Cluster { id: 1, ..older.clone() }.membership(), "of another cluster"),
+        ] {
+            let wrong = Cluster { first: Some(first), ..newer.clone() };
+            let error = Cluster::parse(&wrong.to_toml(), file).unwrap_err().to_string();
+            assert!(error.contains("cluster.first_view") && error.contains(expected), "{error}");
+        }
+        for more in ["0", "zz", "é", "01"] {
+            let text =
+                newer.to_toml().replace("first_view = \"", &format!("first_view = \"{more}"));
+            let error = Cluster::parse(&text, file).unwrap_err().to_string();
+            assert!(error.contains("cluster.first_view: not a membership"), "{error}");
+        }
         assert_eq!(newer.clients[0].index, older.clients[0].index);
         let other = Cluster { id: 1, ..older };
         let error = other.with_membership(&membership, file).unwrap_err().to_string();
