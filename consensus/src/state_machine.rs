@@ -2,13 +2,15 @@
 
 use core::fmt;
 
-use crate::{ClientId, ConsensusId, Digest, RequestView};
+use crate::{ClientId, ConsensusId, Digest, RequestView, ViewId};
 
 /// What all replicas agree on about a batch: the only environment an application has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Context {
     /// The instance that ordered the batch.
     pub cid: ConsensusId,
+    /// The view that the instance belongs to.
+    pub view: ViewId,
     /// Nanoseconds since the UNIX epoch, strictly growing from batch to batch.
     pub timestamp_ns: u64,
     /// Equal on all replicas, different for each batch. Not secret, and the leader can influence it.

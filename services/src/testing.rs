@@ -1,7 +1,7 @@
 //! What the services' tests share: a replica's worth of context around a state machine.
 
 use tetrarch_consensus::{
-    ClientId, ConsensusId, Context, Digest, Replies, RequestView, Sequence, StateMachine,
+    ClientId, ConsensusId, Context, Digest, Replies, RequestView, Sequence, StateMachine, ViewId,
 };
 
 /// A state machine, the time, and the last reply.
@@ -27,7 +27,8 @@ impl<S: StateMachine> Cell<S> {
     }
 
     fn context(&self) -> Context {
-        Context { cid: ConsensusId(self.sequence), timestamp_ns: self.now_ns, seed: 0 }
+        let cid = ConsensusId(self.sequence);
+        Context { cid, view: ViewId(0), timestamp_ns: self.now_ns, seed: 0 }
     }
 
     pub fn execute(&mut self, client: u64, operation: &[u8]) -> Vec<u8> {

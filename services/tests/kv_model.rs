@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use tetrarch_consensus::{
     ClientId, ConsensusId, Context, Digest, Replies, RequestValidator, RequestView, Sequence,
-    StateMachine,
+    StateMachine, ViewId,
 };
 use tetrarch_services::kv::op::{Operation, OperationWriter};
 use tetrarch_services::kv::reply::{Failure, Reply};
@@ -35,7 +35,12 @@ fn view(operation: &[u8]) -> RequestView<'_> {
 }
 
 fn execute(service: &mut KvService, now_ms: u64, operation: &[u8]) -> Vec<u8> {
-    let context = Context { cid: ConsensusId(1), timestamp_ns: now_ms * 1_000_000, seed: now_ms };
+    let context = Context {
+        cid: ConsensusId(1),
+        view: ViewId(0),
+        timestamp_ns: now_ms * 1_000_000,
+        seed: now_ms,
+    };
     let mut kept = Kept(Vec::new());
     service.execute(&context, &view(operation), &mut kept);
     service.end_batch(&context);

@@ -8,7 +8,7 @@ use std::io::Read;
 use std::sync::Arc;
 
 use tetrarch_consensus::limits::{FULL_RESULT_SIZE_MAX, RESULT_SIZE_MAX};
-use tetrarch_consensus::message::reply::{REPLY_HEADER_SIZE, ReplyHeader, Status};
+use tetrarch_consensus::message::reply::{REPLY_HEADER_SIZE, ReplyHeader, Status, set_view};
 use tetrarch_consensus::{
     BadSnapshot, ClientId, ConsensusId, Context, Digest, Lsn, Ordered, Replies, RequestView,
     Sequence, StateMachine, ViewId, spec,
@@ -267,7 +267,8 @@ impl Execution {
         let all = run.contains_first(batch.len());
         let Self { service, cache, rings, pool, page, scratch, .. } = self;
         let replies = &mut rings.replies;
-        let mut writer = Writer::new(pool, page, replies, scratch, (self.view, false));
+        // Of the instance, not of this replica: what is kept is part of a checkpoint.
+        let mut writer = Writer::new(pool, page, replies, scratch, (context.view, false));
         let selected = || batch.requests().enumerate().filter(|(at, _)| all || run.contains(*at));
         service.begin_batch(context, &mut selected().map(|(_, request)| request));
         for (at, request) in selected() {
@@ -319,6 +320,8 @@ impl Execution {
         };
         frame.bytes_mut()[..head.len()].copy_from_slice(head);
         frame.bytes_mut()[head.len()..size].copy_from_slice(tail);
+        // Its client counts it in the view that it is in by now.
+        set_view(frame.bytes_mut(), self.view);
         // Who asks again may have asked one that is silent: everybody answers in full.
         spec!("CLI.8");
         let answer =

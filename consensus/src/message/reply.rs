@@ -139,6 +139,11 @@ impl ReplyHeader {
     }
 }
 
+/// Names another view in the reply whose bytes begin with `body`: one that was kept, and is sent again.
+pub fn set_view(body: &mut [u8], view: ViewId) {
+    body[16..20].copy_from_slice(&view.0.to_le_bytes());
+}
+
 /// Writes into `out`, of [`DIGEST_REPLY_SIZE`] bytes, the reply that stands for `body`, a whole reply
 /// with status [`Status::Ok`] and this digest.
 pub fn write_digest_reply(body: &[u8], digest: &Digest, out: &mut [u8]) {

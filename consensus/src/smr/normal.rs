@@ -491,8 +491,8 @@ impl<P: Payload> Replica<P> {
             self.claimed = cid;
         }
         let timestamp_ns = self.time_after(self.timestamp_ns, &batch);
-        let context = Context { cid, timestamp_ns, seed: seed(&batch.digest) };
         let view = self.ruling_id();
+        let context = Context { cid, view, timestamp_ns, seed: seed(&batch.digest) };
         self.log.push(Position { epoch: decided.epoch, view, ..at }, &batch);
         self.helping.note_decided(batch.payload().bytes().len());
         self.timestamp_ns = timestamp_ns;

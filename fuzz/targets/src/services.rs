@@ -5,7 +5,7 @@
 
 use tetrarch_consensus::{
     ClientId, ConsensusId, Context, Digest, Replies, RequestValidator, RequestView, Sequence,
-    StateMachine,
+    StateMachine, ViewId,
 };
 use tetrarch_services::kv::op::{Operation, OperationWriter};
 use tetrarch_services::kv::reply::Reply;
@@ -46,7 +46,7 @@ fn view(number: u64, operation: &[u8]) -> RequestView<'_> {
 /// Returns the reply to the execution.
 pub(crate) fn execute(service: &mut impl StateMachine, number: u64, operation: &[u8]) -> Vec<u8> {
     let timestamp_ns = NOW_NS + number * 1_000_000;
-    let context = Context { cid: ConsensusId(number), timestamp_ns, seed: 0 };
+    let context = Context { cid: ConsensusId(number), view: ViewId(0), timestamp_ns, seed: 0 };
     let mut replies = Kept::default();
     let before = state(service);
     service.query(&view(number, operation), &mut replies);

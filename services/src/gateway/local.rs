@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tetrarch_consensus::limits::OPERATION_SIZE_MAX;
 use tetrarch_consensus::{
-    ClientId, ConsensusId, Context, Digest, Replies, RequestView, Sequence, StateMachine,
+    ClientId, ConsensusId, Context, Digest, Replies, RequestView, Sequence, StateMachine, ViewId,
 };
 
 use super::cluster::{Cluster, Completion, Facts, Mode, Refusal};
@@ -75,7 +75,8 @@ impl Cluster for Local {
                 // As in a cluster, time only grows.
                 self.last_ns = now_ns.max(self.last_ns.saturating_add(1));
                 let cid = ConsensusId(self.batch);
-                let context = Context { cid, timestamp_ns: self.last_ns, seed: self.batch };
+                let (timestamp_ns, seed) = (self.last_ns, self.batch);
+                let context = Context { cid, view: ViewId(0), timestamp_ns, seed };
                 self.service.execute(&context, &request, &mut reply);
                 self.service.end_batch(&context);
             }

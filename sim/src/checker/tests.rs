@@ -34,7 +34,7 @@ fn decide(
     requests: &[&Request<SharedBytes>],
 ) {
     let batch = Batch::build(&mut HeapPool, time, requests).expect("heap");
-    let context = Context { cid: ConsensusId(cid), timestamp_ns: time, seed: 0 };
+    let context = Context { cid: ConsensusId(cid), view: ViewId(0), timestamp_ns: time, seed: 0 };
     checker.decided(member, &context, (&batch, &Selection::ALL), CLOCK);
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tetrarch_consensus::message::kind;
 use tetrarch_consensus::{
-    ClientId, ConsensusId, Context, Digest, Replies, RequestView, Sequence, StateMachine,
+    ClientId, ConsensusId, Context, Digest, Replies, RequestView, Sequence, StateMachine, ViewId,
 };
 use tetrarch_dataplane::crypto::keys::StaticSecret;
 use tetrarch_dataplane::handshake::{Dialler, Directory, Identity, accept};
@@ -168,7 +168,12 @@ impl Replies for Nowhere {
 }
 
 fn execute(service: &mut impl StateMachine, operation: &[u8]) -> Vec<u8> {
-    let context = Context { cid: ConsensusId(1), timestamp_ns: 1_700_000_000_000_000_000, seed: 0 };
+    let context = Context {
+        cid: ConsensusId(1),
+        view: ViewId(0),
+        timestamp_ns: 1_700_000_000_000_000_000,
+        seed: 0,
+    };
     let view = RequestView {
         client: ClientId(1),
         sequence: Sequence(1),
