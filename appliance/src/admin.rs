@@ -12,10 +12,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use tetrarch_consensus::View;
 use tetrarch_dataplane::reject::Reject;
 
 use crate::metrics::Metrics;
+use crate::stage::bulletin::Bulletin;
 
 /// A request that is not here after this long is not worth waiting for.
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
@@ -56,6 +56,17 @@ pub struct Status {
     pub id: u16,
     /// The cluster, 16 hexadecimal digits.
     pub cluster: String,
+    /// The view that it is in, or joins in.
+    pub view: u32,
+    /// Members of that view.
+    pub members: Vec<u16>,
+    /// Faults that it tolerates.
+    pub f: usize,
+    /// It learns what was before the view that it joins in.
+    pub joining: bool,
+    /// Its view has ended, and this one follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_view: Option<u32>,
     /// Installed regency.
     pub regency: u64,
     /// Regency asked for.
@@ -98,14 +109,14 @@ pub struct Status {
 }
 
 /// What the endpoint tells about.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Subject {
     /// Which replica.
     pub id: u16,
     /// The cluster's id.
     pub cluster: u64,
-    /// Who its peers are.
-    pub view: View,
+    /// Who its peers are, in whatever view.
+    pub views: Arc<Bulletin>,
     /// It ran before and lost its memory.
     pub restarted: bool,
     /// The numbers.
@@ -122,7 +133,9 @@ impl Subject {
     pub fn status(&self) -> Status {
         let metrics = &self.metrics;
         let (up, now) = (metrics.peers_up.get(), metrics.now_ns.get());
-        let others = self.view.members().iter().enumerate().filter(|(_, id)| id.0 != self.id);
+        let notice = self.views.notice();
+        let view = notice.current.view();
+        let others = view.members().iter().enumerate().filter(|(_, id)| id.0 != self.id);
         let peers = others.map(|(index, id)| {
             let heard = metrics.peer_heard_ns[index].get();
             let heard_ms = (heard > 0).then(|| now.saturating_sub(heard) / 1_000_000);
@@ -137,6 +150,11 @@ impl Subject {
         Status {
             id: self.id,
             cluster: format!("{:016x}", self.cluster),
+            view: view.id().0,
+            members: view.members().iter().map(|id| id.0).collect(),
+            f: view.quorums().f(),
+            joining: metrics.joining.get() != 0,
+            next_view: notice.next.as_ref().map(|next| next.id().0),
             regency: metrics.regency.get(),
             wanted: metrics.wanted.get(),
             leader: metrics.leader.get(),
@@ -258,12 +276,17 @@ pub fn fetch_status(address: &str, limit: Duration) -> io::Result<Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tetrarch_consensus::{FaultModel, ReplicaId, ViewId};
+    use crate::keyring::Keyring;
+    use crate::stage::bulletin::Herald;
+    use crate::testing::TestCluster;
+    use tetrarch_consensus::ReplicaId;
 
     fn subject() -> Subject {
-        let members = (0..4).map(ReplicaId).collect();
-        let view = View::new(ViewId(0), members, 1, FaultModel::Byzantine).expect("valid");
-        Subject { id: 2, cluster: 0xabc, view, restarted: false, metrics: Arc::default() }
+        let test = TestCluster::new(4, 1, 1);
+        let ring = Keyring::new(&test.cluster, ReplicaId(2), &test.replica_keys[2], None);
+        let herald = Herald::new(ring.expect("good keys"), test.cluster.membership());
+        let views = Arc::clone(herald.expect("good keys").bulletin());
+        Subject { id: 2, cluster: 0xabc, views, restarted: false, metrics: Arc::default() }
     }
 
     #[test]
@@ -288,6 +311,7 @@ mod tests {
 
         let status = fetch_status(&address.to_string(), Duration::from_secs(5)).expect("answer");
         assert_eq!((status.id, status.regency, status.peers_up), (2, 7, 2));
+        assert_eq!((status.view, status.f, &status.members[..]), (0, 1, &[0, 1, 2, 3][..]));
         assert_eq!(status.peers[2], PeerStatus { id: 3, up: true, heard_ms: Some(10) });
         assert_eq!(status.peers[1], PeerStatus { id: 1, up: false, heard_ms: None });
         assert_eq!(status.rejects.get("bad_tag"), Some(&1));

@@ -204,6 +204,9 @@ pub struct ReplicaArgs {
     /// Start from nothing although it ran before: only if every replica of the cluster was stopped
     #[arg(long)]
     pub fresh: bool,
+    /// Wait until cluster.toml names this replica, then join
+    #[arg(long, conflicts_with = "fresh")]
+    pub join: bool,
     /// Stop when standard input ends
     #[arg(long, hide = true)]
     pub with_parent: bool,

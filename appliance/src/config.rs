@@ -18,7 +18,8 @@ use tetrarch_client::cluster::{Cluster, ClusterError, Member, PrivateKeys, parse
 use tetrarch_consensus::limits::{
     BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, OPERATION_SIZE_MAX, SESSION_WINDOW,
 };
-use tetrarch_consensus::{Config, ReplicaId};
+use tetrarch_consensus::membership::Membership;
+use tetrarch_consensus::{Config, ReplicaId, ViewId};
 use tetrarch_dataplane::crypto::keys::hex_decode;
 use tetrarch_dataplane::storage::LogConfig;
 use tetrarch_dataplane::storage::file::Access;
@@ -31,6 +32,7 @@ use crate::placement::Placement;
 use crate::ports;
 use crate::recovery::{CheckpointPlan, LOG_GROUP_SIZE_MIN, LogPlan, checkpoints_path, log_path};
 use crate::service::{self, Seed, ServiceKind};
+use crate::view::kept::newest_known;
 use crate::view::keys::{key_name, next_key_name};
 
 /// The error of every check.
@@ -46,7 +48,9 @@ const RATE_MIB_MAX: usize = 1 << 20;
 pub struct Plan {
     /// Which replica.
     pub id: ReplicaId,
-    /// The public part of the cluster.
+    /// The view that `cluster.toml` describes.
+    pub listed: ViewId,
+    /// The public part of the cluster, in the newest view that this replica knows of.
     pub cluster: Cluster,
     /// This replica's private keys.
     pub keys: PrivateKeys,
@@ -141,6 +145,9 @@ impl Plan {
     pub fn load(directory: &Path, id: u16) -> Result<Self, ConfigError> {
         let cluster = Cluster::load(directory)?;
         let (file, raw) = load_replica_file(directory, id)?;
+        let data_dir = data_dir(directory, &raw);
+        let listed = cluster.view_id;
+        let cluster = newest_known(cluster, &data_dir)?;
         let check = Check { file: &file, directory };
         if raw.id != id {
             return Err(check.wrong(
@@ -154,8 +161,9 @@ impl Plan {
             return Err(check.wrong(
                 "id",
                 id,
-                "cluster.toml lists no such replica",
-                "add a [[replica]] entry with its public keys, or use another --id",
+                format!("it is no member of view {} of the cluster in cluster.toml", cluster.view_id),
+                "let the View Manager add it (`tetrarch view add`) and bring the new cluster.toml here; --join \
+                 waits for that; or use another --id",
             ));
         };
         let (keys, other_keys) = check.keys(&raw, member)?;
@@ -175,7 +183,6 @@ impl Plan {
         let placement = check.placement(&raw.placement)?;
         let core = check.core(&raw, &cluster)?;
         let sizes = check.sizes(&raw.limits, &cluster)?;
-        let data_dir = data_dir(directory, &raw);
         let checkpoints = check.checkpoints(&raw, &data_dir)?;
         let log = check.log(&raw, &data_dir, &checkpoints)?;
         let half_open_max = raw.limits.unauthenticated_connections_max;
@@ -183,6 +190,7 @@ impl Plan {
         let id = ReplicaId(id);
         Ok(Self {
             id,
+            listed,
             cluster,
             keys,
             other_keys,
@@ -199,6 +207,16 @@ impl Plan {
             core,
             half_open_max,
         })
+    }
+
+    /// Lets the replica start in the view that `start` describes.
+    ///
+    /// # Errors
+    /// It does not name this replica, or has keys that cannot be used.
+    pub fn start_in(&mut self, start: &Membership) -> Result<(), ConfigError> {
+        self.cluster = self.cluster.with_membership(start, &self.data_dir)?;
+        self.core.view = start.view().clone();
+        Ok(())
     }
 
     /// Are the ports free, after `patience` at the latest? Asked last, directly before they are used.
@@ -409,6 +427,8 @@ impl Check<'_> {
         let skew = usize::try_from(limits.clock_skew_max_ms).unwrap_or(usize::MAX);
         self.range("limits.clock_skew_max_ms", skew, 1, 60_000)?;
         let mut config = Config::new(ReplicaId(raw.id), cluster.view());
+        let managed = cluster.view_manager.is_some();
+        config.first = managed.then(|| Box::new(cluster.first_membership()));
         config.request_timeout = Duration::from_millis(raw.request_timeout_ms);
         config.depth = cluster.depth;
         config.checkpoint_every = cluster.checkpoint_every;

@@ -108,29 +108,43 @@ impl Keyring {
         self.own
     }
 
+    /// The keys of a view in which this replica begins, to go on to the one it is in: its own key of that time may be
+    /// gone, and nothing is proved with it.
+    ///
+    /// # Errors
+    /// A key of a member cannot be used.
+    pub fn of_past_view(&self, membership: &Membership) -> Result<ViewKeys, BadView> {
+        self.make(membership, self.own_key(membership).unwrap_or(0))
+    }
+
     /// The keys of the view that `membership` describes. For one that this replica is no member of: as
     /// before, but for MAC vectors, which have no entry for it.
     ///
     /// # Errors
     /// A key of a member cannot be used, or this replica's own is not here.
     pub fn of_view(&self, membership: &Membership) -> Result<ViewKeys, BadView> {
+        let not_ours = BadView::NotOurs { view: membership.id(), own: self.own };
+        self.make(membership, self.own_key(membership).ok_or(not_ours)?)
+    }
+
+    /// Which of the keys held `membership` names; any will do for who is no member.
+    fn own_key(&self, membership: &Membership) -> Option<usize> {
+        let Some(member) = membership.member(self.own) else { return Some(0) };
+        let named = StaticPublic(member.static_key);
+        let fits = |own: &Own| {
+            own.secret.public() == named
+                && own.signing.verifying_key().to_bytes() == member.signing_key
+        };
+        self.held.iter().position(fits)
+    }
+
+    fn make(&self, membership: &Membership, at: usize) -> Result<ViewKeys, BadView> {
         let view = membership.id();
         let mut members = Vec::with_capacity(membership.members().len());
         for member in membership.members() {
             let key = VerifyingKey::from_bytes(&member.signing_key);
             members.push(key.map_err(|_| BadView::MemberKey { view, member: member.id })?);
         }
-        let at = match membership.member(self.own) {
-            None => 0,
-            Some(member) => {
-                let named = StaticPublic(member.static_key);
-                let fits = |own: &Own| {
-                    own.secret.public() == named
-                        && own.signing.verifying_key().to_bytes() == member.signing_key
-                };
-                self.held.iter().position(fits).ok_or(BadView::NotOurs { view, own: self.own })?
-            }
-        };
         let other = self.held.iter().enumerate().find(|(place, _)| *place != at);
         let Own { secret, signing, clients } = &self.held[at];
         Ok(ViewKeys {
@@ -265,10 +279,13 @@ mod tests {
     fn keys_that_cannot_be_used_are_named() {
         let test = TestCluster::new(4, 1, 1);
         let ring = Keyring::new(&test.cluster, ReplicaId(0), &test.replica_keys[0], None).unwrap();
-        let strange = ring.of_view(&membership(&test, |members| members[0].static_key = [9; 32]));
+        let renamed = membership(&test, |members| members[0].static_key = [9; 32]);
+        let strange = ring.of_view(&renamed);
         let error = strange.err().unwrap();
         assert_eq!(error, BadView::NotOurs { view: ViewId(1), own: ReplicaId(0) });
         assert!(error.to_string().contains("replica-0.next.key"), "{error}");
+        // On the way to a later view it does not matter.
+        assert_eq!(ring.of_past_view(&renamed).unwrap().own_entry(), Some(0));
         let bad = ring.of_view(&membership(&test, |members| members[2].signing_key = [2; 32]));
         assert_eq!(bad.err(), Some(BadView::MemberKey { view: ViewId(1), member: ReplicaId(2) }));
     }

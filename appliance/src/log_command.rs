@@ -30,6 +30,7 @@ use crate::checkpoint::image;
 use crate::checkpoint::store::Store;
 use crate::config::{data_dir, load_replica_file};
 use crate::recovery::{checkpoints_path, log_path};
+use crate::view::kept::beginning;
 
 /// What was found in a log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -50,7 +51,9 @@ pub fn run(directory: &Path, id: u16, dump: bool) -> Result<()> {
     if cluster.member(ReplicaId(id)).is_none() {
         bail!("id = {id}: cluster.toml lists no such replica; use another --id");
     }
-    let path = log_path(&data_dir(directory, &file));
+    let data_dir = data_dir(directory, &file);
+    let cluster = beginning(&cluster, &data_dir)?;
+    let path = log_path(&data_dir);
     if !path.exists() {
         bail!(
             "{}: there is no log; it is made by a replica with durability = \"durable\"",
@@ -58,13 +61,15 @@ pub fn run(directory: &Path, id: u16, dump: bool) -> Result<()> {
         );
     }
     let mut config = Config::new(ReplicaId(id), cluster.view());
+    let managed = cluster.view_manager.is_some();
+    config.first = managed.then(|| Box::new(cluster.first_membership()));
     config.depth = cluster.depth;
     config.clients_max = cluster.clients.len() as u32;
     config.sessions_per_client_max = file.limits.sessions_per_client_max;
     let owner = Owner { cluster: cluster.id, replica: id };
     let mut reader = Reader {
         core: Replica::new(config, Box::new(HeapPool), Instant(0)),
-        store: Store::new(checkpoints_path(&data_dir(directory, &file))),
+        store: Store::new(checkpoints_path(&data_dir)),
         owner,
         started: false,
         from: None,

@@ -9,12 +9,13 @@ use anyhow::Result;
 use clap::Parser;
 use tetrarch_appliance::cli::{
     CheckpointCommand, Cli, Command, GatewayCommand, InitArgs, LogCommand, PlacementArgs,
-    StatusArgs, ViewCommand, ViewKeysArgs,
+    ReplicaArgs, StatusArgs, ViewCommand, ViewKeysArgs,
 };
 use tetrarch_appliance::cluster_command::{self, ClusterOptions};
 use tetrarch_appliance::config::{PlacementFile, PlacementPlan};
 use tetrarch_appliance::init::{InitOptions, VIEW_MANAGER_KEY, client_key_name, init};
 use tetrarch_appliance::machine::Machine;
+use tetrarch_appliance::replica_command::How;
 use tetrarch_appliance::status::Report;
 use tetrarch_appliance::view::keys::{self, KeysOptions};
 use tetrarch_appliance::{
@@ -42,7 +43,8 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Init(args) => make(args)?,
         Command::Replica(args) => {
-            replica_command::run(&args.directory, args.id, args.fresh, args.with_parent)?;
+            let ReplicaArgs { directory, id, fresh, join, with_parent } = args;
+            replica_command::run(&directory, id, How { fresh, join, with_parent })?;
         }
         Command::Cluster(args) => {
             let options = ClusterOptions { kill_after: args.kill_after, restart: args.restart };

@@ -188,6 +188,18 @@ numbers! {
     behind: "gauge",
     /// 1 while a replica that restarted learns and does not vote.
     mute: "gauge",
+    /// The view that this replica is in.
+    view: "gauge",
+    /// Members of that view.
+    members: "gauge",
+    /// Faults that it tolerates.
+    faults_tolerated: "gauge",
+    /// 1 while a replica waits for the view that it joins in.
+    joining: "gauge",
+    /// 1 while a replica has decided all of its view and is not in the next one.
+    between_views: "gauge",
+    /// 1 when a replica is in no later view, and nobody needs it any more.
+    retired: "gauge",
     /// Requests admitted and not decided.
     pending: "gauge",
     /// Proofs of misbehaviour seen.

@@ -24,7 +24,7 @@ use tetrarch_dataplane::types::{Instant, PeerId};
 use crate::checkpoint::CheckpointSink;
 use crate::checkpoint::image::{self, ImageError};
 use crate::checkpoint::transfer::Bell;
-use crate::keyring::Keyring;
+use crate::keyring::{BadView, Keyring};
 use crate::metrics::{IngressCounts, Metrics};
 use crate::payload::{FramePayload, FramePayloadPool};
 use crate::proofs::Proofs;
@@ -206,6 +206,17 @@ impl Node {
         if let Some(decided) = self.ordering.restore(now, record)? {
             self.execution.replay(&decided);
         }
+        Ok(())
+    }
+
+    /// What was to be replayed was: from here on the node is in the view that the core came to. Before the first
+    /// turn of a node that may have replayed something.
+    ///
+    /// # Errors
+    /// The keys of that view cannot be used.
+    pub fn settle(&mut self) -> Result<(), BadView> {
+        let (view, own) = self.ordering.settle()?;
+        self.execution.enter(view, own);
         Ok(())
     }
 

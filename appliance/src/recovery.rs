@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use tetrarch_client::cluster::ClusterError;
 use tetrarch_consensus::limits::BATCH_SIZE_MAX;
 use tetrarch_consensus::record::{RECORD_HEAD_SIZE_MAX, transferred};
 use tetrarch_consensus::{ConsensusId, Digest, Lsn, spec};
@@ -105,7 +106,7 @@ impl Memory {
         fresh: bool,
     ) -> Result<Self> {
         let (path, marker) = (log_path(data_dir), data_dir.join(MARKER));
-        let has_log = has_segments(&path)?;
+        let has_log = has_log(&path)?;
         if has_log && fresh {
             bail!(
                 "--fresh: {} holds the log of this replica, and what it promised there would be \
@@ -132,11 +133,19 @@ impl Memory {
     }
 }
 
-fn has_segments(path: &Path) -> Result<bool> {
+/// Is there a log at `path`?
+///
+/// # Errors
+/// The directory cannot be listed.
+pub fn has_log(path: &Path) -> Result<bool, ClusterError> {
     if !path.exists() {
         return Ok(false);
     }
-    let entries = fs::read_dir(path).with_context(|| format!("{}: cannot list", path.display()))?;
+    let entries = fs::read_dir(path).map_err(|error| {
+        let problem = format!("cannot list: {error}");
+        let remedy = "make it readable for the user that runs the replica";
+        ClusterError::new(path, "", "", problem, remedy)
+    })?;
     let segment = |name: &str| name.ends_with(".segment");
     Ok(entries.flatten().any(|entry| segment(&entry.file_name().to_string_lossy())))
 }

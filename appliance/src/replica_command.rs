@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use tetrarch_consensus::{Evidence, TransferNote};
+use tetrarch_client::cluster::{CLUSTER_FILE, Cluster};
+use tetrarch_consensus::membership::Membership;
+use tetrarch_consensus::{Evidence, ReplicaId, TransferNote, ViewId};
 
 use crate::budget::Budget;
 use crate::config::Plan;
@@ -19,7 +21,12 @@ use crate::log::Limiter;
 use crate::recovery::Memory;
 use crate::running::{Running, Start};
 use crate::stage::Event;
+use crate::stage::bulletin::Reader;
+use crate::view::beginning::begin;
 use crate::{info, log, machine, ports, warning};
+
+/// How often a replica that waits to be named looks whether it is.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// How often events are looked at.
 const TICK: Duration = Duration::from_millis(20);
@@ -48,35 +55,45 @@ pub fn stop_on_end_of_input(stop: &Arc<AtomicBool>) {
     });
 }
 
+/// How a replica is started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct How {
+    /// Forget that it ran before.
+    pub fresh: bool,
+    /// Wait until `cluster.toml` names it.
+    pub join: bool,
+    /// Stop when standard input ends.
+    pub with_parent: bool,
+}
+
 /// Runs replica `id` of the cluster directory until it is told to stop.
 ///
 /// # Errors
 /// Whatever keeps it from starting, in words.
-pub fn run(directory: &Path, id: u16, fresh: bool, with_parent: bool) -> Result<()> {
-    run_with(directory, id, fresh, with_parent, |_| {})
+pub fn run(directory: &Path, id: u16, how: How) -> Result<()> {
+    run_with(directory, id, how, |_| {})
 }
 
 /// As [`run`], with a plan that the caller changes in a way that no file can say: for tests of real processes.
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_with(
-    directory: &Path,
-    id: u16,
-    fresh: bool,
-    with_parent: bool,
-    change: impl FnOnce(&mut Plan),
-) -> Result<()> {
+pub fn run_with(directory: &Path, id: u16, how: How, change: impl FnOnce(&mut Plan)) -> Result<()> {
     log::set_speaker(format!("replica {id}"));
+    let stop = stop_on_signals()?;
+    if how.with_parent {
+        stop_on_end_of_input(&stop);
+    }
+    if how.join && !wait_until_listed(directory, id, &stop)? {
+        return Ok(());
+    }
     let mut plan = Plan::load(directory, id)?;
     change(&mut plan);
     plan.check_ports(directory, ports::PATIENCE)?;
-    let stop = stop_on_signals()?;
-    if with_parent {
-        stop_on_end_of_input(&stop);
-    }
     let fetches = plan.core.checkpoint_every > 0;
-    let memory = Memory::look(&plan.data_dir, plan.log.clone(), plan.checkpoints.clone(), fresh)?;
+    let (data_dir, listed) = (plan.data_dir.clone(), plan.listed);
+    let memory = Memory::look(&data_dir, plan.log.clone(), plan.checkpoints.clone(), how.fresh)?;
+    let mut kept = begin(&mut plan, &memory, how.fresh)?;
     greet(&plan, &memory);
     let mut running = Running::start_with(Start::from(plan), &memory)?;
     let restarted = running.subject().restarted;
@@ -90,6 +107,7 @@ pub fn run_with(
             );
         }
     }
+    greet_view(&running, listed);
     info!("{}", running.moved_by);
     let metrics = &running.subject().metrics;
     let (huge, all) = (metrics.frames_huge_size.get() >> 20, metrics.frames_size.get() >> 20);
@@ -97,21 +115,29 @@ pub fn run_with(
         .map_or("unknown".into(), |size| format!("{} MiB of the process", size >> 20));
     info!("frames: {huge} of {all} MiB in reserved huge pages; transparent ones: {transparent}");
     let mut reporter = Reporter::new(restarted, fetches);
+    let mut views = Reader::new(&running.subject().views);
     while !stop.load(Ordering::Acquire) {
         reporter.report(&mut running);
-        if running.has_failed() || running.failure().is_some() {
+        if let (Some(kept), Some(notice)) = (&mut kept, views.news())
+            && notice.current.id() > kept.newest.id()
+        {
+            kept.newest = Membership::clone(&notice.current);
+            kept.store(&data_dir)?;
+        }
+        if running.has_failed() || running.failure().is_some() || running.has_retired() {
             break;
         }
         std::thread::sleep(TICK);
     }
     reporter.report(&mut running);
+    let retired = running.has_retired();
     let status = running.subject().status();
     let failure = running.failure();
     running.stop()?;
     if let Some(failure) = failure {
         bail!("{failure}");
     }
-    if !stop.load(Ordering::Acquire) {
+    if !retired && !stop.load(Ordering::Acquire) {
         bail!("a thread ended by itself");
     }
     info!(
@@ -119,6 +145,51 @@ pub fn run_with(
         status.decided, status.requests_executed, status.regency
     );
     Ok(())
+}
+
+/// Until `cluster.toml` names replica `id`. `false`: it was told to stop before.
+fn wait_until_listed(directory: &Path, id: u16, stop: &AtomicBool) -> Result<bool> {
+    let mut said = false;
+    while !stop.load(Ordering::Acquire) {
+        let cluster = Cluster::load(directory)?;
+        if cluster.member(ReplicaId(id)).is_some() {
+            return Ok(true);
+        }
+        if !std::mem::replace(&mut said, true) {
+            info!(
+                "waiting for a {CLUSTER_FILE} that names replica {id}: this one, of view {}, does not; let the View \
+                 Manager add it (`tetrarch view add`)",
+                cluster.view_id
+            );
+        }
+        std::thread::sleep(LOOK);
+    }
+    Ok(false)
+}
+
+/// Says in which view the replica is, if that is not the one that everybody finds in `cluster.toml`.
+fn greet_view(running: &Running, listed: ViewId) {
+    let subject = running.subject();
+    let notice = subject.views.notice();
+    let view = notice.current.id();
+    if subject.metrics.joining.get() != 0 {
+        info!(
+            "joins in view {view}: learns from its members what was decided before, and does not vote"
+        );
+    } else if view != listed {
+        info!(
+            "in view {view} ({}), as this replica remembers; {CLUSTER_FILE} here describes view {listed}",
+            members(&notice.current)
+        );
+    }
+    if let Some(next) = notice.next.filter(|next| next.member(ReplicaId(subject.id)).is_none()) {
+        info!("no member of view {}: helps others until they have no need of it", next.id());
+    }
+}
+
+fn members(membership: &Membership) -> String {
+    let ids: Vec<_> = membership.members().iter().map(|it| it.id.to_string()).collect();
+    format!("replicas {}, f = {}", ids.join(", "), membership.view().quorums().f())
 }
 
 fn greet(plan: &Plan, memory: &Memory) {
@@ -193,7 +264,9 @@ impl Reporter {
             }
             Event::BadView(bad) => warning!("{bad}; this replica is of no use in it"),
             Event::Retired { view } => {
-                info!("view {view} works without this replica: it can be stopped for good");
+                info!(
+                    "view {view} works without this replica, which ends here: it is not a member any more"
+                );
             }
             Event::Behind { decided, available } => {
                 if self.behind.pass(now).is_some() {

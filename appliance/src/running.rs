@@ -123,7 +123,9 @@ impl Running {
         let Start { id, cluster, keys, service, placement, core, .. } = start;
         let ingress = placement.ingress();
         let budget = Budget::with_workers(start.sizes, ingress.workers);
-        let tcp = tcp_config(id, &cluster, start.listen, start.half_open_max, start.sizes)?;
+        let dials = dials(id, &cluster);
+        let dial = dials.as_deref().unwrap_or_default().to_vec();
+        let tcp = tcp_config(dial, &cluster, start.listen, start.half_open_max, start.sizes);
         let chosen = choice::open(start.transport, tcp)?;
         let mut transport = chosen.transport;
         let moved_by =
@@ -140,13 +142,7 @@ impl Running {
         links.set_secret(keys.static_secret.clone(), other);
         let metrics = Arc::new(Metrics::new());
         metrics.frames_huge_size.set(arena.huge_size() as u64);
-        let mut subject = Subject {
-            id: id.0,
-            cluster: cluster.id,
-            view: core.view.clone(),
-            restarted: core.restarted,
-            metrics: Arc::clone(&metrics),
-        };
+        let mut restarted = core.restarted;
         let clock = SystemClock::new();
         let (service, validator) = service;
         let parts = Parts {
@@ -160,24 +156,31 @@ impl Running {
             validator,
             reply_cache_size: start.sizes.reply_cache_size,
             reply_cache_session_size: REPLY_CACHE_SESSION_SIZE,
-            metrics,
+            metrics: Arc::clone(&metrics),
         };
         let (mut node, events) = Node::with_ingress(parts, ingress, clock.now())?;
         let owner = Owner { cluster: cluster.id, replica: id.0 };
-        let metrics = Arc::clone(&subject.metrics);
         let (mut log, mut checkpoints) = (None, None);
+        let counts = Arc::clone(&metrics);
         match memory {
             Memory::Volatile { checkpoints: None, .. } => {}
             Memory::Volatile { checkpoints: Some(plan), .. } => {
-                checkpoints = keep_for_others(&mut node, owner, plan, metrics)?;
+                checkpoints = keep_for_others(&mut node, owner, plan, counts)?;
             }
             Memory::Durable { log: plan, ran } => {
-                let mut recovered = recover(&mut node, owner, plan, *ran, clock.now(), metrics)?;
-                subject.restarted = recovered.lost;
+                let mut recovered = recover(&mut node, owner, plan, *ran, clock.now(), counts)?;
+                restarted = recovered.lost;
                 checkpoints = recovered.checkpoints.take();
                 log = Some(recovered);
             }
         }
+        node.settle()?;
+        if node.core().view().id() == cluster.view_id {
+            // Else they were those of former members.
+            dials?;
+        }
+        let views = Arc::clone(node.herald().bulletin());
+        let subject = Subject { id: id.0, cluster: cluster.id, views, restarted, metrics };
         let waker = node.waker();
         let names = Names::new(waker.clone()).context("the system refused a thread")?;
         node.look_up(Box::new(names));
@@ -191,6 +194,11 @@ impl Running {
         };
         let threads = spawn(id, &placement, node, clock, &stop)?;
         Ok(Self { threads, admin, stop, waker, subject, moved_by, events, log, checkpoints })
+    }
+
+    /// Is this replica in no later view, and not needed any more?
+    pub fn has_retired(&self) -> bool {
+        self.subject.metrics.retired.get() != 0
     }
 
     /// Status and numbers, live.
@@ -274,13 +282,7 @@ fn spawn(
 }
 
 /// A member dials those with lower ids: one connection for each pair.
-fn tcp_config(
-    id: ReplicaId,
-    cluster: &Cluster,
-    listen: SocketAddr,
-    unauthenticated_max: usize,
-    sizes: Sizes,
-) -> Result<TcpConfig> {
+fn dials(id: ReplicaId, cluster: &Cluster) -> Result<Vec<(PeerId, SocketAddr)>> {
     let mut dial = Vec::new();
     for member in cluster.members.iter().filter(|member| member.id < id) {
         let address = member.address.to_socket_addrs().ok().and_then(|mut all| all.next());
@@ -293,17 +295,27 @@ fn tcp_config(
         })?;
         dial.push((PeerId::replica(member.id.0), address));
     }
+    Ok(dial)
+}
+
+fn tcp_config(
+    dial: Vec<(PeerId, SocketAddr)>,
+    cluster: &Cluster,
+    listen: SocketAddr,
+    unauthenticated_max: usize,
+    sizes: Sizes,
+) -> TcpConfig {
     let peers = cluster.members.len() + cluster.clients.len();
     // All queues together must not hold all frames: peers that do not read would stop the others.
     let tx_bytes_max = (sizes.frames_size / 2 / peers).clamp(2 * MIB, 16 * MIB);
-    Ok(TcpConfig {
+    TcpConfig {
         listen: Some(listen),
         dial,
         connections_max: (2 * peers + 64).clamp(256, 32_768),
         unauthenticated_max,
         tx_bytes_max,
         ..TcpConfig::default()
-    })
+    }
 }
 
 fn link_config(budget: &Budget, half_open_max: usize) -> LinkConfig {

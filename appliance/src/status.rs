@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tetrarch_client::cluster::{Cluster, ClusterError, model_name};
+use tetrarch_consensus::ReplicaId;
+use tetrarch_consensus::quorum::Quorums;
 
 use crate::admin::{Status, TransferStatus, fetch_status};
 use crate::config::load_replica_file;
@@ -40,11 +42,15 @@ pub struct Report {
     pub cluster: String,
     /// Its fault model.
     pub model: &'static str,
-    /// Faults tolerated.
+    /// The newest view that a replica is in.
+    pub view: u32,
+    /// The one that `cluster.toml` describes.
+    pub listed_view: u32,
+    /// Faults that the newest tolerates.
     pub f: usize,
     /// Replies that make a result.
     pub quorum: usize,
-    /// Every member.
+    /// Everybody in `cluster.toml`, then those members of the newest view that are not.
     pub replicas: Vec<Entry>,
 }
 
@@ -55,39 +61,30 @@ impl Report {
     /// `cluster.toml` cannot be read.
     pub fn collect(directory: &Path) -> Result<Self, ClusterError> {
         let cluster = Cluster::load(directory)?;
-        let replicas = std::thread::scope(|scope| {
-            let asked: Vec<_> = cluster
-                .members
-                .iter()
-                .map(|member| scope.spawn(|| ask(directory, member.id.0, cluster.id)))
-                .collect();
-            let answers = asked.into_iter().map(|thread| {
-                thread.join().unwrap_or_else(|_| Err("the question failed".to_owned()))
-            });
-            cluster
-                .members
-                .iter()
-                .zip(answers)
-                .map(|(member, answer)| {
-                    let (status, error) = match answer {
-                        Ok(status) => (Some(status), None),
-                        Err(error) => (None, Some(error)),
-                    };
-                    Entry {
-                        id: member.id.0,
-                        address: member.address.clone(),
-                        reachable: status.is_some(),
-                        error,
-                        status,
-                    }
-                })
-                .collect()
-        });
+        let listed = cluster.members.iter().map(|member| (member.id.0, member.address.clone()));
+        let mut replicas = ask_all(directory, cluster.id, listed.collect());
+        let statuses = replicas.iter().filter_map(|entry| entry.status.as_ref());
+        let newest = statuses.max_by_key(|status| status.view);
+        let later = newest.filter(|newest| newest.view > cluster.view_id.0);
+        let (mut view, mut f, mut quorum) =
+            (cluster.view_id.0, cluster.f, cluster.view().quorums().reply());
+        let mut more = Vec::new();
+        if let Some(later) = later
+            && let Ok(quorums) = Quorums::new(later.members.len(), later.f, cluster.model)
+        {
+            (view, f, quorum) = (later.view, later.f, quorums.reply());
+            let unlisted =
+                later.members.iter().filter(|id| cluster.member(ReplicaId(**id)).is_none());
+            more = unlisted.map(|id| (*id, String::new())).collect();
+        }
+        replicas.extend(ask_all(directory, cluster.id, more));
         Ok(Self {
             cluster: format!("{:016x}", cluster.id),
             model: model_name(cluster.model),
-            f: cluster.f,
-            quorum: cluster.view().quorums().reply(),
+            view,
+            listed_view: cluster.view_id.0,
+            f,
+            quorum,
             replicas,
         })
     }
@@ -100,8 +97,9 @@ impl Report {
     /// For people.
     pub fn table(&self) -> String {
         let mut text = format!(
-            "cluster {} ({} replicas, {} model, f = {}): {} of {} answer, {} are needed\n\n",
+            "cluster {} (view {}, {} replicas, {} model, f = {}): {} of {} answer, {} are needed\n\n",
             self.cluster,
+            self.view,
             self.replicas.len(),
             self.model,
             self.f,
@@ -110,7 +108,7 @@ impl Report {
             self.quorum,
         );
         text.push_str(
-            "replica  address                regency  leader     decided    executed  pending  \
+            "replica  address                view  regency  leader     decided    executed  pending  \
              clients  rejects  peers\n",
         );
         for entry in &self.replicas {
@@ -126,6 +124,14 @@ impl Report {
                 ),
             };
         }
+        if self.view != self.listed_view {
+            let _ = writeln!(
+                text,
+                "cluster.toml describes view {}, and view {} rules: bring the newest one here, from where the last \
+                 change was made",
+                self.listed_view, self.view
+            );
+        }
         for entry in &self.replicas {
             if let Some(status) = &entry.status {
                 text.push_str(&notes(status));
@@ -133,6 +139,28 @@ impl Report {
         }
         text
     }
+}
+
+/// Asks all of these at once.
+fn ask_all(directory: &Path, cluster: u64, replicas: Vec<(u16, String)>) -> Vec<Entry> {
+    std::thread::scope(|scope| {
+        let ask = |(id, _): &(u16, String)| {
+            let id = *id;
+            scope.spawn(move || ask(directory, id, cluster))
+        };
+        let asked: Vec<_> = replicas.iter().map(ask).collect();
+        let answers = asked
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_| Err("the question failed".to_owned())));
+        let entry = |((id, address), answer): ((u16, String), Result<Status, String>)| {
+            let (status, error) = match answer {
+                Ok(status) => (Some(status), None),
+                Err(error) => (None, Some(error)),
+            };
+            Entry { id, address, reachable: status.is_some(), error, status }
+        };
+        replicas.into_iter().zip(answers).map(entry).collect()
+    })
 }
 
 fn ask(directory: &Path, id: u16, cluster: u64) -> Result<Status, String> {
@@ -165,9 +193,10 @@ fn line(entry: &Entry, status: &Status) -> String {
         })
         .collect();
     format!(
-        "{:<7}  {:<21}  {:>7}  {:>6}  {:>10}  {:>10}  {:>7}  {:>7}  {:>7}  {}",
+        "{:<7}  {:<21}  {:>4}  {:>7}  {:>6}  {:>10}  {:>10}  {:>7}  {:>7}  {:>7}  {}",
         entry.id,
         entry.address,
+        status.view,
         wanted,
         status.leader,
         status.decided,
@@ -195,6 +224,15 @@ fn notes(status: &Status) -> String {
     } else if status.behind {
         note(format!(
             "replica {id}: is behind what the others keep, and waits for a checkpoint of theirs"
+        ));
+    }
+    if let Some(next) = status.next_view {
+        note(format!("replica {id}: has decided all of view {}; view {next} follows", status.view));
+    }
+    if status.joining {
+        note(format!(
+            "replica {id}: learns what was before view {}, which it joins in",
+            status.view
         ));
     }
     if status.mute {
@@ -231,6 +269,11 @@ mod tests {
         let status = Status {
             id: 0,
             cluster: "0".repeat(16),
+            view: 3,
+            members: vec![0, 1],
+            f: 0,
+            joining: true,
+            next_view: Some(4),
             regency: 1,
             wanted: 2,
             leader: 1,
@@ -261,13 +304,26 @@ mod tests {
         let mut report = Report {
             cluster: "0".repeat(16),
             model: "byzantine",
+            view: 4,
+            listed_view: 3,
             f: 1,
             quorum: 3,
             replicas: vec![entry(0, Some(status)), entry(1, None)],
         };
         let table = report.table();
         let busy = "had no room for 12 requests, told clients Busy 7 times";
-        for part in [busy, "1>2", "1 up 4ms", "unreachable: connection refused", "waits for a"] {
+        let stale = "cluster.toml describes view 3, and view 4 rules";
+        let unreachable = "unreachable: connection refused";
+        for part in [
+            busy,
+            stale,
+            "1>2",
+            "1 up 4ms",
+            unreachable,
+            "waits for a",
+            "which it joins in",
+            "view 4",
+        ] {
             assert!(table.contains(part), "{part} is missing in:\n{table}");
         }
         let status = report.replicas[0].status.as_mut().expect("it answers");

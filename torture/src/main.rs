@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tetrarch_appliance::config::Plan;
-use tetrarch_appliance::replica_command;
+use tetrarch_appliance::replica_command::{self, How};
 use tetrarch_dataplane::alloc_guard::FrozenAllocator;
 use tetrarch_dataplane::storage::file::Access;
 use tetrarch_dataplane::storage::torn::Promise;
@@ -144,7 +144,8 @@ fn main() -> ExitCode {
 
 fn replica(args: &ReplicaArgs) -> Result<()> {
     let careless = args.careless;
-    replica_command::run_with(&args.directory, args.id, false, true, |plan: &mut Plan| {
+    let how = How { with_parent: true, ..How::default() };
+    replica_command::run_with(&args.directory, args.id, how, |plan: &mut Plan| {
         if let Some(log) = &mut plan.log {
             let promise = match careless {
                 Some(Careless::Sync) => Promise::Broken,

@@ -65,6 +65,24 @@ impl Bulletin {
         Arc::new(Self { version: AtomicU64::new(1), notice: Mutex::new(notice) })
     }
 
+    /// This replica goes on in the view that `membership` describes, after a restart.
+    pub fn begin(&self, keys: Arc<ViewKeys>, membership: Membership) {
+        self.change(|notice| {
+            let current = Arc::new(membership);
+            *notice = Notice { keys, current, next: None, former: None };
+        });
+    }
+
+    /// The newest notice.
+    pub fn notice(&self) -> Notice {
+        self.lock().clone()
+    }
+
+    /// The membership of the present view.
+    pub fn current(&self) -> Membership {
+        Membership::clone(&self.lock().current)
+    }
+
     /// All of the present view is decided, and `next` follows.
     pub fn ended(&self, next: Membership) {
         self.change(|notice| notice.next = Some(Arc::new(next)));
@@ -112,13 +130,23 @@ pub struct Herald {
 }
 
 impl Herald {
-    /// Of a node that begins in the view `current`.
+    /// Of a node that begins in the view `current`, maybe to go on to a later one at once.
+    ///
+    /// # Errors
+    /// A member's key cannot be used.
+    pub fn new(keyring: Keyring, current: Membership) -> Result<Self, BadView> {
+        let keys = Arc::new(keyring.of_past_view(&current)?);
+        Ok(Self { keyring, bulletin: Bulletin::new(keys, current) })
+    }
+
+    /// After a restart this replica is in the view that `membership` describes.
     ///
     /// # Errors
     /// Its keys cannot be used.
-    pub fn new(keyring: Keyring, current: Membership) -> Result<Self, BadView> {
-        let keys = Arc::new(keyring.of_view(&current)?);
-        Ok(Self { keyring, bulletin: Bulletin::new(keys, current) })
+    pub fn begin(&self, membership: Membership) -> Result<(), BadView> {
+        let keys = Arc::new(self.keyring.of_view(&membership)?);
+        self.bulletin.begin(keys, membership);
+        Ok(())
     }
 
     /// All of the present view is decided, and `next` follows.
@@ -162,7 +190,7 @@ impl Reader {
             return None;
         }
         self.seen = version;
-        Some(self.bulletin.lock().clone())
+        Some(self.bulletin.notice())
     }
 
     /// The bulletin.

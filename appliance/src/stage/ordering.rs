@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use tetrarch_consensus::limits::{ACTIONS_MAX, REQUESTS_PER_STEP_MAX};
+use tetrarch_consensus::membership::Membership;
 use tetrarch_consensus::smr::{Replica, RestoreError};
 use tetrarch_consensus::{
     Action, Actions, ConsensusId, Digest, Input, Instant as CoreInstant, Lsn, Ordered, Protocol,
-    Request, spec,
+    Request, ViewId, spec,
 };
 use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::stage::{Progress, Stage};
@@ -26,6 +27,7 @@ use super::{
 };
 use crate::checkpoint::Target;
 use crate::checkpoint::transfer::Order;
+use crate::keyring::BadView;
 use crate::metrics::Metrics;
 use crate::payload::FramePayload;
 
@@ -39,6 +41,8 @@ const PEERS_PER_POLL: usize = 64;
 pub struct Ordering {
     core: Replica<FramePayload>,
     herald: Arc<Herald>,
+    /// During a replay: the membership of the view that the core is in, if it is not the one it started in.
+    replayed: Option<Membership>,
     rings: OrderingRings,
     actions: Actions<Action<FramePayload>>,
     /// The log, if this replica keeps one.
@@ -70,6 +74,7 @@ impl Ordering {
         Self {
             core,
             herald,
+            replayed: None,
             rings,
             actions: Actions::with_capacity(ACTIONS_MAX),
             records: None,
@@ -110,7 +115,41 @@ impl Ordering {
                 executes = Some(Decided { context, batch, selection, view_answer });
             }
         }
+        self.note_view();
         Ok(executes)
+    }
+
+    /// Remembers the membership of the view that the core is in: at its end it knows the next one only.
+    fn note_view(&mut self) {
+        let here = self.core.view().id();
+        if self.replayed.as_ref().is_none_or(|known| known.id() != here) {
+            let ruling = self.core.membership().filter(|ruling| ruling.id() == here);
+            self.replayed = ruling.cloned().or(self.replayed.take());
+        }
+    }
+
+    /// What was to be replayed was: tells the stages which view this replica is in. Returns it, and the place in it.
+    ///
+    /// # Errors
+    /// Its keys cannot be used.
+    pub fn settle(&mut self) -> Result<(ViewId, Option<usize>), BadView> {
+        let current = self.replayed.take().unwrap_or_else(|| self.herald.bulletin().current());
+        debug_assert_eq!(current.id(), self.core.view().id(), "every view was noted");
+        self.herald.begin(current)?;
+        if let Some(next) = self.core.membership().filter(|_| self.core.is_between_views()) {
+            self.herald.ended(next.clone());
+        }
+        self.show_view();
+        self.publish();
+        let view = self.core.view();
+        Ok((view.id(), view.index_of(self.core.id())))
+    }
+
+    fn show_view(&self) {
+        let view = self.core.view();
+        self.metrics.view.set(u64::from(view.id().0));
+        self.metrics.members.set(view.n() as u64);
+        self.metrics.faults_tolerated.set(view.quorums().f() as u64);
     }
 
     /// From now on keeps records in `records`, behind those that were replayed. `lost`: there are none,
@@ -154,7 +193,10 @@ impl Ordering {
         ordered: &Ordered,
         record: &[u8],
     ) -> Result<(), RestoreError> {
-        self.core.begin_at(CoreInstant(now.0), ordered, record)
+        self.core.begin_at(CoreInstant(now.0), ordered, record)?;
+        let ruled = ordered.ruled.as_ref().map(|ruled| &ruled.request.next);
+        self.replayed = ruled.filter(|ruled| ruled.id() == self.core.view().id()).cloned();
+        Ok(())
     }
 
     /// From now on gives up records before the number that this holds.
@@ -309,9 +351,13 @@ impl Ordering {
                     Ok(()) => self.tell(Event::Entered { view, leader }),
                     Err(bad) => self.tell(Event::BadView(bad)),
                 }
+                self.show_view();
                 self.work(Work::Enter { view, own });
             }
-            Action::Retired { view } => self.tell(Event::Retired { view }),
+            Action::Retired { view } => {
+                self.metrics.retired.set(1);
+                self.tell(Event::Retired { view });
+            }
         }
     }
 
@@ -416,6 +462,8 @@ impl Ordering {
         metrics.leader.set(u64::from(core.leader().0));
         metrics.stopped.set(u64::from(core.is_stopped()));
         metrics.mute.set(u64::from(core.is_mute()));
+        metrics.joining.set(u64::from(core.is_joining()));
+        metrics.between_views.set(u64::from(core.is_between_views()));
         metrics.pending.set(core.pending() as u64);
         metrics.requests_shed.set(core.shed());
         metrics.behind.set(u64::from(self.behind == Some(core.decided())));
