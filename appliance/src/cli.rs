@@ -69,6 +69,97 @@ pub enum ViewCommand {
     /// On a replica's own machine: make keys for it, and a configuration if it has none. What it prints
     /// says what to bring to the View Manager
     Keys(ViewKeysArgs),
+    /// Print the membership that this directory's cluster.toml describes
+    Show(ViewShowArgs),
+    /// Let replicas join whose keys were made with `view keys`
+    Add(ViewAddArgs),
+    /// Let members go
+    Remove(ViewRemoveArgs),
+    /// Let one member go and another one come in its place
+    Replace(ViewReplaceArgs),
+    /// Tolerate another number of faults
+    SetF(ViewSetFArgs),
+    /// Give members the keys that were made for them with `view keys`
+    RotateKeys(ViewRotateArgs),
+}
+
+/// What all changes of the membership have in common.
+#[derive(Args, Debug)]
+pub struct ViewArgs {
+    /// The View Manager's cluster directory: cluster.toml and view-manager.key
+    pub directory: PathBuf,
+    /// Show what would change, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Options of `view show`.
+#[derive(Args, Debug)]
+pub struct ViewShowArgs {
+    /// The cluster directory
+    pub directory: PathBuf,
+}
+
+/// Options of `view add`.
+#[derive(Args, Debug)]
+pub struct ViewAddArgs {
+    /// Where, and how.
+    #[command(flatten)]
+    pub view: ViewArgs,
+    /// The file that `view keys` made on the replica's machine; once for each replica that joins
+    #[arg(long, required = true)]
+    pub keys: Vec<PathBuf>,
+    /// Faults to tolerate from then on [default: as before]
+    #[arg(long)]
+    pub f: Option<usize>,
+}
+
+/// Options of `view remove`.
+#[derive(Args, Debug)]
+pub struct ViewRemoveArgs {
+    /// Where, and how.
+    #[command(flatten)]
+    pub view: ViewArgs,
+    /// Which replicas
+    #[arg(required = true)]
+    pub ids: Vec<u16>,
+    /// Faults to tolerate from then on [default: as before]
+    #[arg(long)]
+    pub f: Option<usize>,
+}
+
+/// Options of `view replace`.
+#[derive(Args, Debug)]
+pub struct ViewReplaceArgs {
+    /// Where, and how.
+    #[command(flatten)]
+    pub view: ViewArgs,
+    /// Who goes
+    pub old: u16,
+    /// The file that `view keys` made on the machine of whoever comes
+    #[arg(long)]
+    pub keys: PathBuf,
+}
+
+/// Options of `view set-f`.
+#[derive(Args, Debug)]
+pub struct ViewSetFArgs {
+    /// Where, and how.
+    #[command(flatten)]
+    pub view: ViewArgs,
+    /// Faults to tolerate from then on
+    pub f: usize,
+}
+
+/// Options of `view rotate-keys`.
+#[derive(Args, Debug)]
+pub struct ViewRotateArgs {
+    /// Where, and how.
+    #[command(flatten)]
+    pub view: ViewArgs,
+    /// The file that `view keys` made on the replica's machine; once for each replica
+    #[arg(long, required = true)]
+    pub keys: Vec<PathBuf>,
 }
 
 /// Options of `view keys`.
@@ -303,6 +394,12 @@ mod tests {
             "tetrarch checkpoint list d --id 3",
             "tetrarch checkpoint verify d --id 3",
             "tetrarch placement d --id 1 --json",
+            "tetrarch view show d",
+            "tetrarch view add d --keys a.public --keys b.public --f 2 --dry-run",
+            "tetrarch view remove d 4 5 --f 1",
+            "tetrarch view replace d 3 --keys 4.public",
+            "tetrarch view set-f d 2",
+            "tetrarch view rotate-keys d --keys replica-2.public",
             "tetrarch view keys d --id 4 --address h:7004 --metrics h:7014 --like 0",
             "tetrarch gateway redis d --client 1 --listen 127.0.0.1:6379 --reads read-only",
         ] {

@@ -3,13 +3,15 @@
 //! Owns the process: allocator, arguments, exit status. Always true: an error is one message that
 //! says what to do, and exit status 1. Must not: do any of the work itself.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
 use tetrarch_appliance::cli::{
     CheckpointCommand, Cli, Command, GatewayCommand, InitArgs, LogCommand, PlacementArgs,
-    ReplicaArgs, StatusArgs, ViewCommand, ViewKeysArgs,
+    ReplicaArgs, StatusArgs, ViewAddArgs, ViewCommand, ViewKeysArgs, ViewRemoveArgs,
+    ViewReplaceArgs, ViewRotateArgs, ViewSetFArgs,
 };
 use tetrarch_appliance::cluster_command::{self, ClusterOptions};
 use tetrarch_appliance::config::{PlacementFile, PlacementPlan};
@@ -17,10 +19,13 @@ use tetrarch_appliance::init::{InitOptions, VIEW_MANAGER_KEY, client_key_name, i
 use tetrarch_appliance::machine::Machine;
 use tetrarch_appliance::replica_command::How;
 use tetrarch_appliance::status::Report;
+use tetrarch_appliance::view::change::Change;
 use tetrarch_appliance::view::keys::{self, KeysOptions};
 use tetrarch_appliance::{
-    checkpoint_command, demo, gateway, log_command, placement_command, replica_command,
+    checkpoint_command, demo, gateway, log_command, placement_command, replica_command, view,
 };
+use tetrarch_client::cluster::PublicKeys;
+use tetrarch_consensus::ReplicaId;
 use tetrarch_dataplane::alloc_guard::FrozenAllocator;
 
 #[global_allocator]
@@ -62,7 +67,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Checkpoint(CheckpointCommand::Verify(args)) => {
             checkpoint_command::run(&args.directory, args.id, true)?;
         }
-        Command::View(ViewCommand::Keys(args)) => make_keys(args)?,
+        Command::View(command) => view(command)?,
         Command::Gateway(GatewayCommand::Redis(args)) => gateway::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -112,6 +117,34 @@ fn make(args: InitArgs) -> Result<()> {
     println!("  tetrarch status {directory}              see how they are");
     println!("  tetrarch gateway redis {directory}       let Redis clients use it");
     Ok(())
+}
+
+fn view(command: ViewCommand) -> Result<()> {
+    let ids = |ids: Vec<u16>| ids.into_iter().map(ReplicaId).collect();
+    let load = |files: &[PathBuf]| {
+        let keys = files.iter().map(|file| PublicKeys::load(file));
+        keys.collect::<Result<Vec<_>, _>>()
+    };
+    let (args, change) = match command {
+        ViewCommand::Keys(args) => return make_keys(args),
+        ViewCommand::Show(args) => return view::command::show(&args.directory),
+        ViewCommand::Add(ViewAddArgs { view, keys, f }) => {
+            (view, Change { add: load(&keys)?, f, ..Change::default() })
+        }
+        ViewCommand::Remove(ViewRemoveArgs { view, ids: gone, f }) => {
+            (view, Change { remove: ids(gone), f, ..Change::default() })
+        }
+        ViewCommand::Replace(ViewReplaceArgs { view, old, keys }) => {
+            (view, Change { remove: ids(vec![old]), add: load(&[keys])?, ..Change::default() })
+        }
+        ViewCommand::SetF(ViewSetFArgs { view, f }) => {
+            (view, Change { f: Some(f), ..Change::default() })
+        }
+        ViewCommand::RotateKeys(ViewRotateArgs { view, keys }) => {
+            (view, Change { rekey: load(&keys)?, ..Change::default() })
+        }
+    };
+    view::command::run(&args.directory, &change, args.dry_run)
 }
 
 fn make_keys(args: ViewKeysArgs) -> Result<()> {

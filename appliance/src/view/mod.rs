@@ -7,5 +7,6 @@
 
 pub mod beginning;
 pub mod change;
+pub mod command;
 pub mod kept;
 pub mod keys;

@@ -53,9 +53,19 @@ impl Processes {
     }
 
     pub fn spawn(&self, id: usize) -> Child {
+        self.spawn_with(id, &[])
+    }
+
+    /// One that waits until cluster.toml names it.
+    pub fn spawn_joiner(&self, id: usize) -> Child {
+        self.spawn_with(id, &["--join"])
+    }
+
+    fn spawn_with(&self, id: usize, more: &[&str]) -> Child {
         let log = fs::File::create(self.log_path(id)).expect("a writable directory");
         let mut command = Command::new(TETRARCH);
         command.args(["replica", text(&self.directory), "--id", &id.to_string()]);
+        command.args(more);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command.spawn().expect("the binary was built")
     }
@@ -89,6 +99,34 @@ impl Processes {
         config.request_timeout = Duration::from_millis(1000);
         (config.connect_timeout, config.operation_timeout) = (LIMIT, LIMIT);
         Client::connect(config).expect("replicas run")
+    }
+
+    /// Makes keys for a replica that is no member yet.
+    pub fn make_keys(&self, id: usize) -> String {
+        let port = free_range(2).expect("a machine with ports");
+        let at = |port: u16| format!("127.0.0.1:{port}");
+        let made = run(
+            &["view", "keys", text(&self.directory), "--id", &id.to_string()],
+            &["--address", &at(port), "--metrics", &at(port + 1)],
+        );
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        self.directory.join(format!("replica-{id}.public")).display().to_string()
+    }
+
+    /// `tetrarch view WHAT` of this cluster: whether it went well, and all that it said.
+    pub fn view(&self, what: &str, more: &[&str]) -> (bool, String) {
+        let output = run(&["view", what, text(&self.directory)], more);
+        let said = [&output.stdout[..], &output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    }
+
+    /// Until `id` is in view `view`.
+    pub fn wait_for_view(&self, id: usize, view: u64) {
+        wait(&format!("replica {id} is in view {view}"), || {
+            let status = self.status().0;
+            let mut replicas = status["replicas"].as_array().into_iter().flatten();
+            replicas.any(|it| it["id"] == id && it["view"] == view && it["joining"] == false)
+        });
     }
 
     pub fn status(&self) -> (serde_json::Value, Output) {

@@ -1,0 +1,177 @@
+//! `tetrarch view add|remove|replace|set-f|rotate-keys|show`: the View Manager asks the cluster for its
+//! next membership.
+//!
+//! Owns the conversation with the cluster and the files of the View Manager's directory. Always true:
+//! what is signed was shown before; cluster.toml is replaced as a whole, after the members said that the
+//! change is decided, and the one before it is kept. Must not: believe that a change happened because it
+//! was asked for.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use tetrarch_client::cluster::{CLUSTER_FILE, Cluster, ClusterError, PrivateKeys};
+use tetrarch_client::{Authentication, Client, ClientConfig};
+use tetrarch_consensus::ConsensusId;
+use tetrarch_consensus::membership::{RefusedView, VIEW_MANAGER, ViewAnswer, ViewRequest};
+use tetrarch_dataplane::crypto::signature::SigningKey;
+
+use super::change::{Change, difference, meaning, next};
+use crate::init::VIEW_MANAGER_KEY;
+
+/// Prints the membership that the directory knows.
+///
+/// # Errors
+/// The directory is none of a cluster.
+pub fn show(directory: &Path) -> Result<()> {
+    let cluster = Cluster::load(directory)?;
+    print!("{}", meaning(&cluster));
+    if cluster.view_manager.is_none() {
+        println!("no View Manager: it stays as it is");
+    }
+    Ok(())
+}
+
+/// Shows what `change` means, and asks the cluster for it unless it is a `dry_run`.
+///
+/// # Errors
+/// The change cannot be, or the cluster did not say that it is decided.
+pub fn run(directory: &Path, change: &Change, dry_run: bool) -> Result<()> {
+    let cluster = Cluster::load(directory)?;
+    let keys = manager_keys(directory, &cluster)?;
+    let next = next(&cluster, change)?;
+    print!("{}", difference(&cluster, &next));
+    if dry_run {
+        println!("nothing was asked for: leave --dry-run out to do it");
+        return Ok(());
+    }
+    let operation = request(&next, &keys.signing_key);
+    let config = ClientConfig::new(cluster.clone(), VIEW_MANAGER, keys);
+    // Members judge it by a proof that all of them see alike.
+    let client =
+        Client::connect(ClientConfig { authentication: Authentication::Signature, ..config })?;
+    let session = client.session()?;
+    let result =
+        session.invoke(&operation).context("no answer: whether it is decided is not known")?;
+    let answer = ViewAnswer::decode(&result).map_err(|error| {
+        anyhow!("the answer cannot be read ({error:?}): use the members' release")
+    })?;
+    let last = decided(&cluster, &next, answer)?;
+    let kept = replace(directory, &cluster, &next)?;
+    println!("decided: view {} rules behind instance {last}.\n", next.view_id);
+    print!("{}", meaning(&next));
+    println!(
+        "\n{CLUSTER_FILE} describes it now; the one before is {}. Replicas that come need the new one to \
+         start; all others find out by themselves.",
+        kept.display()
+    );
+    Ok(())
+}
+
+/// The View Manager's own keys.
+fn manager_keys(directory: &Path, cluster: &Cluster) -> Result<PrivateKeys, ClusterError> {
+    let public = directory.join(CLUSTER_FILE);
+    let Some(manager) = &cluster.view_manager else {
+        let problem = "this cluster was made without a View Manager: its membership stays as it is";
+        let remedy = "make a new cluster with `tetrarch init`";
+        return Err(ClusterError::new(&public, "view_manager", "", problem, remedy));
+    };
+    let file = directory.join(VIEW_MANAGER_KEY);
+    let keys = PrivateKeys::load(&file)?;
+    keys.check_fits(&file, "the view manager", &manager.static_key, &manager.signing_key)?;
+    Ok(keys)
+}
+
+/// The operation that asks for `next`.
+pub fn request(next: &Cluster, key: &SigningKey) -> Vec<u8> {
+    let next = next.membership();
+    let signature = key.sign(&ViewRequest::signed_bytes(&next));
+    let mut operation = Vec::new();
+    ViewRequest { next, signature }.encode(&mut operation);
+    operation
+}
+
+/// What the members say: the last instance of the present view.
+fn decided(cluster: &Cluster, next: &Cluster, answer: ViewAnswer) -> Result<ConsensusId> {
+    match answer {
+        ViewAnswer::Accepted { view, last } if view == next.view_id => Ok(last),
+        ViewAnswer::Accepted { view, .. } => bail!("the members speak of view {view}"),
+        ViewAnswer::Refused(RefusedView::NotNext(view)) if view != cluster.view_id => bail!(
+            "view {view} rules, and {CLUSTER_FILE} here describes view {}: bring the newest one here, from \
+             where the last change was made, and ask again",
+            cluster.view_id
+        ),
+        ViewAnswer::Refused(refused) => bail!("refused: {refused}; nothing was changed"),
+    }
+}
+
+/// Puts the file of `next` in the place of that of `cluster`, which is kept under another name.
+fn replace(directory: &Path, cluster: &Cluster, next: &Cluster) -> Result<PathBuf> {
+    let file = directory.join(CLUSTER_FILE);
+    let kept = directory.join(format!("cluster.view-{}.toml", cluster.view_id));
+    let new = directory.join(format!("cluster.view-{}.new", next.view_id));
+    let text = next.to_toml();
+    let write = || {
+        let mut out = fs::File::create(&new)?;
+        out.write_all(text.as_bytes())?;
+        out.sync_all()?;
+        fs::copy(&file, &kept)?;
+        fs::rename(&new, &file)?;
+        fs::File::open(directory)?.sync_all()
+    };
+    write().with_context(|| {
+        format!(
+            "the change is decided, but {} cannot be replaced; write this into it:\n\n{text}\n",
+            file.display()
+        )
+    })?;
+    Ok(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TestCluster;
+    use tetrarch_consensus::ViewId;
+
+    fn pair() -> (Cluster, Cluster) {
+        let cluster = TestCluster::new(5, 1, 1).cluster;
+        let mut next = cluster.clone();
+        next.view_id = ViewId(1);
+        next.members.pop();
+        (cluster, next)
+    }
+
+    #[test]
+    fn answers_are_told_apart() {
+        let (cluster, next) = pair();
+        let last = ConsensusId(9);
+        let say = |answer| decided(&cluster, &next, answer).map_err(|error| error.to_string());
+        assert_eq!(say(ViewAnswer::Accepted { view: ViewId(1), last }), Ok(last));
+        let later = say(ViewAnswer::Refused(RefusedView::NotNext(ViewId(4)))).unwrap_err();
+        assert!(later.contains("view 4 rules") && later.contains("describes view 0"), "{later}");
+        let busy = say(ViewAnswer::Refused(RefusedView::UnderWay(ViewId(1)))).unwrap_err();
+        assert!(busy.contains("under way") && busy.contains("nothing was changed"), "{busy}");
+        assert!(say(ViewAnswer::Accepted { view: ViewId(3), last }).is_err());
+    }
+
+    #[test]
+    fn the_file_is_replaced_as_a_whole_and_the_one_before_kept() {
+        let (cluster, next) = pair();
+        let name = format!("tetrarch-view-replace-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join(CLUSTER_FILE), cluster.to_toml()).unwrap();
+        let kept = replace(&directory, &cluster, &next).unwrap();
+        assert_eq!(fs::read_to_string(kept).unwrap(), cluster.to_toml());
+        assert_eq!(Cluster::load(&directory).unwrap().to_toml(), next.to_toml());
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 2);
+        let operation = request(&next, &TestCluster::new(1, 0, 1).replica_keys[0].signing_key);
+        assert_eq!(ViewRequest::decode(&operation).unwrap().next, next.membership());
+        fs::remove_dir_all(&directory).unwrap();
+        let error = replace(&directory, &cluster, &next).unwrap_err().to_string();
+        assert!(error.contains("is decided, but") && error.contains("view = 1"), "{error}");
+    }
+}
