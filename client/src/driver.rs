@@ -371,7 +371,8 @@ impl ClientDriver {
                     self.ended.push_back(Completion { ticket, session, outcome });
                 }
                 ClientAction::Outdated { view } => self.outdated = Some(view),
-                ClientAction::Invoked { .. } => {}
+                // Follows from news only, which this driver does not hear yet.
+                ClientAction::Invoked { .. } | ClientAction::Followed { .. } => {}
             }
         }
     }

@@ -51,6 +51,23 @@ impl PayloadPool<Bytes> for BytesPool {
         let size = u32::try_from(size).expect("a slot is smaller than 2^32 bytes");
         Some(Bytes(frame.freeze(size)))
     }
+
+    fn alter(&mut self, payload: Bytes, change: &mut dyn FnMut(&mut [u8])) -> Result<Bytes, Bytes> {
+        let size = payload.0.size();
+        match payload.0.into_mut() {
+            Ok(mut frame) => {
+                change(&mut frame.bytes_mut()[..size]);
+                Ok(Bytes(frame.freeze(size as u32)))
+            }
+            Err(shared) => {
+                let mut write = |out: &mut [u8]| {
+                    out.copy_from_slice(shared.bytes());
+                    change(out);
+                };
+                self.build(size, &mut write).ok_or(Bytes(shared))
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -72,5 +89,18 @@ mod tests {
         drop(bytes);
         assert!(pool.build(65, &mut |_| {}).is_none());
         assert!(pool.build(64, &mut |_| {}).is_some());
+    }
+
+    #[test]
+    fn bytes_that_nobody_shares_change_where_they_are() {
+        let spec = ArenaSpec { classes: vec![SlotClass { slot_size: 64, count: 1 }] };
+        let arena = Arena::heap(&spec).unwrap();
+        let mut pool = BytesPool(arena.pool());
+        let bytes = pool.build(3, &mut |out| out.copy_from_slice(b"abc")).unwrap();
+        let other = bytes.clone();
+        let bytes = pool.alter(bytes, &mut |_| panic!("no memory")).unwrap_err();
+        drop(other);
+        let bytes = pool.alter(bytes, &mut |out| out[0] = b'x').unwrap();
+        assert_eq!((&bytes[..], arena.free_slots()), (&b"xbc"[..], 0));
     }
 }

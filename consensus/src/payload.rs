@@ -31,6 +31,20 @@ pub trait PayloadPool<P: Payload> {
     /// `size` bytes written by `fill`, or `None` when the pool is empty: backpressure, tried again
     /// later, never an error.
     fn build(&mut self, size: usize, fill: &mut dyn FnMut(&mut [u8])) -> Option<P>;
+
+    /// What becomes of the bytes of `payload` with `change`: in their own memory if nobody shares it and
+    /// the pool can do that, else in other memory of the pool.
+    ///
+    /// # Errors
+    /// Gives `payload` back as it is when the pool is empty.
+    fn alter(&mut self, payload: P, change: &mut dyn FnMut(&mut [u8])) -> Result<P, P> {
+        let bytes = payload.bytes();
+        let built = self.build(bytes.len(), &mut |out| {
+            out.copy_from_slice(bytes);
+            change(out);
+        });
+        built.ok_or(payload)
+    }
 }
 
 /// A part of a shared allocation: the payload of tests, of the simulator's core level and of

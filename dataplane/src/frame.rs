@@ -14,7 +14,7 @@ pub struct FrameMut {
 }
 
 impl FrameMut {
-    /// The only reference to a slot that was just claimed.
+    /// The only reference to a slot: one that was just claimed, or that nobody else has any more.
     pub(crate) fn new(slot: SlotRef) -> Self {
         Self { slot }
     }
@@ -22,7 +22,7 @@ impl FrameMut {
     /// The bytes of the slot, all of them: at least as many as were asked for. They hold what the
     /// slot's last user left.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: `FrameMut` is made from a fresh claim and never clones its reference.
+        // SAFETY: `FrameMut` is made from the only reference to a slot and never clones it.
         unsafe { self.slot.bytes_mut() }
     }
 
@@ -79,6 +79,15 @@ impl Frame {
     /// Does nobody else hold a part of the slot?
     pub fn is_only(&self) -> bool {
         self.slot.is_only()
+    }
+
+    /// The slot for writing again, with the bytes that are in it.
+    ///
+    /// # Errors
+    /// Gives the frame back: somebody else has a part of the slot, or this is not its beginning.
+    pub fn into_mut(self) -> Result<FrameMut, Frame> {
+        // Who is alone stays alone: another reference can only be made from this one.
+        if self.start == 0 && self.is_only() { Ok(FrameMut::new(self.slot)) } else { Err(self) }
     }
 
     /// `size` bytes from `start` of this frame, in the same slot. `None` if they are not within it.
@@ -177,6 +186,21 @@ mod tests {
         assert!(pool.alloc(1).is_none());
         drop(writer);
         assert_eq!(pool.alloc(1).unwrap().freeze(128).bytes(), &[7; 128]);
+    }
+
+    #[test]
+    fn whoever_is_alone_may_write_again() {
+        let arena = arena(&[(64, 1)]);
+        let frame = arena.pool().copy_from(b"abc").unwrap();
+        let other = frame.clone();
+        let frame = frame.into_mut().unwrap_err();
+        drop(other);
+        let mut writer = frame.into_mut().unwrap();
+        writer.bytes_mut()[1] = b'x';
+        let frame = writer.freeze(3);
+        assert_eq!((frame.bytes(), frame.is_only(), arena.free_slots()), (&b"axc"[..], true, 0));
+        let part = frame.into_slice(1, 2).unwrap();
+        assert!(part.into_mut().is_err(), "a part is not the whole");
     }
 
     #[test]

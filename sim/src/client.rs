@@ -9,9 +9,11 @@ use std::time::Duration;
 use tetrarch_consensus::batch::{REQUEST_HEADER_SIZE, Replier, RequestHeader};
 use tetrarch_consensus::message::{Request, proof};
 use tetrarch_consensus::payload::SharedBytes;
-use tetrarch_consensus::{ClientId, Digest, Instant, Sequence, ViewId, ViewRequest};
+use tetrarch_consensus::smr::client::Follower;
+use tetrarch_consensus::{
+    ClientId, Digest, Instant, ReplicaId, Sequence, Verified, ViewId, ViewRequest,
+};
 
-use crate::follower::Follower;
 use crate::keys::Keys;
 use crate::rng::Rng;
 use crate::service::{Answer, Operation};
@@ -134,6 +136,22 @@ struct InFlight {
     pause: Duration,
 }
 
+/// Whom a client knows.
+#[derive(Clone, Debug)]
+pub struct People {
+    /// Everybody who may ever be a member, by place.
+    pub ids: Vec<ReplicaId>,
+    /// Who is one, as far as the client knows: the rules of the real one.
+    pub follower: Follower,
+}
+
+impl People {
+    /// Is `at`, a place in the world, a member?
+    fn has(&self, at: usize) -> bool {
+        self.ids.get(at).is_some_and(|id| self.follower.view().index_of(*id).is_some())
+    }
+}
+
 /// A session of a correct client.
 #[derive(Debug)]
 pub struct Client {
@@ -141,7 +159,7 @@ pub struct Client {
     plan: ClientPlan,
     keys: Keys,
     rng: Rng,
-    follower: Follower,
+    people: People,
     timeout: Duration,
     incarnation: u32,
     ordered: u32,
@@ -159,7 +177,7 @@ impl Client {
         plan: ClientPlan,
         keys: Keys,
         rng: Rng,
-        (follower, timeout): (Follower, Duration),
+        (people, timeout): (People, Duration),
         now: Instant,
     ) -> Self {
         Self {
@@ -167,7 +185,7 @@ impl Client {
             plan,
             keys,
             rng,
-            follower,
+            people,
             timeout,
             incarnation: 1,
             ordered: 0,
@@ -291,7 +309,7 @@ impl Client {
         let entry = &self.in_flight[at];
         let identity = self.id.identity();
         let operation = entry.operation.encode();
-        let view = self.follower.view().id();
+        let view = self.people.follower.view().id();
         let (sequence, read_only) = (entry.sequence, entry.read_only);
         let request = request_in(view, self.id, sequence, read_only, &operation, |digest| {
             if sign {
@@ -333,7 +351,7 @@ impl Client {
         let mine = |request: &InFlight| {
             request.sequence == reply.sequence && request.read_only == reply.read_only
         };
-        if reply.view != self.follower.view().id() || !self.follower.has(from) {
+        if reply.view != self.people.follower.view().id() || !self.people.has(from) {
             return;
         }
         let Some(at) = self.in_flight.iter().position(mine) else { return };
@@ -341,12 +359,12 @@ impl Client {
         entry.replies.retain(|(member, _)| *member != from);
         entry.replies.push((from, reply.answer));
         let equal = entry.replies.iter().filter(|(_, answer)| *answer == reply.answer).count();
-        if equal >= self.follower.view().quorums().reply() {
+        if equal >= self.people.follower.view().quorums().reply() {
             let (token, read_only) = (entry.token, entry.read_only);
             self.in_flight.remove(at);
             self.returned += 1;
             wishes.push(Wish::Returned { token, answer: reply.answer, read_only });
-        } else if entry.read_only && entry.replies.len() == self.follower.view().n() {
+        } else if entry.read_only && entry.replies.len() == self.people.follower.view().n() {
             self.fall_back(at, now, wishes);
         }
     }
@@ -357,10 +375,10 @@ impl Client {
         &mut self,
         now: Instant,
         from: usize,
-        news: &ViewRequest,
+        news: &Verified<ViewRequest>,
         wishes: &mut Vec<Wish>,
     ) -> bool {
-        if !self.follower.hear(from, news) {
+        if !self.people.follower.hear(self.people.ids[from], news) {
             return false;
         }
         for at in 0..self.in_flight.len() {

@@ -10,7 +10,6 @@ pub mod checker;
 pub mod client;
 pub mod coverage;
 pub mod disks;
-pub mod follower;
 pub mod image;
 pub mod ingress;
 pub mod keys;

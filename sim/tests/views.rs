@@ -32,6 +32,7 @@ fn members_come_and_go_and_nothing_is_lost_or_done_twice() {
         "members retired",
         "clients that follow to another view",
         "requests of another view",
+        "clients told of a view that never was",
         "views to be refused",
         "views that nobody signed",
         "restarts without memory",

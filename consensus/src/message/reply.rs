@@ -47,6 +47,9 @@ pub enum Status {
     Busy,
     /// Executed, but the result is larger than a reply may be. No result.
     TooLarge,
+    /// Not taken: it names an earlier view than the replica's, whose signed membership is the result (rule
+    /// CLI.11).
+    Outdated,
 }
 
 impl Status {
@@ -57,7 +60,12 @@ impl Status {
             Self::Refused => 2,
             Self::Busy => 3,
             Self::TooLarge => 4,
+            Self::Outdated => 5,
         }
+    }
+
+    fn has_result(self) -> bool {
+        matches!(self, Self::Ok | Self::Outdated)
     }
 
     fn from_code(code: u8) -> Result<Self, Malformed> {
@@ -67,6 +75,7 @@ impl Status {
             2 => Ok(Self::Refused),
             3 => Ok(Self::Busy),
             4 => Ok(Self::TooLarge),
+            5 => Ok(Self::Outdated),
             _ => Err(Malformed::Unknown),
         }
     }
@@ -93,7 +102,7 @@ pub struct ReplyHeader {
 
 impl ReplyHeader {
     /// Checks a whole body: header, and a result of exactly the size it states, none unless the
-    /// status is [`Status::Ok`].
+    /// status is [`Status::Ok`] or [`Status::Outdated`].
     ///
     /// # Errors
     /// [`Malformed`] names the first thing that is wrong.
@@ -111,7 +120,7 @@ impl ReplyHeader {
         if result_size as usize > RESULT_SIZE_MAX {
             return Err(Malformed::TooLong);
         }
-        if reader.left() != result_size as usize || (status != Status::Ok && result_size != 0) {
+        if reader.left() != result_size as usize || (!status.has_result() && result_size != 0) {
             return Err(Malformed::Inconsistent);
         }
         let (read_only, digest) = (flags & REPLY_READ_ONLY != 0, flags & REPLY_DIGEST != 0);
@@ -199,7 +208,10 @@ impl<P: Payload> Reply<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::FaultModel;
+    use crate::membership::{Member, Membership, ViewRequest};
     use crate::payload::SharedBytes;
+    use crate::types::ReplicaId;
     use alloc::vec::Vec;
     use proptest::prelude::*;
 
@@ -225,11 +237,31 @@ mod tests {
     /// Changes only with the version of the link header.
     const GOLDEN: &str = include_str!("vectors/reply.hex");
     const DIGEST_GOLDEN: &str = include_str!("vectors/digest_reply.hex");
+    const OUTDATED_GOLDEN: &str = include_str!("vectors/outdated_reply.hex");
 
     #[test]
     fn golden_vector() {
         let bytes = body(header(Status::Ok, 5), b"value");
         assert_eq!(super::super::codec::tests::hex(&bytes), GOLDEN.replace('\n', ""));
+    }
+
+    #[test]
+    fn a_refusal_tells_of_the_present_view() {
+        // rule: CLI.11
+        let members = [1, 2, 3, 4].map(|id| Member {
+            id: ReplicaId(id),
+            address: alloc::format!("host-{id}:7000"),
+            static_key: [id as u8; 32],
+            signing_key: [id as u8 + 16; 32],
+        });
+        let next = Membership::new(9, ViewId(3), 1, FaultModel::Byzantine, members.to_vec());
+        let told = ViewRequest { next: next.expect("possible"), signature: [7; 64] };
+        let mut result = Vec::new();
+        told.encode(&mut result);
+        let bytes = body(header(Status::Outdated, result.len() as u32), &result);
+        assert_eq!(super::super::codec::tests::hex(&bytes), OUTDATED_GOLDEN.replace('\n', ""));
+        let reply = Reply::parse(SharedBytes::from(&bytes[..]), Digest::ZERO).expect("well formed");
+        assert_eq!(ViewRequest::decode(reply.result()), Ok(told));
     }
 
     #[test]

@@ -10,6 +10,10 @@
 //! A timer costs nothing while replies come: each session has one entry in the timer queue, which
 //! is looked at when it fires.
 
+mod ending;
+mod follower;
+mod following;
+mod interface;
 mod matching;
 mod overload;
 mod repliers;
@@ -21,6 +25,11 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
+pub use follower::Follower;
+pub use interface::{
+    Authentication, Busy, ClientAction, ClientConfig, ClientInput, Heard, Mode, Outcome, ReplyForm,
+    To,
+};
 pub use matching::{Comparator, Extractor, Matching};
 pub use overload::BusyCounts;
 pub use slots::Ticket;
@@ -34,10 +43,9 @@ use alloc::boxed::Box;
 use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
-use core::fmt;
 use core::time::Duration;
 
-use crate::batch::Replier;
+use crate::batch::{Replier, RequestHeader};
 use crate::config::View;
 use crate::limits::{ACTIONS_MAX, OPERATION_SIZE_MAX, SESSION_WINDOW};
 use crate::message::reply::{REPLY_HEADER_SIZE, Reply, Status};
@@ -59,198 +67,11 @@ pub const HELD_RESULT_SIZE: usize = 4096;
 /// The longest pause, as a power of two of the first one.
 pub const PAUSE_GROWTH_MAX: u32 = 5;
 
-/// How a client proves the ordered requests that it sends first (rule CLI.4). What it sends again is
-/// signed in any case.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Authentication {
-    /// A MAC for each member: cheap, but each member can check its own entry only.
-    #[default]
-    MacVector,
-    /// An Ed25519 signature, which everybody can check.
-    Signature,
-}
-
-/// Who sends results in full (rule CLI.7).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum ReplyForm {
-    /// One member that the client names; the others send the digest.
-    #[default]
-    Digest,
-    /// Every member.
-    Full,
-}
-
-/// What a client is told when it starts.
-#[derive(Clone, Debug)]
-pub struct ClientConfig {
-    /// Index in the cluster's client list.
-    pub identity: u32,
-    /// At least 1, and larger than at any earlier start of this client: replicas take requests of
-    /// an older incarnation for repetitions.
-    pub incarnation: u32,
-    /// The membership.
-    pub view: View,
-    /// The cluster's request timeout. Requests are sent again after half of it (rule TIME.6).
-    pub request_timeout: Duration,
-    /// Sessions at most; their numbers are below this.
-    pub sessions_max: u32,
-    /// Ordered requests of a session in flight at most, and as many read-only ones. At most
-    /// [`SESSION_WINDOW`], more is taken for that.
-    pub window: usize,
-    /// How first transmissions are proved.
-    pub authentication: Authentication,
-    /// Who sends results in full. Custom matching needs all of them in full, whatever this says.
-    pub reply: ReplyForm,
-    /// Bytes of whole results that wait for a certificate at most. What does not fit is asked for
-    /// again when there is one.
-    pub kept_size_max: usize,
-}
-
-/// How an operation is carried out.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Mode {
-    /// In an order that all replicas agree on.
-    Ordered,
-    /// From the current state of each replica; must change nothing. Ordered when the replicas'
-    /// answers differ.
-    ReadOnly,
-}
-
-/// Why an operation was not taken. Nothing was sent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Busy {
-    /// The session has as much in flight as it may; try again after a completion.
-    Window,
-    /// There is no memory for the request; try again after a completion.
-    Memory,
-    /// The replicas have no room for more of this session at present; try again after a completion.
-    Overload,
-    /// The operation is larger than [`OPERATION_SIZE_MAX`].
-    OperationSize,
-    /// The session's number is not below the number of sessions.
-    Session,
-}
-
-impl fmt::Display for Busy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Window => f.write_str("the session's window is full"),
-            Self::Memory => f.write_str("no memory is free for the request"),
-            Self::Overload => f.write_str("the replicas are overloaded"),
-            Self::OperationSize => {
-                write!(f, "the operation is larger than {OPERATION_SIZE_MAX} bytes")
-            }
-            Self::Session => f.write_str("the session's number is too large"),
-        }
-    }
-}
-
-impl core::error::Error for Busy {}
-
-/// One event.
-#[derive(Clone, Debug)]
-pub enum ClientInput<P> {
-    /// An operation; answered by [`ClientAction::Invoked`]. A driver that wants the answer at once
-    /// calls [`ClientCore::invoke`].
-    Invoke {
-        /// In which session.
-        session: u32,
-        /// How.
-        mode: Mode,
-        /// What: opaque.
-        operation: P,
-        /// Comes back in the answer.
-        token: u64,
-    },
-    /// A reply came over the link of `from`.
-    Reply {
-        /// Whose link.
-        from: ReplicaId,
-        /// What.
-        reply: Reply<P>,
-    },
-    /// `now` has reached `next_deadline()`.
-    Deadline,
-    /// A link to a member was made (again): what was sent before may be lost.
-    Connected(ReplicaId),
-    /// The link to a member is gone.
-    Disconnected(ReplicaId),
-}
-
-/// To whom.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum To {
-    /// Every member.
-    All,
-    /// One member.
-    One(ReplicaId),
-}
-
-/// How an operation ended.
-#[derive(Clone, Debug)]
-pub enum Outcome<P> {
-    /// It was executed: the result.
-    Done(P),
-    /// It was executed, but there is no result to be had: it is larger than a reply may be, or the
-    /// operation was executed so long ago that no replica keeps it.
-    Forgotten,
-    /// It was not and will not be executed: it is not a command of the service, its session may not
-    /// exist, or an earlier operation of its session was refused.
-    Refused,
-}
-
-/// One duty of the driver.
-#[derive(Clone, Debug)]
-pub enum ClientAction<P> {
-    /// Transmit a request.
-    Send {
-        /// To whom.
-        to: To,
-        /// Session, for the link header.
-        client: ClientId,
-        /// Body of the request: the driver adds the proof.
-        body: P,
-        /// Prove it by a signature? Otherwise by a MAC for each member (rule CLI.4).
-        sign: bool,
-    },
-    /// The answer to [`ClientInput::Invoke`].
-    Invoked {
-        /// Of the input.
-        token: u64,
-        /// Names the operation.
-        result: Result<Ticket, Busy>,
-    },
-    /// An operation ended. Its ticket may now name another one.
-    Completed {
-        /// Which.
-        ticket: Ticket,
-        /// In which session.
-        session: u32,
-        /// How.
-        outcome: Outcome<P>,
-    },
-    /// So many members are in a later membership that one correct one is: this client's
-    /// configuration is out of date. Comes once for each later membership.
-    Outdated {
-        /// The membership that they are in at least.
-        view: ViewId,
-    },
-}
-
-/// How far an operation in flight is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Heard {
-    /// Members that answered.
-    pub members: usize,
-    /// Members in the view.
-    pub of: usize,
-    /// Equal answers needed.
-    pub needed: usize,
-}
-
 /// The client core of one identity.
 pub struct ClientCore<P> {
     config: ClientConfig,
+    /// Who the members are now.
+    follower: Follower,
     matching: Matching<P>,
     repliers: Repliers,
     /// Bytes of whole results that wait for a certificate.
@@ -266,6 +87,8 @@ pub struct ClientCore<P> {
     catch_up: Vec<Option<usize>>,
     /// For each member: when a catch-up began last.
     connected: Vec<Option<Instant>>,
+    /// After a change of members: the next session whose requests are sent again to all.
+    resend_from: Option<usize>,
     /// For each member: the latest membership it showed.
     views: Vec<ViewId>,
     outdated: ViewId,
@@ -291,6 +114,7 @@ impl<P: Payload> ClientCore<P> {
         let repliers = Repliers::new(n, config.request_timeout);
         let dice = u64::from(config.identity) << 32 | u64::from(config.incarnation);
         Self {
+            follower: Follower::new(config.view.clone()),
             config,
             dice,
             matching,
@@ -302,6 +126,7 @@ impl<P: Payload> ClientCore<P> {
             timers: BinaryHeap::new(),
             catch_up: alloc::vec![None; n],
             connected: alloc::vec![None; n],
+            resend_from: None,
             views: alloc::vec![view; n],
             outdated: view,
             held_large: 0,
@@ -347,7 +172,8 @@ impl<P: Payload> ClientCore<P> {
         let replier = self.choose_replier();
         let body = self.build(session, sequence, read_only, replier, operation);
         let body = body.ok_or(Busy::Memory)?;
-        let slot = self.slots.insert(session, sequence, read_only, self.now, body);
+        let view = self.follower.view().id();
+        let slot = self.slots.insert(session, sequence, read_only, self.now, view, body);
         self.slots.get_mut(slot).replier = replier;
         let state = &mut self.sessions[session as usize];
         if read_only {
@@ -373,12 +199,12 @@ impl<P: Payload> ClientCore<P> {
     ) {
         crate::spec!("CLI.6");
         self.now = self.now.max(now);
-        let Some(member) = self.config.view.index_of(from) else { return };
+        let Some(member) = self.follower.view().index_of(from) else { return };
         let header = reply.header;
         if header.client.identity() != self.config.identity {
             return;
         }
-        if header.view != self.config.view.id() {
+        if header.view != self.follower.view().id() {
             self.on_other_view(member, header.view, actions);
             return;
         }
@@ -386,6 +212,10 @@ impl<P: Payload> ClientCore<P> {
             return;
         };
         if self.slots.get(slot).ended.is_some() {
+            return;
+        }
+        if header.status == Status::Outdated {
+            // It names the view that it says is over.
             return;
         }
         if header.status == Status::Busy {
@@ -398,8 +228,8 @@ impl<P: Payload> ClientCore<P> {
         if self.held_large >= HELD_LARGE_MAX && is_large(reply.result()) && !self.is_next(slot) {
             return;
         }
-        let needed = self.config.view.quorums().reply();
-        let members = self.config.view.members();
+        let needed = self.follower.view().quorums().reply();
+        let members = self.follower.view().members();
         let (digest, full) = (reply.digest, (!header.digest).then(|| reply.clone()));
         let voices = self.slots.voices_mut(slot);
         let agreed = self.matching.hear(voices, member, reply, needed, members, &mut *self.pool);
@@ -425,7 +255,7 @@ impl<P: Payload> ClientCore<P> {
     pub fn heard(&self, ticket: Ticket) -> Option<Heard> {
         let voices = self.slots.voices(self.slots.find(ticket)?);
         let members = voices.iter().filter(|voice| voice.is_some()).count();
-        let (of, needed) = (self.config.view.n(), self.config.view.quorums().reply());
+        let (of, needed) = (self.follower.view().n(), self.follower.view().quorums().reply());
         Some(Heard { members, of, needed })
     }
 
@@ -437,6 +267,11 @@ impl<P: Payload> ClientCore<P> {
     /// Requests that were sent again because no answer came, so far.
     pub fn resent_count(&self) -> u64 {
         self.resent
+    }
+
+    /// The view that this client is in.
+    pub fn view(&self) -> &View {
+        self.follower.view()
     }
 
     /// What this client was told at start.
@@ -475,92 +310,13 @@ impl<P: Payload> ClientCore<P> {
     ) {
         self.views[member] = self.views[member].max(view);
         // The latest membership that one correct member, at least, has reached.
-        let one_correct = self.config.view.quorums().one_correct();
+        let one_correct = self.follower.view().quorums().one_correct();
         let reached = |view: ViewId| self.views.iter().filter(|&&other| other >= view).count();
         let latest = self.views.iter().copied().filter(|&view| reached(view) >= one_correct).max();
         if let Some(view) = latest.filter(|&view| view > self.outdated) {
             self.outdated = view;
             actions.push(ClientAction::Outdated { view });
         }
-    }
-
-    fn end(
-        &mut self,
-        slot: SlotIndex,
-        status: Status,
-        result: P,
-        actions: &mut Actions<ClientAction<P>>,
-    ) {
-        self.forget_kept(slot);
-        let entry = self.slots.get_mut(slot);
-        assert!(entry.ended.is_none(), "an operation ends once");
-        self.held_large += usize::from(is_large(result.bytes()));
-        entry.ended = Some((status, result));
-        entry.body = None;
-        let (session, read_only) = (entry.session, entry.read_only);
-        if read_only {
-            self.complete(slot, actions);
-        } else {
-            self.complete_in_order(session, actions);
-        }
-        self.arm(session);
-    }
-
-    /// Completes ordered operations of `session`, oldest first, up to the first in flight.
-    fn complete_in_order(&mut self, session: u32, actions: &mut Actions<ClientAction<P>>) {
-        let mut progressed = false;
-        while let Some(slot) = self.sessions[session as usize].ordered.front() {
-            let Some((status, _)) = &self.slots.get(slot).ended else { break };
-            progressed = true;
-            let refused = *status == Status::Refused;
-            self.complete(slot, actions);
-            if refused {
-                self.refuse_rest(session, actions);
-            }
-        }
-        if progressed {
-            let state = &mut self.sessions[session as usize];
-            state.progress = self.now;
-            state.attempts = 0;
-            self.go_on(session, actions);
-            self.order_fallback(session, actions);
-        }
-    }
-
-    /// A request that is never executed leaves a gap that no later one of its incarnation can pass:
-    /// those in flight are refused with it, and the session goes on with the next incarnation.
-    fn refuse_rest(&mut self, session: u32, actions: &mut Actions<ClientAction<P>>) {
-        while let Some(slot) = self.sessions[session as usize].ordered.front() {
-            self.forget_kept(slot);
-            let entry = self.slots.get_mut(slot);
-            if let Some(body) = entry.body.take() {
-                self.held_large += usize::from(is_large(body.bytes()));
-                entry.ended = Some((Status::Refused, body));
-            }
-            self.complete(slot, actions);
-        }
-        self.sessions[session as usize].ordered.renumber();
-    }
-
-    fn complete(&mut self, slot: SlotIndex, actions: &mut Actions<ClientAction<P>>) {
-        let ticket = self.slots.ticket(slot);
-        let entry = self.slots.get_mut(slot);
-        let (status, result) = entry.ended.take().expect("only what ended is completed");
-        let (session, sequence, read_only) = (entry.session, entry.sequence, entry.read_only);
-        self.held_large -= usize::from(is_large(result.bytes()));
-        let state = &mut self.sessions[session as usize];
-        if read_only {
-            state.reads.end(sequence);
-        } else {
-            state.ordered.end(sequence);
-        }
-        self.slots.free(slot);
-        let outcome = match status {
-            Status::Ok => Outcome::Done(result),
-            Status::TooOld | Status::TooLarge => Outcome::Forgotten,
-            Status::Refused | Status::Busy => Outcome::Refused,
-        };
-        actions.push(ClientAction::Completed { ticket, session, outcome });
     }
 }
 
@@ -584,6 +340,7 @@ impl<P: Payload> Protocol for ClientCore<P> {
                 actions.push(ClientAction::Invoked { token, result });
             }
             ClientInput::Reply { from, reply } => self.on_reply(now, from, reply, actions),
+            ClientInput::News { from, news } => self.on_news(now, from, &news, actions),
             ClientInput::Deadline => self.on_deadline(now, actions),
             ClientInput::Connected(from) => self.on_connected(now, from),
             ClientInput::Disconnected(from) => self.on_disconnected(now, from),
@@ -591,7 +348,7 @@ impl<P: Payload> Protocol for ClientCore<P> {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        if self.catch_up.iter().any(Option::is_some) {
+        if self.resend_from.is_some() || self.catch_up.iter().any(Option::is_some) {
             return Some(self.now);
         }
         self.timers.peek().map(|Reverse((when, _))| *when)

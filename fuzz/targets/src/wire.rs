@@ -4,9 +4,10 @@
 
 use std::time::Duration;
 
+use tetrarch_consensus::ViewRequest;
 use tetrarch_consensus::batch::RequestHeader;
 use tetrarch_consensus::message::codec;
-use tetrarch_consensus::message::reply::ReplyHeader;
+use tetrarch_consensus::message::reply::{REPLY_HEADER_SIZE, ReplyHeader, Status};
 use tetrarch_consensus::payload::SharedBytes;
 use tetrarch_dataplane::arena::{Arena, ArenaSpec, SlotClass};
 use tetrarch_dataplane::burst::Burst;
@@ -251,9 +252,17 @@ pub fn request(data: &[u8]) {
     }
 }
 
-/// A reply body that parses is written back.
+/// A reply body that parses is written back, and so is a membership in it.
 pub fn reply(data: &[u8]) {
     if let Ok(header) = ReplyHeader::parse(data) {
+        let result = &data[REPLY_HEADER_SIZE..];
+        if header.status == Status::Outdated
+            && let Ok(told) = ViewRequest::decode(result)
+        {
+            let mut again = Vec::new();
+            told.encode(&mut again);
+            assert_eq!(again, result);
+        }
         let mut again = data.to_vec();
         header.write(&mut again);
         assert_eq!(again, data);

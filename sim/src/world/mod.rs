@@ -24,15 +24,15 @@ use tetrarch_consensus::config::{Check, Config};
 use tetrarch_consensus::limits::BATCH_SIZE_MAX;
 use tetrarch_consensus::message::Request;
 use tetrarch_consensus::payload::SharedBytes;
+use tetrarch_consensus::smr::client::Follower;
 use tetrarch_consensus::{
     ClientId, ConsensusId, Input, Instant, Lsn, Regency, View, ViewId, ViewRequest,
 };
 
 use crate::byzantine::{Adversary, Dossier, Msg};
 use crate::checker::{Checker, Property, Violation};
-use crate::client::{Client, Reply};
+use crate::client::{Client, People, Reply};
 use crate::coverage::Coverage;
-use crate::follower::Follower;
 use crate::image::Image;
 use crate::keys::{Keyring, Keys};
 use crate::mischief::Rascal;
@@ -296,14 +296,14 @@ impl World {
 
     fn people(&mut self) {
         let first = self.membership(0).map_or_else(|| self.view.clone(), |it| it.view().clone());
-        let follower = Follower::new(self.options.ids.clone(), first);
+        let people = People { ids: self.options.ids.clone(), follower: Follower::new(first) };
         if self.options.changes.is_some() {
             self.push(self.now, Event::Manager);
         }
         for (index, plan) in self.options.clients.clone().into_iter().enumerate() {
             let id = ClientId::new(index as u32, 0);
             let rng = self.rng.fork(3);
-            let size = (follower.clone(), self.options.timeout);
+            let size = (people.clone(), self.options.timeout);
             self.clients.push(Client::new(id, plan, self.keys, rng, size, self.now));
             self.client_wakes.push(None);
             self.schedule_client(index);

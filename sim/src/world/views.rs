@@ -8,7 +8,7 @@ use tetrarch_consensus::membership::{Member, VIEW_MANAGER};
 use tetrarch_consensus::message::{Request, proof};
 use tetrarch_consensus::payload::SharedBytes;
 use tetrarch_consensus::{
-    ClientId, Instant, Membership, RequestView, Sequence, ViewAnswer, ViewId, ViewRequest,
+    ClientId, Instant, Membership, RequestView, Sequence, Verified, ViewAnswer, ViewId, ViewRequest,
 };
 
 use super::member::Host;
@@ -43,13 +43,15 @@ pub(super) struct Manager {
     counter: u32,
     /// The last step that was accepted, as it was asked for.
     last: Option<ViewRequest>,
+    /// One that it signed and that was refused, or will be.
+    refused: Option<ViewRequest>,
     next: usize,
     refused_last: bool,
 }
 
 impl Manager {
     pub(super) fn new() -> Self {
-        Self { asked: None, counter: 0, last: None, next: 1, refused_last: false }
+        Self { asked: None, counter: 0, last: None, refused: None, next: 1, refused_last: false }
     }
 
     /// Has it no answer to wait for?
@@ -228,6 +230,7 @@ impl World {
         };
         let mut operation = Vec::new();
         request.encode(&mut operation);
+        self.manager.refused = Some(request);
         operation
     }
 
@@ -342,9 +345,17 @@ impl World {
     /// A client that is in an earlier view than `member` is told of the later one.
     pub(super) fn tell_view(&mut self, member: usize, client: ClientId) {
         let Some(host) = self.nodes[member].hosts.first() else { return };
-        let Some(news) = host.core.signed_membership().cloned() else { return };
+        let Some(mut news) = host.core.signed_membership().cloned() else { return };
         if news.next.id() != host.core.view().id() || host.core.is_joining() {
             return;
+        }
+        // A faulty member tells of what the View Manager signed and nobody accepted.
+        if self.nodes[member].adversary.is_some()
+            && let Some(refused) = self.manager.refused.clone()
+            && self.rng.chance(700)
+        {
+            self.coverage.count("clients told of a view that never was");
+            news = refused;
         }
         let route = self.net.route_client(self.now);
         if let Some(at) = route.first {
@@ -354,11 +365,12 @@ impl World {
     }
 
     pub(super) fn on_news(&mut self, member: usize, index: usize, news: &ViewRequest) {
-        if !self.keys.view_is_signed(news) || index >= self.clients.len() {
+        let genuine = self.keys.view_is_signed(news) && news.next.cluster() == CLUSTER;
+        if !genuine || index >= self.clients.len() {
             return;
         }
-        let mut wishes = Vec::new();
-        if self.clients[index].on_news(self.now, member, news, &mut wishes) {
+        let (news, mut wishes) = (Verified::vouch(news.clone()), Vec::new());
+        if self.clients[index].on_news(self.now, member, &news, &mut wishes) {
             self.coverage.count("clients that follow to another view");
         }
         self.fulfil(index, wishes);

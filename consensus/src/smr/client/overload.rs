@@ -94,6 +94,11 @@ impl Overload {
         (self.members, self.told, self.believed) = (0, 0, false);
     }
 
+    /// Other members than before. How much there is room for is not forgotten.
+    pub(super) fn enter_view(&mut self) {
+        self.be_at_ease();
+    }
+
     /// Of `in_flight` requests, half is what there may be room for. Says whether that is new: once in
     /// a round, which ends with the request that is `newest` now.
     fn shrink(&mut self, in_flight: usize, newest: Sequence) -> bool {
@@ -149,7 +154,7 @@ impl<P: Payload> ClientCore<P> {
             true => entry.tried_again |= 1 << member,
             false => entry.turned_away |= 1 << member,
         }
-        let one_correct = self.config.view.quorums().one_correct();
+        let one_correct = self.follower.view().quorums().one_correct();
         let Session { ordered, overload, .. } = &mut self.sessions[session as usize];
         if overload.hear(member, request, one_correct)
             && overload.shrink(ordered.len(), ordered.newest())
@@ -215,7 +220,7 @@ impl<P: Payload> ClientCore<P> {
         actions: &mut Actions<ClientAction<P>>,
     ) {
         while members != 0 {
-            let member = self.config.view.members()[members.trailing_zeros() as usize];
+            let member = self.follower.view().members()[members.trailing_zeros() as usize];
             members &= members - 1;
             self.send_as_first(slot, To::One(member), actions);
         }

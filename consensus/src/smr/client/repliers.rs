@@ -9,6 +9,7 @@ use core::time::Duration;
 
 use super::PAUSE_GROWTH_MAX;
 use crate::batch::Replier;
+use crate::config::View;
 use crate::types::Instant;
 
 /// Of so many choices one asks a member that used to be late: it may be so no more.
@@ -44,6 +45,13 @@ impl Repliers {
     pub(super) fn new(members: usize, timeout: Duration) -> Self {
         let records = alloc::vec![Record::default(); members];
         Self { records, choices: 0, latency: 0, timeout }
+    }
+
+    /// Other members than `before`: what is known of those that stay is kept.
+    pub(super) fn enter_view(&mut self, before: &View, view: &View) {
+        let mut old = core::mem::take(&mut self.records);
+        let mut record = |id| before.index_of(id).map(|place| core::mem::take(&mut old[place]));
+        self.records = view.members().iter().map(|id| record(*id).unwrap_or_default()).collect();
     }
 
     pub(super) fn set_up(&mut self, member: usize, is_up: bool) {

@@ -158,7 +158,7 @@ impl<P: Payload> ClientCore<P> {
     /// The link to a member is gone: it is not asked for results.
     pub(super) fn on_disconnected(&mut self, now: Instant, from: ReplicaId) {
         self.now = self.now.max(now);
-        if let Some(member) = self.config.view.index_of(from) {
+        if let Some(member) = self.follower.view().index_of(from) {
             self.repliers.set_up(member, false);
         }
     }

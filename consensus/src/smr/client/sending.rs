@@ -5,7 +5,7 @@
 //! complete operations.
 
 use super::*;
-use crate::batch::{REQUEST_HEADER_SIZE, Replier, RequestHeader};
+use crate::batch::REQUEST_HEADER_SIZE;
 
 impl<P: Payload> ClientCore<P> {
     /// Encodes a request. `None` when the pool is empty.
@@ -22,7 +22,7 @@ impl<P: Payload> ClientCore<P> {
         let header = RequestHeader {
             client: ClientId::new(self.config.identity, session),
             sequence,
-            view: self.config.view.id().0,
+            view: self.follower.view().id().0,
             read_only,
             replier,
             unanswered: if read_only { 0 } else { ordered.unanswered() },
@@ -69,6 +69,9 @@ impl<P: Payload> ClientCore<P> {
         sign: bool,
         actions: &mut Actions<ClientAction<P>>,
     ) {
+        if self.slots.get(slot).view != self.follower.view().id() && !self.renew(slot) {
+            return;
+        }
         let entry = self.slots.get(slot);
         let Some(body) = entry.body.clone() else { return };
         let client = ClientId::new(self.config.identity, entry.session);
@@ -117,7 +120,7 @@ impl<P: Payload> ClientCore<P> {
         let room = |actions: &Actions<ClientAction<P>>| {
             actions.as_slice().len() + most_per_session <= ACTIONS_MAX
         };
-        while room(actions) && self.catch_up_one(actions) {}
+        while room(actions) && (self.follow_one(actions) || self.catch_up_one(actions)) {}
         while room(actions) {
             let Some(&Reverse((when, session))) = self.timers.peek() else { return };
             if when > self.now {
@@ -193,7 +196,7 @@ impl<P: Payload> ClientCore<P> {
     /// Gives numbers to reads that have to be ordered, as far as the window goes.
     pub(super) fn order_fallback(&mut self, session: u32, actions: &mut Actions<ClientAction<P>>) {
         let client = ClientId::new(self.config.identity, session);
-        let view = self.config.view.id().0;
+        let view = self.follower.view().id();
         // What finds no number or no memory has another try after a completion or a pause.
         self.sessions[session as usize].fallback_tried = self.now;
         loop {
@@ -209,7 +212,7 @@ impl<P: Payload> ClientCore<P> {
             let header = RequestHeader {
                 client,
                 sequence,
-                view,
+                view: view.0,
                 read_only: false,
                 replier: entry.replier,
                 unanswered: state.ordered.unanswered(),
@@ -218,6 +221,7 @@ impl<P: Payload> ClientCore<P> {
             let body = encode(&mut *self.pool, &header, operation);
             let Some(body) = body else { return };
             (entry.sequence, entry.read_only, entry.body) = (sequence, false, Some(body));
+            entry.view = view;
             if state.ordered.is_empty() {
                 state.progress = self.now;
             }
@@ -232,7 +236,7 @@ impl<P: Payload> ClientCore<P> {
     /// sent again anyway, or a member could keep the client busy by hanging up.
     pub(super) fn on_connected(&mut self, now: Instant, from: ReplicaId) {
         self.now = self.now.max(now);
-        let Some(member) = self.config.view.index_of(from) else { return };
+        let Some(member) = self.follower.view().index_of(from) else { return };
         self.repliers.set_up(member, true);
         let pause = self.first_pause();
         if self.connected[member].is_some_and(|last| last + pause > self.now) {
@@ -251,7 +255,7 @@ impl<P: Payload> ClientCore<P> {
             return true;
         }
         self.catch_up[member] = Some(session + 1);
-        let to = To::One(self.config.view.members()[member]);
+        let to = To::One(self.follower.view().members()[member]);
         for reads in [false, true] {
             for at in 0..SESSION_WINDOW {
                 let state = &self.sessions[session];

@@ -158,6 +158,12 @@ impl Session {
             armed: None,
         }
     }
+
+    /// Other members than before: what was said is void, and pauses begin anew.
+    pub(super) fn enter_view(&mut self, now: Instant) {
+        (self.missing, self.attempts, self.progress) = (None, 0, now);
+        self.overload.enter_view();
+    }
 }
 
 #[cfg(test)]

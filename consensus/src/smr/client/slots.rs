@@ -9,7 +9,7 @@ use super::matching::{Voice, Voices};
 use super::session::SlotIndex;
 use crate::batch::Replier;
 use crate::message::reply::{Reply, Status};
-use crate::types::{Instant, Sequence};
+use crate::types::{Instant, Sequence, ViewId};
 
 /// Names one operation until it is completed. Its [`index`](Ticket::index) is small and dense, so a
 /// driver can keep what it knows of the operation in an array.
@@ -42,6 +42,8 @@ pub(super) struct Slot<P> {
     pub(super) read_only: bool,
     /// When it was sent last.
     pub(super) sent: Instant,
+    /// The view that the body names.
+    pub(super) view: ViewId,
     /// The request's body; `None` once it has ended.
     pub(super) body: Option<P>,
     /// Who was asked for the whole result.
@@ -93,6 +95,7 @@ impl<P> Slots<P> {
         sequence: Sequence,
         read_only: bool,
         sent: Instant,
+        view: ViewId,
         body: P,
     ) -> SlotIndex {
         let slot = |generation| Slot {
@@ -101,6 +104,7 @@ impl<P> Slots<P> {
             sequence,
             read_only,
             sent,
+            view,
             body: Some(body),
             replier: Replier::EVERYONE,
             kept: None,
@@ -129,6 +133,22 @@ impl<P> Slots<P> {
         assert!(slot.kept.is_none(), "what ended keeps nothing");
         slot.body = None;
         self.free.push(index);
+    }
+
+    /// Places in the table, in use or not.
+    pub(super) fn places(&self) -> SlotIndex {
+        self.slots.len() as SlotIndex
+    }
+
+    /// There are `members` others now: what those of before said is void. Nothing is kept any more.
+    pub(super) fn enter_view(&mut self, members: usize) {
+        self.members = members;
+        self.voices.clear();
+        self.voices.resize_with(self.slots.len() * members, || None);
+        for slot in &mut self.slots {
+            (slot.replier, slot.certified, slot.asked) = (Replier::EVERYONE, None, false);
+            (slot.turned_away, slot.tried_again) = (0, 0);
+        }
     }
 
     /// Drops the replies so far: they answered another number.

@@ -11,6 +11,7 @@ use crate::types::Digest;
 use harness::*;
 
 mod digests;
+mod following;
 mod harness;
 mod overload;
 mod properties;

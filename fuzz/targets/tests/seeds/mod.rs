@@ -59,7 +59,7 @@ fn vector(file: &str) -> Vec<u8> {
 }
 
 fn vectors() -> Vec<Seed> {
-    const MESSAGES: [(&str, u8); 19] = [
+    const MESSAGES: [(&str, u8); 23] = [
         ("forwarded", kind::FORWARDED),
         ("propose", kind::PROPOSE),
         ("propose_sparse", kind::PROPOSE),
@@ -79,6 +79,10 @@ fn vectors() -> Vec<Seed> {
         ("batch_body", kind::BATCH_BODY),
         ("fetch_bodies", kind::FETCH_BODIES),
         ("bodies", kind::BODIES),
+        ("fetch_state", kind::FETCH_STATE),
+        ("state_offer", kind::STATE_OFFER),
+        ("fetch_chunks", kind::FETCH_CHUNKS),
+        ("chunk", kind::CHUNK),
     ];
     let file = |name: &str| format!("consensus/src/message/vectors/{name}.hex");
     let mut seeds: Vec<_> = MESSAGES
@@ -86,8 +90,10 @@ fn vectors() -> Vec<Seed> {
         .map(|(name, kind)| seed("message", *name, [&[*kind], &vector(&file(name))[..]].concat()))
         .collect();
     seeds.push(seed("request", "golden", vector(&file("request"))));
-    seeds.push(seed("reply", "golden", vector(&file("reply"))));
-    seeds.push(seed("link_header", "golden", vector("dataplane/src/vectors/header_v3.hex")));
+    for name in ["reply", "digest_reply", "outdated_reply"] {
+        seeds.push(seed("reply", name, vector(&file(name))));
+    }
+    seeds.push(seed("link_header", "golden", vector("dataplane/src/vectors/header_v4.hex")));
     let bundle = vector("dataplane/src/vectors/bundle.hex");
     seeds.push(seed("bundle", "golden", [&[2], &bundle[..]].concat()));
     seeds

@@ -46,6 +46,7 @@ pub(super) struct Harness {
     pub(super) sent: Vec<Sent>,
     pub(super) completed: Vec<(Ticket, Result<Vec<u8>, Status>)>,
     pub(super) outdated: Vec<ViewId>,
+    pub(super) followed: Vec<ViewId>,
 }
 
 impl Harness {
@@ -57,6 +58,7 @@ impl Harness {
             sent: Vec::new(),
             completed: Vec::new(),
             outdated: Vec::new(),
+            followed: Vec::new(),
         }
     }
 
@@ -83,6 +85,9 @@ impl Harness {
                     self.completed.push((ticket, outcome));
                 }
                 ClientAction::Outdated { view } => self.outdated.push(view),
+                ClientAction::Followed { membership } => {
+                    self.followed.push(membership.next.id());
+                }
                 ClientAction::Invoked { .. } => {}
             }
         }
