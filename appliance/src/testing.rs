@@ -78,12 +78,23 @@ impl TestCluster {
     }
 }
 
-/// The body of request `counter` of the first incarnation of a session.
+/// The body of request `counter` of the first incarnation of a session, for the first view.
 pub fn request_bytes(client: ClientId, counter: u32, operation: &[u8], read_only: bool) -> Vec<u8> {
+    request_bytes_in(ViewId(0), client, counter, operation, read_only)
+}
+
+/// The same for any view.
+pub fn request_bytes_in(
+    view: ViewId,
+    client: ClientId,
+    counter: u32,
+    operation: &[u8],
+    read_only: bool,
+) -> Vec<u8> {
     let header = RequestHeader {
         client,
         sequence: Sequence::new(1, counter),
-        view: 0,
+        view: view.0,
         read_only,
         replier: Replier::EVERYONE,
         // Whoever uses this may ask again for anything.

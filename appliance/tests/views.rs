@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use support::World;
 use tetrarch_appliance::stage::dispatch::IngressPlan;
-use tetrarch_appliance::testing::request_bytes;
+use tetrarch_appliance::testing::{request_bytes, request_bytes_in};
 use tetrarch_client::cluster::PrivateKeys;
 use tetrarch_consensus::membership::{Membership, VIEW_MANAGER, ViewAnswer, ViewRequest};
-use tetrarch_consensus::message::reply::ReplyHeader;
+use tetrarch_consensus::message::reply::{ReplyHeader, Status};
 use tetrarch_consensus::message::{codec, proof};
 use tetrarch_consensus::{ClientId, Digest, ViewId};
 use tetrarch_dataplane::crypto::authenticator::{PairKey, vector_size, write_vector};
@@ -26,6 +26,11 @@ fn membership(world: &World, view: u32, ids: &[u16]) -> Membership {
     Membership::new(cluster, ViewId(view), 1, model, members.collect()).expect("possible")
 }
 
+/// As if the View Manager had asked for it: nodes do not look at that again.
+fn asked(next: &Membership) -> ViewRequest {
+    ViewRequest { next: next.clone(), signature: [9; 64] }
+}
+
 /// To be answered with four bytes.
 const OPERATION: &[u8] = b"\x04\0\0\0load";
 
@@ -37,7 +42,7 @@ impl World {
     fn enter(&self, ids: &[usize], next: &Membership) {
         for node in ids.iter().filter_map(|id| self.nodes[*id].as_ref()) {
             node.herald().ended(next.clone());
-            node.herald().entered(next.clone()).expect("its keys are there");
+            node.herald().entered(asked(next)).expect("its keys are there");
         }
     }
 
@@ -115,9 +120,10 @@ fn proofs_go_by_the_places_of_the_view() {
         world.connect();
         let keys = world.test.pair_keys(0);
         let mut counter = 0;
-        let mut send = |world: &mut World, keys: &[PairKey], to: u16| {
+        let mut send = |world: &mut World, view: u32, keys: &[PairKey], to: u16| {
             counter += 1;
-            let body = request_bytes(ClientId::new(0, counter), 1, OPERATION, false);
+            let client = ClientId::new(0, counter);
+            let body = request_bytes_in(ViewId(view), client, 1, OPERATION, false);
             let mut vector = vec![0; vector_size(keys.len())];
             write_vector(keys, &body_digest(&body), &mut vector);
             let metrics = std::sync::Arc::clone(&world.metrics[usize::from(to)]);
@@ -130,12 +136,66 @@ fn proofs_go_by_the_places_of_the_view() {
             assert_eq!(taken + refused, 1);
             taken == 1
         };
-        assert!(send(&mut world, &keys, 2), "in the first view, replica 2 has the third place");
-        assert!(!send(&mut world, &keys[1..], 2), "a vector for somebody else");
+        assert!(send(&mut world, 0, &keys, 2), "in the first view, replica 2 has the third place");
+        assert!(!send(&mut world, 0, &keys[1..], 2), "a vector for somebody else");
         let next = membership(&world, 1, &[1, 2, 3, 4]);
         world.enter(&[1, 2, 3, 4], &next);
-        assert!(send(&mut world, &keys[1..], 2), "in the second one it has the second");
-        assert!(!send(&mut world, &keys, 2), "a vector for the view before");
+        assert!(send(&mut world, 1, &keys[1..], 2), "in the second one it has the second");
+        assert!(!send(&mut world, 1, &keys, 2), "a vector for the view before");
+    }
+}
+
+/// A request is taken in the view that it was made for. In an earlier one nobody is told anything; in a later one
+/// the client is told which that is, but not with each request.
+#[test]
+fn a_client_of_an_earlier_view_is_told_of_the_present_one() {
+    // rule: CLI.11
+    let offload = IngressPlan { inline: false, workers: 2 };
+    for ingress in [IngressPlan::default(), offload] {
+        let mut world = World::with_ingress(5, 1, ingress);
+        world.connect();
+        let next = membership(&world, 1, &[1, 2, 3, 4]);
+        world.enter(&[1, 2], &next);
+        world.ticks();
+        let (everybody, mut counter) = ([0, 1, 2], 0);
+        let mut ask = |world: &mut World, view: u32, read_only: bool| {
+            counter += 1;
+            let client = &mut world.clients[0];
+            client.view = ViewId(view);
+            client.send_as(ClientId::new(0, 0), counter, OPERATION, &everybody, read_only, None);
+        };
+        for read_only in [false, true, false] {
+            ask(&mut world, 0, read_only);
+        }
+        (0..150).for_each(|_| world.tick());
+        let mut told: Vec<_> = std::mem::take(&mut world.clients[0].replies);
+        told.sort_by_key(|(from, ..)| *from);
+        told.retain(|(_, header, _)| header.status == Status::Outdated);
+        let from: Vec<_> = told.iter().map(|(from, ..)| *from).collect();
+        // Requests were told of at different times on the way through workers.
+        assert_eq!(from, [1, 2], "once each, and not by who is where the client is");
+        for (_, header, result) in &told {
+            assert_eq!((header.view, header.sequence.incarnation()), (ViewId(1), 1));
+            assert_eq!(ViewRequest::decode(result), Ok(asked(&next)));
+        }
+        for id in [1, 2] {
+            assert_eq!(world.metrics[id].reject(Reject::OldView), 3);
+        }
+        world.pass(Duration::from_secs(1));
+        ask(&mut world, 0, false);
+        (0..150).for_each(|_| world.tick());
+        let again = world.clients[0].replies.iter();
+        assert_eq!(
+            again.filter(|it| it.1.status == Status::Outdated).count(),
+            2,
+            "in case it was lost"
+        );
+        // Nobody in the first view knows what a request for the second one is worth.
+        let before = world.metrics[0].requests.get();
+        ask(&mut world, 1, false);
+        (0..150).for_each(|_| world.tick());
+        assert_eq!(world.metrics[0].reject(Reject::LaterView), 1);
+        assert_eq!(world.metrics[0].requests.get(), before);
     }
 }
 
@@ -172,7 +232,7 @@ fn links_go_over_to_the_keys_that_the_view_names() {
     let shared = PairKey::for_client(client, &other.static_secret.public(), first.cluster());
     let mut keys = world.test.pair_keys(0);
     keys[1] = shared.expect("secrecy");
-    let body = request_bytes(ClientId::new(0, 0), 1, OPERATION, false);
+    let body = request_bytes_in(ViewId(1), ClientId::new(0, 0), 1, OPERATION, false);
     let mut vector = vec![0; vector_size(keys.len())];
     write_vector(&keys, &body_digest(&body), &mut vector);
     let before = world.metrics[1].requests.get();
@@ -190,7 +250,8 @@ fn a_view_with_keys_that_are_not_here_is_not_entered() {
     members[2].static_key = [7; 32];
     let next = Membership::new(first.cluster(), first.id(), 1, first.model(), members);
     let node = world.nodes[2].as_ref().expect("it runs");
-    let error = node.herald().entered(next.expect("possible")).expect_err("whose keys?");
+    let error = node.herald().entered(asked(&next.expect("possible")));
+    let error = error.expect_err("whose keys?");
     assert!(error.to_string().contains("replica-2.next.key"), "{error}");
     world.ticks();
     assert_eq!(world.metrics[2].peers_up.get(), 0b1011, "as before");
@@ -237,6 +298,7 @@ fn whole_nodes_go_from_view_to_view() {
     let answer = ViewAnswer::decode(&answers[0]).expect("of this release");
     assert!(matches!(answer, ViewAnswer::Accepted { view: ViewId(1), .. }), "{answer:?}");
     world.clients[0].keys.remove(0);
+    world.clients[0].view = ViewId(1);
     for counter in 2..20 {
         world.clients[0].send(0, counter, OPERATION, &[1, 2, 3, 4]);
         let done = |world: &World| world.clients[0].answers(0, counter) == 4;

@@ -75,6 +75,8 @@ reasons! {
     NotMember = "not_member",
     /// Sent in a view that is over.
     OldView = "old_view",
+    /// Sent in a view that this replica is not in yet.
+    LaterView = "later_view",
     /// Admission is closed: more load than the configured limits.
     Overload = "overload",
 }

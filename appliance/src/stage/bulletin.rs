@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tetrarch_consensus::membership::{Member, Membership};
+use tetrarch_consensus::membership::{Member, Membership, ViewRequest};
 use tetrarch_consensus::{ReplicaId, ViewId};
 
 use crate::keyring::{BadView, Keyring, ViewKeys};
@@ -19,6 +19,9 @@ pub struct Notice {
     pub keys: Arc<ViewKeys>,
     /// The same, as its View Manager described it.
     pub current: Arc<Membership>,
+    /// What clients are told of it: the View Manager's request for it, encoded. `None` in the first view,
+    /// which nobody asked for.
+    pub told: Option<Arc<[u8]>>,
     /// What follows, if that is decided.
     pub next: Option<Arc<Membership>>,
     /// What was before: its members may have to learn how it ended.
@@ -61,7 +64,7 @@ impl Bulletin {
     /// The view that a node begins in.
     pub fn new(keys: Arc<ViewKeys>, current: Membership) -> Arc<Self> {
         let current = Arc::new(current);
-        let notice = Notice { keys, current, next: None, former: None };
+        let notice = Notice { keys, current, told: None, next: None, former: None };
         Arc::new(Self { version: AtomicU64::new(1), notice: Mutex::new(notice) })
     }
 
@@ -88,11 +91,13 @@ impl Bulletin {
         self.change(|notice| notice.next = Some(Arc::new(next)));
     }
 
-    /// This replica is in another view, which `membership` describes and `keys` are for.
-    pub fn entered(&self, keys: Arc<ViewKeys>, membership: Membership) {
+    /// This replica is in another view, which was `asked` for and `keys` are for.
+    pub fn entered(&self, keys: Arc<ViewKeys>, asked: ViewRequest) {
+        let mut told = Vec::new();
+        asked.encode(&mut told);
         self.change(|notice| {
-            let before = std::mem::replace(&mut notice.current, Arc::new(membership));
-            notice.keys = keys;
+            let before = std::mem::replace(&mut notice.current, Arc::new(asked.next));
+            (notice.keys, notice.told) = (keys, Some(told.into()));
             notice.former = Some(before);
             notice.next = None;
         });
@@ -154,13 +159,13 @@ impl Herald {
         self.bulletin.ended(next);
     }
 
-    /// This replica is in the view that `membership` describes.
+    /// This replica is in the view that was `asked` for.
     ///
     /// # Errors
     /// Its keys cannot be used: then nothing changes, and this replica is of no use in it.
-    pub fn entered(&self, membership: Membership) -> Result<(), BadView> {
-        let keys = Arc::new(self.keyring.of_view(&membership)?);
-        self.bulletin.entered(keys, membership);
+    pub fn entered(&self, asked: ViewRequest) -> Result<(), BadView> {
+        let keys = Arc::new(self.keyring.of_view(&asked.next)?);
+        self.bulletin.entered(keys, asked);
         Ok(())
     }
 
@@ -230,14 +235,18 @@ mod tests {
         bulletin.ended(next.clone());
         let notice = reader.news().unwrap();
         assert_eq!((notice.current.id(), notice.linked().len()), (ViewId(0), 5));
+        assert!(notice.told.is_none());
         assert!(notice.knows(ReplicaId(0)) && notice.knows(ReplicaId(4)));
         // The newest of each.
         let addresses: Vec<_> = notice.linked().iter().map(|it| it.address.clone()).collect();
         assert_eq!(addresses, ["h1:50", "h2:50", "h3:50", "h4:50", "h0:10"]);
-        bulletin.entered(keys(&next), next);
+        let asked = ViewRequest { next, signature: [3; 64] };
+        bulletin.entered(keys(&asked.next), asked.clone());
         bulletin.settled(ViewId(0));
         let notice = reader.news().unwrap();
         assert_eq!((notice.current.id(), notice.linked().len()), (ViewId(1), 5));
+        let told = notice.told.expect("somebody asked for it");
+        assert_eq!(ViewRequest::decode(&told), Ok(asked));
         bulletin.settled(ViewId(1));
         let notice = reader.news().unwrap();
         assert!(!notice.knows(ReplicaId(0)) && notice.linked().len() == 4);

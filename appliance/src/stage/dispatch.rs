@@ -230,6 +230,7 @@ mod tests {
             client: tetrarch_consensus::ClientId::new(0, 0),
             sequence: tetrarch_consensus::Sequence::new(1, 1),
             read_only: false,
+            status: tetrarch_consensus::message::reply::Status::Refused,
         };
         world.workers[1].refused.push(refused).unwrap();
         assert_eq!(world.dispatch.refused().map(|refused| refused.client), Some(refused.client));

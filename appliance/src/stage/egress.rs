@@ -206,22 +206,26 @@ impl Egress {
         self.transmit(links, Outgoing { to, kind, auth, session, proof_size, body_digest, frame });
     }
 
-    /// Tells a client that its request will not be executed: now, or ever.
+    /// Tells a client that its request will not be executed as it is: now, or ever. `result` is what
+    /// else there is to say.
     pub fn refuse(
         &mut self,
         links: &mut Links,
         (client, sequence, read_only): (ClientId, Sequence, bool),
         status: Status,
+        result: &[u8],
     ) {
-        let Some(mut frame) = self.pool.alloc(REPLY_HEADER_SIZE) else {
+        let size = REPLY_HEADER_SIZE + result.len();
+        let Some(mut frame) = self.pool.alloc(size) else {
             self.rejects.add(Reject::PoolExhausted);
             return;
         };
         let view: ViewId = self.view.id();
-        let (digest, result_size) = (false, 0);
+        let (digest, result_size) = (false, result.len() as u32);
         ReplyHeader { client, sequence, view, read_only, digest, status, result_size }
             .write(frame.bytes_mut());
-        let body = frame.freeze(REPLY_HEADER_SIZE as u32);
+        frame.bytes_mut()[REPLY_HEADER_SIZE..size].copy_from_slice(result);
+        let body = frame.freeze(size as u32);
         self.reply(links, client, body, None);
     }
 

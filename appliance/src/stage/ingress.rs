@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tetrarch_consensus::batch::{REQUEST_HEADER_SIZE, RequestHeader};
 use tetrarch_consensus::membership::is_view_manager;
 use tetrarch_consensus::message::codec::{decode_hashed, trailer_size, visit_states};
+use tetrarch_consensus::message::reply::Status;
 use tetrarch_consensus::message::{Chunk, Malformed, kind, proof};
 use tetrarch_consensus::{
     Batch, ClientId, Digest, Input, Message, ReplicaId, Request, RequestValidator, RequestView,
@@ -20,6 +21,7 @@ use tetrarch_dataplane::crypto::merkle;
 use tetrarch_dataplane::links::Received;
 use tetrarch_dataplane::reject::Reject;
 
+use super::Refused;
 use crate::checkpoint::CHUNK_SIZE;
 use crate::keyring::ViewKeys;
 use crate::payload::FramePayload;
@@ -34,15 +36,9 @@ pub enum Verdict {
     Signed,
     /// A read-only request, for the application.
     Query(Verified<Request<FramePayload>>),
-    /// Not a command of the service, or a session that may not exist: the client is told so.
-    Refused {
-        /// Session.
-        client: ClientId,
-        /// Request.
-        sequence: Sequence,
-        /// Of which kind it was.
-        read_only: bool,
-    },
+    /// Not a command of the service, a session that may not exist, or made for an earlier view: the client is
+    /// told so.
+    Refused(Refused),
 }
 
 /// Checks messages.
@@ -135,11 +131,15 @@ impl Ingress {
             return Err(Reject::Malformed);
         }
         let RequestHeader { sequence, read_only, .. } = header;
+        if header.view != self.view.id().0 {
+            return self.other_view(&header);
+        }
         let operation = &body[REQUEST_HEADER_SIZE..];
         let (digest, auth) = (Digest(received.body_digest), received.auth);
         let view = RequestView { client, sequence, digest, operation, body, auth, proof };
         if client.session() >= self.sessions_per_client_max || !self.valid(&view, read_only) {
-            return Ok(Verdict::Refused { client, sequence, read_only });
+            let status = Status::Refused;
+            return Ok(Verdict::Refused(Refused { client, sequence, read_only, status }));
         }
         // Its link proves a read-only one: nobody else will ever see it.
         let sight = if read_only { Sight::Proved } else { self.proofs.check(&view) };
@@ -161,6 +161,18 @@ impl Ingress {
                 Ok(Verdict::Taken)
             }
         }
+    }
+
+    /// What becomes of a request that was made for another view.
+    #[cold]
+    fn other_view(&self, header: &RequestHeader) -> Result<Verdict, Reject> {
+        spec!("CLI.11");
+        let RequestHeader { client, sequence, read_only, .. } = *header;
+        if header.view > self.view.id().0 {
+            return Err(Reject::LaterView);
+        }
+        let status = Status::Outdated;
+        Ok(Verdict::Refused(Refused { client, sequence, read_only, status }))
     }
 
     /// Checks the signatures of this burst, all at once: together they cost a fraction of what they

@@ -32,9 +32,11 @@ pub mod ordering;
 pub mod records;
 mod reply_page;
 pub mod room;
+mod told;
 pub mod worker;
 
 use tetrarch_consensus::limits::{ACTIONS_MAX, BATCH_REQUESTS_MAX, EXECUTION_LAG_MAX};
+use tetrarch_consensus::message::reply::Status;
 use tetrarch_consensus::{
     Batch, ClientId, ConsensusId, Context, Evidence, Input, Lsn, Message, Ordered, Recipients,
     Regency, ReplicaId, Request, Selection, Sequence, TransferNote, Verified, ViewAnswer, ViewId,
@@ -43,6 +45,7 @@ use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::frame::Frame;
 use tetrarch_dataplane::limits::BURST_MAX;
 use tetrarch_dataplane::links::{Diagnosis, Received};
+use tetrarch_dataplane::reject::Reject;
 use tetrarch_dataplane::ring::{Consumer, FanIn, Producer, ring};
 use tetrarch_dataplane::types::PeerId;
 
@@ -195,7 +198,7 @@ pub struct Answer {
     pub after: Lsn,
 }
 
-/// A request that will never be executed; its client is told so.
+/// A request that is not taken as it is; its client is told so.
 #[derive(Clone, Copy, Debug)]
 pub struct Refused {
     /// Session.
@@ -204,6 +207,18 @@ pub struct Refused {
     pub sequence: Sequence,
     /// Of which kind it was.
     pub read_only: bool,
+    /// Why: [`Status::Refused`], or [`Status::Outdated`].
+    pub status: Status,
+}
+
+impl Refused {
+    /// As what it counts.
+    pub fn reject(&self) -> Reject {
+        match self.status {
+            Status::Outdated => Reject::OldView,
+            _ => Reject::NotAllowed,
+        }
+    }
 }
 
 /// Something an operator may want to know. Told to the control thread, never awaited.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tetrarch_consensus::batch::RequestHeader;
 use tetrarch_consensus::message::kind;
 use tetrarch_consensus::message::reply::Status;
-use tetrarch_consensus::{Input, ReplicaId, Verified, View, spec};
+use tetrarch_consensus::{ClientId, Input, ReplicaId, Sequence, Verified, View, spec};
 use tetrarch_dataplane::burst::Burst;
 use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::frame::FramePool;
@@ -27,6 +27,7 @@ use super::ingress::{Ingress, Verdict};
 use super::linking::{Addresses, Linking};
 use super::records::{Held, Watermark};
 use super::room::{Gauge, Room};
+use super::told::Told;
 use super::{Event, NetworkRings, Refused, Wakers, wake};
 use crate::metrics::{IngressCounts, Metrics};
 use crate::payload::FramePayload;
@@ -40,11 +41,9 @@ const LOOK_AT_FRAMES: Duration = Duration::from_millis(100);
 /// A session is not told that there is no memory more often than this.
 const BUSY_PAUSE: Duration = Duration::from_millis(30);
 
-/// Sessions remembered as told, a power of two. When two share a place, both are told more often.
-const TOLD_BUSY_MAX: usize = 1024;
-
-/// Spreads session numbers over those places (Fibonacci hashing).
-const BUSY_SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+/// A client is not told of another view more often than this: a membership may have kilobytes, and
+/// whatever the client sends meanwhile needs the same answer.
+const VIEW_PAUSE: Duration = Duration::from_millis(50);
 
 /// See the module.
 pub struct Network {
@@ -70,8 +69,12 @@ pub struct Network {
     pool: FramePool,
     gauge: Gauge,
     next_look: Instant,
-    /// Sessions that were told that there is no memory, and when: one in each place.
-    told_busy: Box<[(u64, Instant)]>,
+    /// Sessions that were told that there is no memory.
+    told_busy: Told,
+    /// Clients that were told of the present view.
+    told_view: Told,
+    /// Time of this turn.
+    now: Instant,
     counts: Counts,
     rejects: RejectCounts,
     metrics: Arc<Metrics>,
@@ -129,7 +132,9 @@ impl Network {
             pool,
             gauge,
             next_look: Instant(0),
-            told_busy: vec![(0, Instant(0)); TOLD_BUSY_MAX].into_boxed_slice(),
+            told_busy: Told::new(BUSY_PAUSE),
+            told_view: Told::new(VIEW_PAUSE),
+            now: Instant(0),
             counts: Counts::default(),
             rejects: RejectCounts::new(),
             metrics,
@@ -190,10 +195,9 @@ impl Network {
             progress = Progress::Worked;
             self.egress.chunk(&mut self.links, parcel);
         }
-        while let Some(Refused { client, sequence, read_only }) = self.dispatch.refused() {
+        while let Some(Refused { client, sequence, read_only, status }) = self.dispatch.refused() {
             progress = Progress::Worked;
-            let request = (client, sequence, read_only);
-            self.egress.refuse(&mut self.links, request, Status::Refused);
+            self.refuse((client, sequence, read_only), status);
         }
         progress
     }
@@ -262,13 +266,22 @@ impl Network {
         if received.kind != kind::REQUEST || client.identity() != received.peer.index() {
             return;
         }
-        let places = self.told_busy.len() as u64;
-        let place =
-            &mut self.told_busy[(client.0.wrapping_mul(BUSY_SPREAD) >> 32 & (places - 1)) as usize];
-        if place.0 != client.0 || place.1 + BUSY_PAUSE <= now {
-            *place = (client.0, now);
-            let request = (client, sequence, header.read_only);
-            self.egress.refuse(&mut self.links, request, Status::Busy);
+        if self.told_busy.is_due(now, client.0) {
+            self.refuse((client, sequence, header.read_only), Status::Busy);
+        }
+    }
+
+    /// Tells a client why its request was not taken.
+    fn refuse(&mut self, request: (ClientId, Sequence, bool), status: Status) {
+        if status != Status::Outdated {
+            return self.egress.refuse(&mut self.links, request, status, &[]);
+        }
+        spec!("CLI.11");
+        let identity = u64::from(request.0.identity());
+        if let Some(told) = self.notice.as_ref().and_then(|notice| notice.told.as_ref())
+            && self.told_view.is_due(self.now, identity)
+        {
+            self.egress.refuse(&mut self.links, request, status, told);
         }
     }
 
@@ -304,12 +317,15 @@ impl Network {
                 let pushed = self.rings.queries.push(request);
                 debug_assert!(pushed.is_ok(), "the room was checked");
             }
-            Ok(Verdict::Refused { client, sequence, read_only }) => {
-                self.rejects.add(Reject::NotAllowed);
-                let request = (client, sequence, read_only);
-                self.egress.refuse(&mut self.links, request, Status::Refused);
-            }
+            Ok(Verdict::Refused(refused)) => self.on_refused(refused),
         }
+    }
+
+    #[cold]
+    fn on_refused(&mut self, refused: Refused) {
+        self.rejects.add(refused.reject());
+        let Refused { client, sequence, read_only, status } = refused;
+        self.refuse((client, sequence, read_only), status);
     }
 
     /// The signed requests of a burst.
@@ -480,6 +496,7 @@ impl Stage for Network {
     }
 
     fn poll(&mut self, now: Instant) -> Progress {
+        self.now = now;
         self.note_sample(now);
         self.follow_views(now);
         let sent = self.transmit();

@@ -345,9 +345,9 @@ impl Ordering {
             Action::Transfer(note) => self.tell(Event::Transfer(note)),
             Action::ViewEnded { next } => self.herald.ended(next.next),
             Action::ViewEntered { entered, leader, .. } => {
-                let membership = entered.next;
-                let (view, own) = (membership.id(), membership.view().index_of(self.core.id()));
-                match self.herald.entered(membership) {
+                let next = entered.next.view();
+                let (view, own) = (next.id(), next.index_of(self.core.id()));
+                match self.herald.entered(*entered) {
                     Ok(()) => self.tell(Event::Entered { view, leader }),
                     Err(bad) => self.tell(Event::BadView(bad)),
                 }

@@ -15,7 +15,7 @@ use tetrarch_dataplane::types::Instant;
 use super::bulletin::{Notice, Reader};
 use super::ingress::{Ingress, Verdict};
 use super::room::{Gauge, Room};
-use super::{Refused, Wakers, WorkerRings, wake};
+use super::{Wakers, WorkerRings, wake};
 use crate::metrics::IngressCounts;
 
 /// See the module.
@@ -127,9 +127,9 @@ impl Worker {
                 let pushed = self.rings.queries.push(request);
                 debug_assert!(pushed.is_ok(), "the room was checked");
             }
-            Ok(Verdict::Refused { client, sequence, read_only }) => {
-                self.rejects.add(Reject::NotAllowed);
-                let pushed = self.rings.refused.push(Refused { client, sequence, read_only });
+            Ok(Verdict::Refused(refused)) => {
+                self.rejects.add(refused.reject());
+                let pushed = self.rings.refused.push(refused);
                 debug_assert!(pushed.is_ok(), "the room was checked");
             }
         }

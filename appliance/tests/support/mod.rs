@@ -10,13 +10,13 @@ use tetrarch_appliance::node::{Node, Parts};
 use tetrarch_appliance::service::ServiceKind;
 use tetrarch_appliance::stage::Events;
 use tetrarch_appliance::stage::dispatch::IngressPlan;
-use tetrarch_appliance::testing::{TestCluster, request_bytes};
+use tetrarch_appliance::testing::{TestCluster, request_bytes_in};
 use tetrarch_client::cluster::{Member, PrivateKeys, ViewManager};
 use tetrarch_consensus::batch::{Replier, RequestHeader};
 use tetrarch_consensus::membership::VIEW_MANAGER;
 use tetrarch_consensus::message::reply::{ReplyHeader, Status};
 use tetrarch_consensus::message::{kind, proof};
-use tetrarch_consensus::{ClientId, Config, ReplicaId};
+use tetrarch_consensus::{ClientId, Config, ReplicaId, ViewId};
 use tetrarch_dataplane::alloc_guard;
 use tetrarch_dataplane::arena::{Arena, ArenaSpec, SlotClass};
 use tetrarch_dataplane::burst::Burst;
@@ -258,6 +258,8 @@ pub struct TestClient {
     pub replies: Vec<(u32, ReplyHeader, Vec<u8>)>,
     /// Who is asked for whole results.
     pub replier: Replier,
+    /// That its requests name.
+    pub view: ViewId,
     /// Without this, replies are only counted: for tests that must not allocate.
     pub keep: bool,
     pub count: u64,
@@ -299,6 +301,7 @@ impl TestClient {
             received: Burst::with_capacity(64),
             replies: Vec::new(),
             replier: Replier::EVERYONE,
+            view: ViewId(0),
             keep: true,
             count: 0,
         }
@@ -336,7 +339,7 @@ impl TestClient {
         read_only: bool,
         spoil: Option<usize>,
     ) {
-        let mut body = request_bytes(client, counter, operation, read_only);
+        let mut body = request_bytes_in(self.view, client, counter, operation, read_only);
         let header = RequestHeader::parse(&body).expect("well formed");
         RequestHeader { replier: self.replier, ..header }.write(&mut body);
         let digest = body_digest(&body);
