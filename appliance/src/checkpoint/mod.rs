@@ -5,6 +5,7 @@
 //! hold is never used. Must not: stop a stage for longer than copying the state takes.
 
 pub mod chunks;
+mod companion;
 pub mod file;
 pub mod image;
 pub mod keeping;

@@ -5,17 +5,16 @@
 //! durable, too (rule CKP.3). Must not: run on a stage's core.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tetrarch_consensus::{ConsensusId, Digest, Input, spec};
 use tetrarch_dataplane::ring::{Consumer, Producer, ring};
 use tetrarch_dataplane::storage::Owner;
 use tetrarch_dataplane::storage::file::Probe;
 
 use super::chunks::Chunks;
+use super::companion::{Companion, Stop};
 use super::file::CheckpointFile;
 use super::shelf::Shelf;
 use super::store::Store;
@@ -116,8 +115,7 @@ impl CheckpointSink for Sink {
 
 /// The thread, while it runs.
 pub struct Writer {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    _thread: Companion,
 }
 
 /// What the thread works with.
@@ -153,30 +151,15 @@ impl Writer {
     ) -> Result<(Self, Box<dyn CheckpointSink>)> {
         let (jobs_in, jobs) = ring(1);
         let (buffers_in, buffers) = ring(1);
-        let stop = Arc::new(AtomicBool::new(false));
         let metrics = Arc::clone(&parts.metrics);
-        let (stopped, short) = (Arc::clone(&stop), Limiter::new(1, Duration::from_secs(60)));
-        let worker = Worker { parts, jobs, buffers: buffers_in, stop: stopped, short };
-        let thread = std::thread::Builder::new()
-            .name("checkpoints".into())
-            .spawn(move || worker.run())
-            .context("the system refused a thread; raise the limit of processes (ulimit -u)")?;
+        let short = Limiter::new(1, Duration::from_secs(60));
+        let thread = Companion::start("checkpoints", move |stop| {
+            Worker { parts, jobs, buffers: buffers_in, stop, short }.run();
+        })?;
         let pause = Duration::ZERO;
         let (jobs, spare) = (jobs_in, None);
         let sink = Sink { jobs, buffers, spare, handover, pause, metrics };
-        Ok((Self { stop, thread: Some(thread) }, Box::new(sink)))
-    }
-}
-
-impl Drop for Writer {
-    /// What is being written is given up, as at a crash.
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            // It has said why, if it panicked.
-            let _ = thread.join();
-        }
+        Ok((Self { _thread: thread }, Box::new(sink)))
     }
 }
 
@@ -184,14 +167,14 @@ struct Worker {
     parts: WriterParts,
     jobs: Consumer<Job>,
     buffers: Producer<Chunks>,
-    stop: Arc<AtomicBool>,
+    stop: Stop,
     /// How often is said that too few decisions are kept.
     short: Limiter,
 }
 
 impl Worker {
     fn run(mut self) {
-        while !self.stops() {
+        while !self.stop.is_due() {
             if self.jobs.is_empty() {
                 std::thread::park_timeout(TICK);
                 continue;
@@ -202,10 +185,6 @@ impl Worker {
                 let _ = self.buffers.push(job.image);
             }
         }
-    }
-
-    fn stops(&self) -> bool {
-        self.stop.load(Ordering::Acquire)
     }
 
     /// Writes the job that waits.
@@ -251,12 +230,12 @@ impl Worker {
         let until = position.cid.0.saturating_add(self.parts.pace.after);
         let start = Instant::now();
         while self.parts.metrics.executed.get() < until && start.elapsed() < TURN_MAX {
-            if self.stops() {
+            if self.stop.is_due() {
                 return false;
             }
             std::thread::park_timeout(TICK);
         }
-        !self.stops()
+        !self.stop.is_due()
     }
 
     /// Waits until the base is durable, as it is by then as a rule: a checkpoint without one is of no use.
@@ -265,7 +244,7 @@ impl Worker {
         spec!("CKP.3");
         while self.parts.watermark.get() < position.base {
             let failed = self.parts.probe.as_ref().is_some_and(|probe| probe.failure().is_some());
-            if self.stops() || failed {
+            if self.stop.is_due() || failed {
                 return false;
             }
             std::thread::park_timeout(TICK);

@@ -11,12 +11,10 @@ pub mod progress;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use incoming::Incoming;
 use outgoing::OPEN_MAX;
 use outgoing::Outgoing;
@@ -26,6 +24,7 @@ use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::frame::Frame;
 use tetrarch_dataplane::ring::{Consumer, Producer, ring};
 
+use super::companion::{Companion, Stop};
 use super::{CHUNK_SIZE, Target, chunk_count};
 use crate::payload::FramePayload;
 use crate::reply_cache::ReplyCache;
@@ -132,7 +131,7 @@ pub struct Rings {
 pub struct Handover {
     installs: Producer<Install>,
     installed: Consumer<(ConsensusId, State)>,
-    thread: Thread,
+    thread: Waker,
 }
 
 impl Handover {
@@ -140,7 +139,7 @@ impl Handover {
     pub fn install(&mut self, install: Install) {
         let pushed = self.installs.push(install);
         debug_assert!(pushed.is_ok(), "one state is away at a time");
-        self.thread.unpark();
+        self.thread.wake();
     }
 
     /// The state that came back, and the instance that it is of.
@@ -151,9 +150,8 @@ impl Handover {
 
 /// The thread, while it runs.
 pub struct Transfer {
-    stop: Arc<AtomicBool>,
     failure: Arc<OnceLock<String>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Companion,
 }
 
 /// What the thread works with.
@@ -176,48 +174,27 @@ impl Transfer {
     pub fn start(parts: Parts) -> Result<(Self, Handover)> {
         let (installs, installs_out) = ring(1);
         let (installed_in, installed) = ring(1);
-        let stop = Arc::new(AtomicBool::new(false));
         let failure = Arc::new(OnceLock::new());
-        let Parts { rings, incoming, outgoing, bell } = parts;
-        let worker = Worker {
-            rings,
-            incoming,
-            outgoing,
-            bell,
-            installs: installs_out,
-            installed: installed_in,
-            stop: Arc::clone(&stop),
-            failure: Arc::clone(&failure),
-        };
-        let thread = std::thread::Builder::new()
-            .name("transfer".into())
-            .spawn(move || worker.run())
-            .context("the system refused a thread; raise the limit of processes (ulimit -u)")?;
-        let handover = Handover { installs, installed, thread: thread.thread().clone() };
-        Ok((Self { stop, failure, thread: Some(thread) }, handover))
+        let told = Arc::clone(&failure);
+        let thread = Companion::start("transfer", move |stop| {
+            let Parts { rings, incoming, outgoing, bell } = parts;
+            let (installs, installed, failure) = (installs_out, installed_in, told);
+            let worker =
+                Worker { rings, incoming, outgoing, bell, installs, installed, stop, failure };
+            worker.run();
+        })?;
+        let handover = Handover { installs, installed, thread: thread.waker() };
+        Ok((Self { failure, thread }, handover))
     }
 
     /// Wakes the thread.
     pub fn waker(&self) -> Waker {
-        let thread = self.thread.as_ref().map(|thread| thread.thread().clone());
-        Waker::new(move || thread.iter().for_each(Thread::unpark))
+        self.thread.waker()
     }
 
     /// Why this replica cannot go on, if that is so.
     pub fn failure(&self) -> Option<&str> {
         self.failure.get().map(String::as_str)
-    }
-}
-
-impl Drop for Transfer {
-    /// What is under way is given up, as at a crash.
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            // It has said why, if it panicked.
-            let _ = thread.join();
-        }
     }
 }
 
@@ -228,13 +205,13 @@ struct Worker {
     bell: Bell,
     installs: Consumer<Install>,
     installed: Producer<(ConsensusId, State)>,
-    stop: Arc<AtomicBool>,
+    stop: Stop,
     failure: Arc<OnceLock<String>>,
 }
 
 impl Worker {
     fn run(mut self) {
-        while !self.stop.load(Ordering::Acquire) && self.failure.get().is_none() {
+        while !self.stop.is_due() && self.failure.get().is_none() {
             let worked = self.turn(Instant::now());
             if !worked {
                 let wait = self.outgoing.wait(Instant::now()).unwrap_or(TICK);
