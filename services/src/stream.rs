@@ -36,6 +36,15 @@ impl<'a> StreamReader<'a> {
     pub fn exact(&mut self, out: &mut [u8]) -> Result<(), BadSnapshot> {
         let mut filled = 0;
         while filled < out.len() {
+            if self.at == self.end && out.len() - filled >= BUFFER_SIZE {
+                // Much is not copied twice.
+                let left = out.len() - filled;
+                match (self.read)(&mut out[filled..]) {
+                    size @ 1.. if size <= left => filled += size,
+                    _ => return Err(BadSnapshot),
+                }
+                continue;
+            }
             if self.at == self.end {
                 self.refill()?;
             }
@@ -119,6 +128,10 @@ impl<'a> StreamWriter<'a> {
 
     /// Appends bytes.
     pub fn bytes(&mut self, bytes: &[u8]) {
+        if bytes.len() >= BUFFER_SIZE {
+            self.finish();
+            return (self.out)(bytes);
+        }
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= BUFFER_SIZE {
             self.finish();

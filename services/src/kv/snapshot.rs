@@ -186,7 +186,7 @@ fn read_entry(reader: &mut StreamReader<'_>, limits: &Limits) -> Result<Restored
     let kind = Kind::of_number(reader.u8()?).ok_or(BadSnapshot)?;
     let max = limits.value_size_max;
     if kind == Kind::String {
-        return Ok((key, Value::String(Text::new(&reader.string(max)?)), expires_ms));
+        return Ok((key, Value::String(Text::from_vec(reader.string(max)?)), expires_ms));
     }
     let mut value = Value::empty(kind);
     // Fields and members come in order, each once: otherwise two snapshots would mean one state.
