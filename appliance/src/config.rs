@@ -344,13 +344,12 @@ impl Check<'_> {
         data_dir: &Path,
     ) -> Result<CheckpointPlan, ConfigError> {
         let TransferFile { rate_mib, peer_rate_mib, state_max_gib: _ } = raw.transfer;
-        self.range("transfer.rate_mib", rate_mib, 1, RATE_MIB_MAX)?;
-        self.range("transfer.peer_rate_mib", peer_rate_mib, 1, RATE_MIB_MAX)?;
-        let bytes = |mib: usize| (mib * MIB) as u64;
+        self.range("transfer.rate_mib", rate_mib, 0, RATE_MIB_MAX)?;
+        self.range("transfer.peer_rate_mib", peer_rate_mib, 0, RATE_MIB_MAX)?;
         Ok(CheckpointPlan {
             path: checkpoints_path(data_dir),
             pause_max: Duration::from_millis(raw.log.checkpoint_pause_max_ms),
-            rates: Rates { all: bytes(rate_mib), each: bytes(peer_rate_mib) },
+            rates: Rates { all: rate(rate_mib), each: rate(peer_rate_mib) },
         })
     }
 
@@ -443,7 +442,7 @@ impl Check<'_> {
         let largest = usize::try_from(raw.transfer.state_max_gib).unwrap_or(usize::MAX);
         self.range("transfer.state_max_gib", largest, 1, 1 << 20)?;
         config.state_size_max = raw.transfer.state_max_gib << 30;
-        config.chunk_rate = (raw.transfer.rate_mib * MIB) as u64;
+        config.chunk_rate = rate(raw.transfer.rate_mib);
         config.clock_skew_max = Duration::from_millis(limits.clock_skew_max_ms);
         Ok(config)
     }
@@ -471,3 +470,8 @@ impl Check<'_> {
 
 /// Bytes of kept replies of one session: a window of replies of 4 KiB.
 pub const REPLY_CACHE_SESSION_SIZE: usize = SESSION_WINDOW * 4096;
+
+/// Bytes in a second; 0 is no limit.
+fn rate(mib: usize) -> u64 {
+    if mib == 0 { u64::MAX } else { (mib * MIB) as u64 }
+}

@@ -222,8 +222,8 @@ fn fields_that_do_not_exist_and_values_that_cannot_be() {
         ("service_seed = \"", "service_seed = \"x", &["service_seed", "hex"]),
         (
             "transport = \"auto\"",
-            "transfer = { rate_mib = 0 }",
-            &["transfer.rate_mib = 0", "use 1"],
+            "transfer = { rate_mib = 1048577 }",
+            &["transfer.rate_mib = 1048577", "use 0 to"],
         ),
         (
             "transport = \"auto\"",

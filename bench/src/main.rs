@@ -43,10 +43,7 @@ enum Command {
     Transfer(commands::transfer::TransferArgs),
     /// The other end of the plain copy of `transfer`
     #[command(hide = true)]
-    CopyFrom {
-        /// Who sends
-        from: std::net::SocketAddr,
-    },
+    CopyFrom(tetrarch_bench::transfer::copy::Receiver),
 }
 
 fn main() -> ExitCode {
@@ -61,7 +58,7 @@ fn main() -> ExitCode {
         Command::Layouts(args) => commands::layouts::run(&args),
         Command::Timeline(args) => commands::timeline::run(args),
         Command::Transfer(args) => commands::transfer::run(&args),
-        Command::CopyFrom { from } => tetrarch_bench::transfer::copy::receive(from),
+        Command::CopyFrom(receiver) => tetrarch_bench::transfer::copy::receive(&receiver),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -112,7 +112,7 @@ impl LogFile {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 #[serde(deny_unknown_fields, default)]
 pub struct TransferFile {
-    /// How much of its checkpoints this replica sends to the others in a second, MiB.
+    /// How much of its checkpoints this replica sends to the others in a second, MiB; 0: as much as it can.
     pub rate_mib: usize,
     /// Likewise to one of them.
     pub peer_rate_mib: usize,

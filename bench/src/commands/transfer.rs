@@ -29,7 +29,7 @@ pub struct TransferArgs {
     /// Replicas keep logs
     #[arg(long)]
     durable: bool,
-    /// MiB in a second that a replica sends [default: the replicas']
+    /// MiB in a second that a replica sends, 0 for no limit [default: the replicas']
     #[arg(long)]
     rate_mib: Option<usize>,
     /// The binary to run [default: the one beside this one]
@@ -66,9 +66,10 @@ pub fn run(args: &TransferArgs) -> Result<()> {
 fn print(result: &TransferResult) {
     let kind = if result.durable { "durable" } else { "volatile" };
     println!("{:.0} MiB in {} chunks to a {kind} replica", result.image_mib, result.chunks);
+    let end = if result.durable { "a file that is synced" } else { "a file" };
     println!(
-        "  rate         {:.0} MiB/s, {:.2} of a plain copy's {:.0}",
-        result.rate_mib, result.copy_ratio, result.copy_mib
+        "  rate         {:.0} MiB/s: {:.2} of a plain TCP copy into {end}, {:.0}; {:.2} of one that is thrown away, {:.0}",
+        result.rate_mib, result.copy_ratio, result.copy_mib, result.socket_ratio, result.socket_mib
     );
     println!(
         "  seconds      {:.1} to begin, {:.1} for the chunks, {:.1} to install, {:.1} to catch up{}",

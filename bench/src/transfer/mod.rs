@@ -2,7 +2,7 @@
 //!
 //! Three of four replicas are filled with large values; the fourth starts without anything, later than anybody keeps
 //! decisions for it. Small writes go on all the time. What is compared is of one run: the rate of the transfer with that
-//! of a plain copy of as many bytes between two processes under the same load, the throughput during the transfer
+//! of a plain copy of as many bytes between two processes into a file under the same load, the throughput during the transfer
 //! with that before it, and the peak of each process's memory with what it needs for its state.
 
 pub mod copy;
@@ -19,6 +19,7 @@ use serde::Serialize;
 use crate::local::{LocalCluster, Shape};
 use crate::memory::{Memory, forget_peak, peak_mib};
 use crate::scrape::Numbers;
+use copy::End;
 use load::{Load, fill};
 
 const MIB: f64 = (1 << 20) as f64;
@@ -45,7 +46,7 @@ pub struct TransferOptions {
     pub before: Duration,
     /// Do replicas keep logs?
     pub durable: bool,
-    /// MiB in a second that a replica sends; `None`: the default.
+    /// MiB in a second that a replica sends, 0 for no limit; `None`: the default.
     pub rate_mib: Option<usize>,
 }
 
@@ -56,7 +57,7 @@ pub struct TransferResult {
     pub image_mib: f64,
     /// Do replicas keep logs?
     pub durable: bool,
-    /// From the first chunk to the last, MiB in a second.
+    /// From the beginning until the last chunk was there, and all of it synced if the replica keeps a log, MiB in a second.
     pub rate_mib: f64,
     /// Seconds from the start of the replica until its transfer began.
     pub begin_s: f64,
@@ -68,10 +69,15 @@ pub struct TransferResult {
     pub catch_up_s: f64,
     /// Were they loaded until then?
     pub under_load: bool,
-    /// A plain copy of as many bytes between two processes under the same load, MiB in a second.
+    /// A plain copy of as many bytes between two processes into a file, which is synced if replicas keep logs, under
+    /// the same load, MiB in a second.
     pub copy_mib: f64,
     /// The transfer's rate beside that.
     pub copy_ratio: f64,
+    /// A plain copy whose receiver throws it away.
+    pub socket_mib: f64,
+    /// The transfer's rate beside that.
+    pub socket_ratio: f64,
     /// Answers in a second before the replica joined.
     pub before: f64,
     /// And while chunks came.
@@ -175,7 +181,10 @@ impl Run {
             })?;
         }
         let before = load.rate_over(options.before);
-        let copied = copy::rate(options.state_mib << 20)?;
+        let directory = self.cluster.path();
+        let into = if options.durable { End::Synced(&directory) } else { End::Written(&directory) };
+        let copied = copy::rate(options.state_mib << 20, into)?;
+        let thrown_away = copy::rate(options.state_mib << 20, End::Dropped)?;
         let senders = self.cluster.pids();
         let resident = Memory::of(&senders).now();
         if !senders.iter().all(|pid| forget_peak(*pid)) {
@@ -218,6 +227,8 @@ impl Run {
             under_load,
             copy_mib: copied,
             copy_ratio: rate_mib / copied,
+            socket_mib: thrown_away,
+            socket_ratio: rate_mib / thrown_away,
             before,
             during,
             throughput_ratio: during / before,

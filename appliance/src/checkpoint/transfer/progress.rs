@@ -60,8 +60,10 @@ impl Progress {
         }
     }
 
-    /// All are there.
-    pub fn end(&self, now: Instant) {
+    /// All are there, and durable if they have to be.
+    pub fn end(&mut self, now: Instant) {
+        let seconds = now.duration_since(self.start).as_secs_f64();
+        self.rate = if seconds > 0.0 { self.bytes as f64 / MIB / seconds } else { 0.0 };
         info!(
             "checkpoint {}: fetched {} chunks, {:.1} MiB, in {:.1} s, {:.0} MiB/s; installing it",
             self.target.cid,
