@@ -339,8 +339,9 @@ impl<'a> Candidates<'a> {
     /// The next one that holds. Named ones before it that do not lose their names.
     fn next(&mut self, warnings: &mut Vec<String>) -> Result<Option<Candidate>> {
         if let Some(mut image) = self.fetched.take() {
-            match image.complete() {
-                Ok(_) => return Ok(Some(Candidate::Fetched(image))),
+            // Nothing of it was looked at since it was written.
+            match image.file().verify().and_then(|()| image.complete()) {
+                Ok(()) => return Ok(Some(Candidate::Fetched(image))),
                 Err(error) => warnings
                     .push(format!("{error}; the others have to send what does not hold again")),
             }

@@ -97,6 +97,8 @@ pub enum Action<P> {
         cid: ConsensusId,
         /// Which chunk.
         index: u32,
+        /// The digest of its bytes.
+        leaf: Digest,
         /// Its bytes.
         payload: P,
     },

@@ -148,8 +148,9 @@ pub const STATE_SIZE_MAX: u64 = 64 << 30;
 /// Bytes of chunks in a second that a replica sends, by default.
 pub const CHUNK_RATE: u64 = 64 << 20;
 
-/// Digests on the path from a chunk to the root: as many as its number has bits.
-pub const CHUNK_PATH_MAX: usize = 32;
+/// Digests on the path from a chunk to the root: enough for 2^31 chunks. What is sent with a chunk's bytes is a KiB
+/// then, as much as a proof may have on a link.
+pub const CHUNK_PATH_MAX: usize = 31;
 
 /// Chunks that a FETCH_CHUNKS asks for at most: a MiB, so that the questions are few.
 pub const CHUNKS_PER_FETCH_MAX: usize = 4;

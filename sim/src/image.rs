@@ -26,8 +26,7 @@ impl Image {
     }
 
     fn tree(&self) -> Tree {
-        let leaves = self.bytes.chunks(self.chunk_size).enumerate();
-        let leaves: Vec<_> = leaves.map(|(at, chunk)| merkle::leaf(at as u64, chunk)).collect();
+        let leaves: Vec<_> = self.bytes.chunks(self.chunk_size).map(merkle::leaf).collect();
         Tree::new(&leaves)
     }
 
@@ -60,8 +59,7 @@ impl Image {
     ) -> Option<Chunk<SharedBytes>> {
         let bytes = self.chunk(index)?;
         let path: Vec<_> = self.tree().path(u64::from(index)).collect();
-        let mut payload = path.concat();
-        payload.extend_from_slice(bytes);
+        let payload = [bytes, path.as_flattened()].concat();
         let place = (cid, index, self.size());
         Chunk::new(view, place, path.len(), SharedBytes::from(&payload[..])).ok()
     }
@@ -70,7 +68,7 @@ impl Image {
 /// The root that a chunk with its path implies; of no image if it is none.
 pub fn implied_root(chunk: &Chunk<SharedBytes>, chunk_size: usize) -> Digest {
     let index = u64::from(chunk.index);
-    let leaf = merkle::leaf(index, chunk.bytes());
-    let root = merkle::implied_root(&leaf, index, chunk.size, chunk_size as u64, chunk.path());
+    let leaf = (&chunk.leaf.0, chunk.bytes().len());
+    let root = merkle::implied_root(leaf, index, chunk.size, chunk_size as u64, chunk.path());
     root.map_or(Digest::ZERO, Digest)
 }

@@ -11,6 +11,8 @@ use tetrarch_consensus::message::Request;
 use tetrarch_consensus::payload::SharedBytes;
 use tetrarch_consensus::{Batch, Digest, Message, RequestView, SparseBatch, ViewRequest};
 
+use tetrarch_dataplane::crypto::merkle;
+
 use crate::image::implied_root;
 use crate::keys::Keys;
 use crate::service::Operation;
@@ -69,7 +71,10 @@ pub fn admit(
             }
         }
         Message::BatchBody(body) => check(keys, member, hostile, &mut body.batch)?,
-        Message::Chunk(chunk) => chunk.root = implied_root(chunk, chunk_size),
+        Message::Chunk(chunk) => {
+            chunk.leaf = Digest(merkle::leaf(chunk.bytes()));
+            chunk.root = implied_root(chunk, chunk_size);
+        }
         Message::StopData(signed) if !keys.state_is_signed(signed) => return None,
         Message::Sync(sync) => {
             let genuine = sync.states.iter().all(|signed| keys.state_is_signed(signed));

@@ -5,7 +5,7 @@
 //!
 //! | offset | size | little endian |
 //! |---|---|---|
-//! | 0 | 8 | `TTRCKPT1` |
+//! | 0 | 8 | `TTRCKPT2` |
 //! | 8 | 8 | cluster |
 //! | 16 | 2 | replica |
 //! | 18 | 6 | zero |
@@ -18,7 +18,7 @@
 //! | 4096 | | the image |
 //! | | 32 each | a digest for each chunk |
 //!
-//! A file that is being fetched (`transfer::partial`) has its header, with `TTRPART1` and no record, at 2048, and zeros in the place
+//! A file that is being fetched (`transfer::partial`) has its header, with `TTRPART2` and no record, at 2048, and zeros in the place
 //! of everything that is missing. When it is whole the other header is written in addition, so that a write that is
 //! interrupted destroys neither.
 
@@ -55,8 +55,8 @@ pub(super) enum Kind {
 impl Kind {
     fn magic(self) -> [u8; 8] {
         match self {
-            Self::Whole => *b"TTRCKPT1",
-            Self::Partial => *b"TTRPART1",
+            Self::Whole => *b"TTRCKPT2",
+            Self::Partial => *b"TTRPART2",
         }
     }
 
@@ -197,7 +197,7 @@ pub fn write(
     let mut leaves = Vec::with_capacity(image.iter().len());
     let mut at = IMAGE;
     for (number, chunk) in image.iter().enumerate() {
-        leaves.push(merkle::leaf(number as u64, chunk));
+        leaves.push(merkle::leaf(chunk));
         file.write_all_at(chunk, at)?;
         at += chunk.len() as u64;
         // What is written in pieces does not hold up the log's next sync for long.
@@ -295,7 +295,7 @@ impl CheckpointFile {
         for (number, leaf) in (0..).zip(&leaves) {
             let bytes = &mut chunk[..chunk_size(size, number)];
             self.read_chunk(number, bytes)?;
-            if merkle::leaf(number, bytes) != *leaf {
+            if merkle::leaf(bytes) != *leaf {
                 return Err(self.damaged_chunk(number));
             }
         }
@@ -345,13 +345,56 @@ impl CheckpointFile {
         read.map_err(error)
     }
 
-    /// The image, from its first byte on.
+    /// The image, from its first byte on; each chunk is compared with its digest, of which `leaves` are all, before
+    /// anything of it is handed out.
+    pub fn checked_image<'a>(&'a self, leaves: &'a [Digest]) -> impl Read + 'a {
+        Checked { file: self, leaves, next: 0, chunk: Vec::with_capacity(CHUNK_SIZE), at: 0 }
+    }
+
+    /// The image, from its first byte on, of a file that was verified.
     ///
     /// # Errors
     /// As the system says.
     pub fn image(&self) -> io::Result<impl Read> {
         let from = At { file: self.file.try_clone()?, at: IMAGE, end: IMAGE + self.header.size };
         Ok(BufReader::with_capacity(CHUNK_SIZE, from))
+    }
+}
+
+/// Reads an image chunk by chunk.
+struct Checked<'a> {
+    file: &'a CheckpointFile,
+    leaves: &'a [Digest],
+    /// The chunk to be read next.
+    next: u64,
+    /// The one before it, and how much of it was handed out.
+    chunk: Vec<u8>,
+    at: usize,
+}
+
+impl Checked<'_> {
+    fn fill(&mut self) -> Result<(), FileError> {
+        let Some(leaf) = self.leaves.get(self.next as usize) else { return Ok(()) };
+        self.chunk.resize(chunk_size(self.file.header.size, self.next), 0);
+        self.file.read_chunk(self.next, &mut self.chunk)?;
+        if merkle::leaf(&self.chunk) != *leaf {
+            return Err(self.file.damaged_chunk(self.next));
+        }
+        (self.next, self.at) = (self.next + 1, 0);
+        Ok(())
+    }
+}
+
+impl Read for Checked<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.chunk.len() {
+            self.fill().map_err(io::Error::other)?;
+        }
+        let left = &self.chunk[self.at..];
+        let count = into.len().min(left.len());
+        into[..count].copy_from_slice(&left[..count]);
+        self.at += count;
+        Ok(count)
     }
 }
 

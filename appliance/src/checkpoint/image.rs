@@ -69,6 +69,12 @@ impl<R: Read> Reader<R> {
         Self { from, left: size }
     }
 
+    /// What it reads from.
+    #[cfg(test)]
+    pub(super) fn into_inner(self) -> R {
+        self.from
+    }
+
     /// The first part.
     ///
     /// # Errors

@@ -201,7 +201,8 @@ impl Egress {
     pub fn chunk(&mut self, links: &mut Links, parcel: Parcel) {
         let Parcel { to, frame, digest } = parcel;
         let to = PeerId::replica(to.0);
-        let (kind, auth, session, proof_size) = (kind::CHUNK, proof::NONE, 0, 0);
+        let (kind, auth, session) = (kind::CHUNK, proof::NONE, 0);
+        let proof_size = codec::trailer_size(kind) as u16;
         let (body_digest, frame) = (Some(digest), Some(frame));
         self.transmit(links, Outgoing { to, kind, auth, session, proof_size, body_digest, frame });
     }

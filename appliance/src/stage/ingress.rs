@@ -240,7 +240,10 @@ impl Ingress {
                 }
             }
             Message::StopData(_) | Message::Sync(_) => self.check_states(from, &message)?,
-            Message::Chunk(chunk) => chunk.root = implied_root(chunk),
+            Message::Chunk(chunk) => {
+                chunk.leaf = digest;
+                chunk.root = implied_root(chunk);
+            }
             Message::Write(_)
             | Message::Accept(_)
             | Message::Refuse(_)
@@ -353,12 +356,11 @@ impl Ingress {
     }
 }
 
-/// The root that a chunk with its path implies: it belongs to the image that has this root, at its place.
-/// [`Digest::ZERO`], which no image has, when the path is not one.
+/// The root that the leaf of a chunk with its path implies: it belongs to the image that has this root, at its place.
+/// [`Digest::ZERO`], which no image has, when its length or its path is impossible.
 fn implied_root(chunk: &Chunk<FramePayload>) -> Digest {
-    let index = u64::from(chunk.index);
-    let leaf = merkle::leaf(index, chunk.bytes());
-    let root = merkle::implied_root(&leaf, index, chunk.size, CHUNK_SIZE as u64, chunk.path());
+    let (leaf, index) = ((&chunk.leaf.0, chunk.bytes().len()), u64::from(chunk.index));
+    let root = merkle::implied_root(leaf, index, chunk.size, CHUNK_SIZE as u64, chunk.path());
     root.map_or(Digest::ZERO, Digest)
 }
 

@@ -334,8 +334,8 @@ impl Ordering {
             Action::BeginTransfer { cid, size, root: Digest(root) } => {
                 self.order(Order::Begin(Target { cid, size, root }));
             }
-            Action::StoreChunk { cid, index, payload } => {
-                self.order(Order::Store { cid, index, payload });
+            Action::StoreChunk { cid, index, leaf, payload } => {
+                self.order(Order::Store { cid, index, leaf, payload });
             }
             Action::EndTransfer { cid } => self.order(Order::End(cid)),
             Action::Install { base, cid } => {

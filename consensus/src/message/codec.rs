@@ -6,8 +6,8 @@
 //! not: authenticate anything; what is decoded is well formed, not true.
 //!
 //! Little endian. A *position* is view 4, epoch 4, instance 8. "Batch" stands for
-//! [`Batch`] and is always last, so that its size needs no field; a PROPOSE has its position behind
-//! the body, where the messages of clients have their proofs ([`trailer_size`]).
+//! [`Batch`] and is always last, so that its size needs no field; a PROPOSE has its position, and a CHUNK all but
+//! its bytes, behind the body, where the messages of clients have their proofs ([`trailer_size`]).
 //!
 //! | kind | body |
 //! |---|---|
@@ -28,7 +28,7 @@
 //! | FETCH_STATE | view 4, zero 4, above 8 |
 //! | STATE_OFFER | view 4, count 4, offers: instance 8, size 8, root 32 each |
 //! | FETCH_CHUNKS | view 4, first 4, instance 8, count 4, zero 4, root 32 |
-//! | CHUNK | view 4, index 4, instance 8, size 8, bytes 4, nodes of the path 1, zero 3, path 32 each, bytes |
+//! | CHUNK | bytes; after the body: path 32 each, zeros up to 31 of them, view 4, index 4, instance 8, size 8, nodes of the path 1, zero 7 |
 //!
 //! REQUEST is [`RequestHeader`] and operation, REPLY is in
 //! [`reply`](super::reply); a signed state is in [`state`].
@@ -44,7 +44,7 @@ pub use state::{
     SIGNED_STATE_SIZE_MIN, STATE_PREFIX, encode_state, state_to_sign_size, visit_states,
 };
 
-pub use transfer::{CHUNK_HEAD_SIZE, chunk_head};
+pub use transfer::{CHUNK_TRAILER_SIZE, chunk_trailer};
 
 use alloc::boxed::Box;
 
@@ -76,9 +76,14 @@ const REASON_PROOF: u8 = 1;
 const STATUS_STOPPED: u8 = 1;
 
 /// How many of the last bytes of a message between replicas are not its body. In a PROPOSE that is the
-/// position: so the digest of a body that is a [bare](SparseBatch::is_bare) batch is the batch's.
+/// position: so the digest of a body that is a [bare](SparseBatch::is_bare) batch is the batch's. In a CHUNK it is
+/// all but the chunk's bytes: so the digest of the body is the leaf of the chunk.
 pub fn trailer_size(kind: u8) -> usize {
-    if kind == kind::PROPOSE { POSITION_SIZE } else { 0 }
+    match kind {
+        kind::PROPOSE => POSITION_SIZE,
+        kind::CHUNK => CHUNK_TRAILER_SIZE,
+        _ => 0,
+    }
 }
 
 /// The digest of the body of `message`, where it is known already.
@@ -248,7 +253,7 @@ fn decode_parts<P: Payload>(
         kind::FETCH_STATE => Message::FetchState(transfer::read_fetch_state(&mut reader)?),
         kind::STATE_OFFER => Message::StateOffer(transfer::read_offer(&mut reader)?),
         kind::FETCH_CHUNKS => Message::FetchChunks(transfer::read_fetch_chunks(&mut reader)?),
-        kind::CHUNK => return Ok(Message::Chunk(transfer::read_chunk(&mut reader, &payload)?)),
+        kind::CHUNK => return Ok(Message::Chunk(transfer::read_chunk(payload)?)),
         _ => return Err(Malformed::Unknown),
     };
     reader.end()?;

@@ -88,16 +88,18 @@ pub struct Chunk<P> {
     pub index: u32,
     /// Bytes of the whole image.
     pub size: u64,
-    /// The root that all the rest implies, as computed where the message came in; does not travel.
+    /// The digest of its bytes, that of the message's body, as known where it came in; does not travel.
     /// [`Digest::ZERO`] until then.
+    pub leaf: Digest,
+    /// The root that all the rest implies, as computed there; does not travel. [`Digest::ZERO`] until then.
     pub root: Digest,
     nodes: usize,
-    /// The path, then the bytes.
+    /// The bytes, then the path.
     payload: P,
 }
 
 impl<P: Payload> Chunk<P> {
-    /// A chunk whose path is the first `nodes` digests of `payload` and whose bytes are the rest.
+    /// A chunk whose path is the last `nodes` digests of `payload` and whose bytes are the rest.
     ///
     /// # Errors
     /// [`Malformed`] says what is too long or missing.
@@ -115,7 +117,8 @@ impl<P: Payload> Chunk<P> {
         match bytes {
             0 => Err(Malformed::Truncated),
             1..=CHUNK_SIZE_MAX => {
-                Ok(Self { view, cid, index, size, root: Digest::ZERO, nodes, payload })
+                let (leaf, root) = (Digest::ZERO, Digest::ZERO);
+                Ok(Self { view, cid, index, size, leaf, root, nodes, payload })
             }
             _ => Err(Malformed::TooLong),
         }
@@ -123,26 +126,22 @@ impl<P: Payload> Chunk<P> {
 
     /// The siblings of the chunk's leaf on the way to the root, lowest first.
     pub fn path(&self) -> &[[u8; 32]] {
-        self.payload.bytes()[..self.path_size()].as_chunks().0
+        self.payload.bytes()[self.size_alone()..].as_chunks().0
     }
 
     /// What is in the image at its place.
     pub fn bytes(&self) -> &[u8] {
-        &self.payload.bytes()[self.path_size()..]
+        &self.payload.bytes()[..self.size_alone()]
     }
 
     /// The same, sharing the memory of the message.
     pub fn into_bytes(self) -> P {
-        let (path, size) = (self.path_size(), self.bytes().len());
-        self.payload.into_slice(path, size).expect("the constructor has compared the sizes")
+        let size = self.size_alone();
+        self.payload.into_slice(0, size).expect("the constructor has compared the sizes")
     }
 
-    /// The path, then the bytes.
-    pub(crate) fn payload(&self) -> &P {
-        &self.payload
-    }
-
-    fn path_size(&self) -> usize {
-        self.nodes * size_of::<Digest>()
+    /// Bytes without the path.
+    fn size_alone(&self) -> usize {
+        self.payload.bytes().len() - self.nodes * size_of::<Digest>()
     }
 }

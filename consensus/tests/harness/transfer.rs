@@ -81,7 +81,7 @@ impl Cluster {
                 self.transfers.todo.push_back((id, input));
                 self.complete(id);
             }
-            Action::StoreChunk { cid, index, payload } => {
+            Action::StoreChunk { cid, index, payload, .. } => {
                 assert_eq!(payload.bytes(), self.transfers.images[&cid.0].chunk(*index), "genuine");
                 if self.transfers.stuck.contains(&id) {
                     return;

@@ -4,24 +4,24 @@
 //! a root names the number of bytes and the size of a chunk, so no bytes have two roots and no root is
 //! of two sequences of bytes. Must not: keep chunks.
 //!
-//! BLAKE3 everywhere. A leaf is the hash of 0, its number (8 bytes, little endian) and its bytes; a node that of
-//! 1 and its two children; one without a sibling goes up as it is. The root is the hash of 2, the bytes
-//! in all (8), the bytes of a chunk (8) and the topmost node, 32 zeros if there are no bytes.
+//! BLAKE3 everywhere. A leaf is the [`body_digest`] of its bytes, so that who received a chunk as the body of a message
+//! knows it already; a node is the hash of 1 and its two children; one without a sibling goes up as it is. The root is
+//! the hash of 2, the bytes in all (8), the bytes of a chunk (8) and the topmost node, 32 zeros if there are no bytes.
+//! A leaf has no prefix and does not say where it belongs: the root names the sizes, from which the shape of the tree
+//! follows, and so which node is a leaf, of which chunk, and of how many bytes.
 
+use crate::crypto::hash::body_digest;
 use crate::types::Digest;
 
-const LEAF: u8 = 0;
 const NODE: u8 = 1;
 const ROOT: u8 = 2;
 
 /// The most siblings a path has: chunks are counted in 64 bits.
 pub const LONGEST_PATH: usize = 64;
 
-/// The digest of chunk `number`.
-pub fn leaf(number: u64, chunk: &[u8]) -> Digest {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&[LEAF]).update(&number.to_le_bytes()).update(chunk);
-    *hasher.finalize().as_bytes()
+/// The digest of a chunk.
+pub fn leaf(chunk: &[u8]) -> Digest {
+    body_digest(chunk)
 }
 
 /// The digest of `size` bytes in chunks of `chunk_size`, of which all are full but the last. Leaves `leaves`
@@ -101,11 +101,11 @@ impl Tree {
     }
 }
 
-/// The root that `size` bytes in chunks of `chunk_size` have if `leaf` is the leaf of chunk `index` and `path` are its
-/// siblings, lowest first ([`Tree::path`]). None if there is no such chunk or its path has another length. Hashes as
-/// often as the path is long.
+/// The root that `size` bytes in chunks of `chunk_size` have if chunk `index` has `leaf` and so many bytes, and `path` are
+/// its siblings, lowest first ([`Tree::path`]). None if there is no such chunk, or it or its path has another length.
+/// Hashes as often as the path is long.
 pub fn implied_root(
-    leaf: &Digest,
+    (leaf, bytes): (&Digest, usize),
     index: u64,
     size: u64,
     chunk_size: u64,
@@ -113,6 +113,10 @@ pub fn implied_root(
 ) -> Option<Digest> {
     let mut count = if chunk_size == 0 { 0 } else { size.div_ceil(chunk_size) };
     if index >= count || path.len() > LONGEST_PATH {
+        return None;
+    }
+    // A digest covers zeros up to the next multiple of 64, too: it does not say how many bytes there are.
+    if bytes as u64 != chunk_size.min(size - index * chunk_size) {
         return None;
     }
     let (mut top, mut at, mut path) = (*leaf, index, path.iter());
@@ -145,8 +149,7 @@ mod tests {
     use super::*;
 
     fn root_of(bytes: &[u8], chunk_size: usize) -> Digest {
-        let leaves = bytes.chunks(chunk_size).enumerate();
-        let mut leaves: Vec<Digest> = leaves.map(|(at, chunk)| leaf(at as u64, chunk)).collect();
+        let mut leaves: Vec<Digest> = bytes.chunks(chunk_size).map(leaf).collect();
         root(bytes.len() as u64, chunk_size as u64, &mut leaves)
     }
 
@@ -165,7 +168,7 @@ mod tests {
     #[test]
     fn the_tree_is_the_one_that_is_described() {
         for count in 0..40usize {
-            let leaves: Vec<Digest> = (0..count).map(|at| leaf(at as u64, b"x")).collect();
+            let leaves: Vec<Digest> = (0..count).map(|at| leaf(&[at as u8])).collect();
             let mut hasher = blake3::Hasher::new();
             hasher.update(&[ROOT]).update(&(count as u64).to_le_bytes());
             hasher.update(&1u64.to_le_bytes()).update(&recursive(&leaves));
@@ -192,7 +195,7 @@ mod tests {
     }
 
     fn leaves(count: usize) -> Vec<Digest> {
-        (0..count).map(|at| leaf(at as u64, &[at as u8; 3])).collect()
+        (0..count).map(|at| leaf(&[at as u8; 3])).collect()
     }
 
     #[test]
@@ -205,11 +208,10 @@ mod tests {
             assert_eq!(tree.root(size, 10), whole, "{count} leaves");
             for (at, one) in leaves.iter().enumerate() {
                 let path: Vec<Digest> = tree.path(at as u64).collect();
-                assert_eq!(
-                    implied_root(one, at as u64, size, 10, &path),
-                    Some(whole),
-                    "{at} of {count}"
-                );
+                let bytes = if at + 1 == count { 3 } else { 10 };
+                let implied = |bytes| implied_root((one, bytes), at as u64, size, 10, &path);
+                assert_eq!(implied(bytes), Some(whole), "{at} of {count}");
+                assert_eq!((implied(bytes - 1), implied(bytes + 1)), (None, None), "it is as long");
             }
             assert_eq!(tree.path(count as u64).count(), 0);
             assert_eq!(tree.path(u64::MAX).count(), 0);
@@ -222,12 +224,12 @@ mod tests {
     #[test]
     fn sizes_that_make_no_sense_imply_nothing() {
         let (one, path) = ([1; 32], [[2; 32]; LONGEST_PATH + 1]);
-        assert_eq!(implied_root(&one, 0, 0, 10, &[]), None, "no bytes");
-        assert_eq!(implied_root(&one, 0, 10, 0, &[]), None, "no chunks");
-        assert_eq!(implied_root(&one, 1, 10, 10, &[]), None, "behind the last");
-        assert_eq!(implied_root(&one, u64::MAX, u64::MAX, 1, &path[..64]), None);
-        assert!(implied_root(&one, 0, u64::MAX, 1, &path[..64]).is_some(), "the longest path");
-        assert_eq!(implied_root(&one, 0, u64::MAX, 1, &path), None, "longer than any");
+        assert_eq!(implied_root((&one, 0), 0, 0, 10, &[]), None, "no bytes");
+        assert_eq!(implied_root((&one, 0), 0, 10, 0, &[]), None, "no chunks");
+        assert_eq!(implied_root((&one, 0), 1, 10, 10, &[]), None, "behind the last");
+        assert_eq!(implied_root((&one, 1), u64::MAX, u64::MAX, 1, &path[..64]), None);
+        assert!(implied_root((&one, 1), 0, u64::MAX, 1, &path[..64]).is_some(), "the longest path");
+        assert_eq!(implied_root((&one, 1), 0, u64::MAX, 1, &path), None, "longer than any");
     }
 
     proptest! {
@@ -237,15 +239,15 @@ mod tests {
             count in 1usize..300, pick in any::<prop::sample::Index>(), bit in 0usize..8, place in any::<prop::sample::Index>(),
             other_index in 0u64..400, size_change in 1u64..5_000,
         ) {
-            let bytes: Vec<u8> = (0..count * 16 - 5).map(|at| (at * 7) as u8).collect();
+            let bytes: Vec<u8> = (0..count * 16 - 5).flat_map(|at| (at as u16 * 7).to_le_bytes()).take(count * 16 - 5).collect();
             let size = bytes.len() as u64;
             let chunks: Vec<&[u8]> = bytes.chunks(16).collect();
-            let leaves: Vec<Digest> = chunks.iter().enumerate().map(|(at, chunk)| leaf(at as u64, chunk)).collect();
+            let leaves: Vec<Digest> = chunks.iter().map(|chunk| leaf(chunk)).collect();
             let whole = root_of(&bytes, 16);
             let at = pick.index(count);
             let path: Vec<Digest> = Tree::new(&leaves).path(at as u64).collect();
             let implied = |chunk: &[u8], at: u64, size: u64, chunk_size: u64, path: &[Digest]| {
-                implied_root(&leaf(at, chunk), at, size, chunk_size, path)
+                implied_root((&leaf(chunk), chunk.len()), at, size, chunk_size, path)
             };
             prop_assert_eq!(implied(chunks[at], at as u64, size, 16, &path), Some(whole));
 

@@ -28,8 +28,7 @@ impl Behaviour for FalseChunks {
         let before = self.last.replace(chunk.clone());
         let Chunk { view, cid, index, size, .. } = chunk;
         let nodes = chunk.path().len();
-        let mut bytes = chunk.path().concat();
-        bytes.extend_from_slice(chunk.bytes());
+        let mut bytes = [chunk.bytes(), chunk.path().as_flattened()].concat();
         let mut place = (cid, index, size);
         match scene.rng.below(9) {
             0 => {

@@ -90,7 +90,7 @@ impl World {
             Action::BeginTransfer { cid, size, root } => {
                 self.begin_transfer(member, host, cid, size, root);
             }
-            Action::StoreChunk { cid, index, payload } => {
+            Action::StoreChunk { cid, index, payload, .. } => {
                 self.store_chunk(member, host, cid, index, payload.bytes());
             }
             Action::EndTransfer { .. } => {

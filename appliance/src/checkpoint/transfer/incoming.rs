@@ -8,15 +8,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tetrarch_consensus::{ConsensusId, Input, Lsn, Ordered, Payload, spec};
+use tetrarch_consensus::{ConsensusId, Digest, Input, Lsn, Ordered, Payload, spec};
 use tetrarch_dataplane::storage::Owner;
 
 use super::partial::Partial;
 use super::progress::Progress;
 use super::{Install, State};
 use crate::checkpoint::Target;
-use crate::checkpoint::file::{CheckpointFile, FileError};
-use crate::checkpoint::image::{self, ImageError};
+use crate::checkpoint::file::FileError;
+use crate::checkpoint::image::ImageError;
 use crate::checkpoint::shelf::Shelf;
 use crate::checkpoint::store::Store;
 use crate::metrics::Metrics;
@@ -85,19 +85,24 @@ impl Incoming {
         let Some(current) = &self.current else { return };
         current.progress.publish(&self.metrics);
         let (have, whole) = (current.partial.have(), current.partial.missing() == 0);
-        self.news.push_back(Input::Resumed { cid, root: tetrarch_consensus::Digest(root), have });
+        self.news.push_back(Input::Resumed { cid, root: Digest(root), have });
         if whole {
-            self.complete(now);
+            self.complete();
         }
     }
 
-    /// Keeps a chunk.
-    pub fn store(&mut self, now: Instant, (cid, index): (ConsensusId, u32), payload: FramePayload) {
+    /// Keeps a chunk that has this digest.
+    pub fn store(
+        &mut self,
+        now: Instant,
+        (cid, index, leaf): (ConsensusId, u32, Digest),
+        payload: FramePayload,
+    ) {
         let Some(current) = &mut self.current else { return };
         if current.partial.target().cid != cid || current.installed.is_some() {
             return;
         }
-        match current.partial.put(u64::from(index), payload.bytes()) {
+        match current.partial.put(u64::from(index), &leaf.0, payload.bytes()) {
             Ok(new) => {
                 if new {
                     current.progress.add(now, payload.size());
@@ -105,7 +110,7 @@ impl Incoming {
                 }
                 self.news.push_back(Input::Stored { cid, index });
                 if new && current.partial.missing() == 0 {
-                    self.complete(now);
+                    self.complete();
                 }
             }
             Err(error) => self.fail(cid, error),
@@ -113,12 +118,15 @@ impl Incoming {
     }
 
     /// All is there.
-    fn complete(&mut self, now: Instant) {
-        let Some(current) = &mut self.current else { return };
-        let cid = current.partial.target().cid;
-        current.progress.end(now);
-        match current.partial.complete().map_err(ReadError::from).and_then(ordered) {
-            Ok(ordered) => self.news.push_back(Input::TransferReady(Box::new(ordered))),
+    fn complete(&mut self) {
+        let Some(Current { partial, progress, .. }) = &mut self.current else { return };
+        let cid = partial.target().cid;
+        match partial.complete().map_err(ReadError::from).and_then(|()| ordered(partial)) {
+            Ok(ordered) => {
+                progress.end(Instant::now());
+                progress.publish(&self.metrics);
+                self.news.push_back(Input::TransferReady(Box::new(ordered)));
+            }
             Err(error) => {
                 // It would be no better the next time.
                 if let Some(current) = self.current.take() {
@@ -156,12 +164,16 @@ impl Incoming {
         let start = Instant::now();
         let current = self.current.as_mut().filter(|it| it.partial.target().cid == cid);
         let current = current.ok_or(format!("checkpoint {cid}: to be installed, and not there"))?;
-        replace(current.partial.file(), &mut state).map_err(|error| {
-            format!(
+        replace(&current.partial, &mut state).map_err(|error| match error {
+            ImageError::Io(error) => format!(
+                "checkpoint {cid}: {error}. It was whole when it was written: look at the disk, and start this \
+                 replica again; it will ask the others once more"
+            ),
+            error => format!(
                 "checkpoint {cid}: {error}. The others have the same bytes, so this replica's program, service or \
                  configuration is another one than theirs: make them equal (service, service_seed, cluster.toml) and \
                  start it again"
-            )
+            ),
         })?;
         current.installed = Some(base);
         self.metrics.transfers.add(1);
@@ -185,7 +197,7 @@ impl Incoming {
         let file = partial.adopt(base).map_err(|error| error.to_string())?;
         let Target { cid, size, root } = file.header.target();
         self.shelf.add(file);
-        let root = tetrarch_consensus::Digest(root);
+        let root = Digest(root);
         self.news.push_back(Input::Checkpointed { cid, size, root });
         Ok(())
     }
@@ -203,21 +215,16 @@ enum ReadError {
 }
 
 /// The core's share of an image.
-fn ordered(file: &CheckpointFile) -> Result<Ordered, ReadError> {
-    let ordered = reader(file)?.ordered()?;
-    match ordered.cid == file.header.position.cid {
+fn ordered(partial: &Partial) -> Result<Ordered, ReadError> {
+    let ordered = partial.image().ordered()?;
+    match ordered.cid == partial.target().cid {
         true => Ok(ordered),
         false => Err(ReadError::Instance(ordered.cid)),
     }
 }
 
-fn reader(file: &CheckpointFile) -> Result<image::Reader<impl std::io::Read>, ReadError> {
-    let from = file.image().map_err(ImageError::from)?;
-    Ok(image::Reader::new(from, file.header.size))
-}
-
-fn replace(file: &CheckpointFile, state: &mut State) -> Result<(), ReadError> {
-    let mut reader = reader(file)?;
+fn replace(partial: &Partial, state: &mut State) -> Result<(), ImageError> {
+    let mut reader = partial.image();
     let ordered = reader.ordered()?;
-    Ok(reader.state(&ordered, &mut state.cache, &mut *state.service)?)
+    reader.state(&ordered, &mut state.cache, &mut *state.service)
 }

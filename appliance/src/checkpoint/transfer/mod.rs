@@ -51,6 +51,8 @@ pub enum Order {
         cid: ConsensusId,
         /// Which chunk.
         index: u32,
+        /// The digest of its bytes.
+        leaf: Digest,
         /// Its bytes.
         payload: FramePayload,
     },
@@ -230,8 +232,8 @@ impl Worker {
             worked = true;
             match order {
                 Order::Begin(target) => self.incoming.begin(now, target),
-                Order::Store { cid, index, payload } => {
-                    self.incoming.store(now, (cid, index), payload);
+                Order::Store { cid, index, leaf, payload } => {
+                    self.incoming.store(now, (cid, index, leaf), payload);
                 }
                 Order::End(cid) => self.incoming.end(cid),
                 Order::Send { to, cid, root, index } => {

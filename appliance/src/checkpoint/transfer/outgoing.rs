@@ -9,9 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tetrarch_consensus::limits::CHUNK_PATH_MAX;
-use tetrarch_consensus::message::codec::{CHUNK_HEAD_SIZE, chunk_head};
+use tetrarch_consensus::message::codec::{CHUNK_TRAILER_SIZE, chunk_trailer};
 use tetrarch_consensus::{ConsensusId, Digest, ReplicaId, ViewId, spec};
-use tetrarch_dataplane::crypto::hash::body_digest;
 use tetrarch_dataplane::crypto::merkle::{self, Tree};
 use tetrarch_dataplane::frame::{Frame, FramePool};
 use tetrarch_dataplane::ring::Producer;
@@ -87,7 +86,7 @@ impl Outgoing {
         metrics: Arc<Metrics>,
     ) -> Self {
         let now = Instant::now();
-        let most = pool.free_slots_for(CHUNK_HEAD_SIZE + 32 * CHUNK_PATH_MAX + CHUNK_SIZE) / 8;
+        let most = pool.free_slots_for(CHUNK_SIZE + CHUNK_TRAILER_SIZE) / 8;
         let on_the_way_max = most.clamp(1, ON_THE_WAY_MAX);
         Self {
             shelf,
@@ -138,7 +137,7 @@ impl Outgoing {
             let customer = &mut self.customers[at];
             let Some((cid, root, index)) = customer.wanted.pop_front() else { break };
             let to = customer.member;
-            let Some(frame) = self.chunk(now, (cid, &root), index) else {
+            let Some((frame, digest)) = self.chunk(now, (cid, &root), index) else {
                 self.metrics.chunks_not_sent.add(1);
                 continue;
             };
@@ -146,7 +145,6 @@ impl Outgoing {
             self.next = pace(now, self.next, size, self.rates.all);
             let customer = &mut self.customers[at];
             customer.next = pace(now, customer.next, size, self.rates.each);
-            let digest = body_digest(frame.bytes());
             self.on_the_way.push(frame.clone());
             let pushed = parcels.push(Parcel { to, frame, digest });
             debug_assert!(pushed.is_ok(), "the room was checked");
@@ -182,40 +180,33 @@ impl Outgoing {
         Some(at)
     }
 
-    /// A chunk with its path. `None`: it is not here, or there is no memory.
+    /// A chunk with its path, and its digest. `None`: it is not here, or there is no memory.
     fn chunk(
         &mut self,
         now: Instant,
         (cid, root): (ConsensusId, &Digest),
         index: u32,
-    ) -> Option<Frame> {
+    ) -> Option<(Frame, [u8; 32])> {
         spec!("ST.2", "ST.4");
         let at = self.find(now, cid, root)?;
         let Open { file, tree, .. } = &self.open[at];
         let (size, number) = (file.header.size, u64::from(index));
         let leaf = tree.leaf(number)?;
-        let nodes = tree.path(number).count();
-        if nodes > CHUNK_PATH_MAX {
+        if tree.path(number).count() > CHUNK_PATH_MAX {
             return None;
         }
-        let start = CHUNK_HEAD_SIZE + size_of::<Digest>() * nodes;
-        let whole = start + chunk_size(size, number);
+        let whole = chunk_size(size, number) + CHUNK_TRAILER_SIZE;
         let mut frame = self.pool.alloc(whole)?;
-        let bytes = &mut frame.bytes_mut()[..whole];
-        let parts = (nodes, whole - start);
-        let head = chunk_head(self.view, cid, index, size, parts);
-        bytes[..CHUNK_HEAD_SIZE].copy_from_slice(&head);
-        let (path, chunk) = bytes[CHUNK_HEAD_SIZE..].split_at_mut(start - CHUNK_HEAD_SIZE);
-        for (place, node) in path.chunks_exact_mut(size_of::<Digest>()).zip(tree.path(number)) {
-            place.copy_from_slice(&node);
-        }
+        let (chunk, rest) = frame.bytes_mut()[..whole].split_at_mut(whole - CHUNK_TRAILER_SIZE);
+        rest.copy_from_slice(&chunk_trailer(self.view, (cid, index, size), tree.path(number)));
         let read = file.read_chunk(number, chunk).and_then(|()| {
-            let holds = merkle::leaf(number, chunk) == leaf;
+            // The digest that the link needs, too: that of the body.
+            let holds = merkle::leaf(chunk) == leaf;
             holds.then_some(()).ok_or_else(|| file.damaged_chunk(number))
         });
         match read {
             // Slots are below 2^32.
-            Ok(()) => Some(frame.freeze(whole as u32)),
+            Ok(()) => Some((frame.freeze(whole as u32), leaf)),
             Err(error) => {
                 self.give_up(root, &error);
                 None

@@ -1,14 +1,14 @@
 //! A checkpoint that is being fetched, on the disk.
 //!
 //! Owns the file, and what is known of it in memory: 32 bytes for each chunk. Always true: what is said to be there
-//! had its digest when it was written or read back; the file is named as a checkpoint only when all of it has
-//! the root and is durable. Must not: decide what is fetched.
+//! had its digest when it was written or read back; the file is named as a checkpoint only when the digests have
+//! the root and all of it is durable. Must not: decide what is fetched.
 //!
 //! The chunks are at their places, and the digest of each behind all of them, so that nothing is moved when the last
 //! one is here. A digest of zeros stands for a chunk that is missing.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
@@ -18,6 +18,7 @@ use tetrarch_dataplane::storage::Owner;
 use tetrarch_dataplane::types::Digest;
 
 use super::super::file::{self, CheckpointFile, FileError, Header, Kind, SYNCED_CHUNKS};
+use super::super::image;
 use super::super::store::Store;
 use super::super::{CHUNK_SIZE, Position, Target, chunk_count, chunk_size};
 
@@ -92,7 +93,7 @@ impl Partial {
             }
             let bytes = &mut chunk[..chunk_size(self.file.header.size, index)];
             self.file.read_chunk(index, bytes)?;
-            if merkle::leaf(index, bytes) != *leaf {
+            if merkle::leaf(bytes) != *leaf {
                 *leaf = [0; 32];
             }
         }
@@ -128,11 +129,11 @@ impl Partial {
         self.leaves.chunks(64).map(word).collect()
     }
 
-    /// Writes a chunk that was verified. `false`: there is no such chunk, or it is there already.
+    /// Writes a chunk that was verified and has this digest. `false`: there is no such chunk, or it is there already.
     ///
     /// # Errors
     /// As the system says.
-    pub fn put(&mut self, index: u64, bytes: &[u8]) -> Result<bool, FileError> {
+    pub fn put(&mut self, index: u64, leaf: &Digest, bytes: &[u8]) -> Result<bool, FileError> {
         let header = self.file.header;
         let place = usize::try_from(index).ok().and_then(|at| self.leaves.get_mut(at));
         let Some(place) = place.filter(|leaf| **leaf == [0; 32]) else {
@@ -141,13 +142,12 @@ impl Partial {
         if bytes.len() != chunk_size(header.size, index) {
             return Ok(false);
         }
-        let leaf = merkle::leaf(index, bytes);
         let write = |file: &File| {
             file.write_all_at(bytes, Header::chunk_at(index))?;
-            file.write_all_at(&leaf, header.leaf_at(index))
+            file.write_all_at(leaf, header.leaf_at(index))
         };
         self.file.change(write).map_err(|source| self.store.error("write one", source))?;
-        *place = leaf;
+        *place = *leaf;
         self.missing -= 1;
         self.unsynced += 1;
         // What is written in pieces does not hold up the log's next sync for long.
@@ -159,24 +159,33 @@ impl Partial {
         Ok(true)
     }
 
-    /// Reads all of it once more and makes it durable, when nothing is missing.
+    /// Makes it durable, when nothing is missing. It is not read once more: each chunk was compared when it came, or
+    /// when it was read back, and is again when it is installed ([`Partial::image`]).
     ///
     /// # Errors
     /// It does not have its root, or the system refuses.
-    pub fn complete(&mut self) -> Result<&CheckpointFile, FileError> {
+    pub fn complete(&mut self) -> Result<(), FileError> {
         spec!("ST.4");
         assert!(self.missing == 0, "chunks are missing");
-        self.file.verify()?;
+        let Target { size, root, .. } = self.target();
+        if merkle::root(size, CHUNK_SIZE as u64, &mut self.leaves.clone()) != root {
+            return Err(self.file.damaged_leaves());
+        }
         if self.store.is_durable() {
             let synced = self.file.change(File::sync_all).and_then(|()| self.store.sync());
             synced.map_err(|source| self.store.error("sync one", source))?;
         }
-        Ok(&self.file)
+        Ok(())
     }
 
-    /// The file, for who installs it.
+    /// The file.
     pub fn file(&self) -> &CheckpointFile {
         &self.file
+    }
+
+    /// The bytes of it, each chunk compared with its digest as it is read.
+    pub fn image(&self) -> image::Reader<impl Read + '_> {
+        image::Reader::new(self.file.checked_image(&self.leaves), self.file.header.size)
     }
 
     /// It is a checkpoint of this replica from now on, with this base. After an error it is on the disk as it was.

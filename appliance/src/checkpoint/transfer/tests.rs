@@ -1,6 +1,7 @@
 //! Fetching and serving over real files: what a crash leaves, what damage does, and what may leave.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,6 +46,10 @@ fn chunk(index: u64) -> Vec<u8> {
     bytes(SIZE)[at..at + chunk_size(SIZE as u64, index)].to_vec()
 }
 
+fn put(partial: &mut Partial, index: u64, bytes: &[u8]) -> bool {
+    partial.put(index, &merkle::leaf(bytes), bytes).expect("room")
+}
+
 fn have(partial: &Partial) -> u64 {
     assert_eq!(partial.have().len(), 1);
     partial.have()[0]
@@ -60,11 +65,11 @@ fn what_a_killed_receiver_had_is_there_again_and_damage_is_not() {
     let mut partial = begin(target);
     assert_eq!((partial.missing(), partial.count(), have(&partial)), (6, 6, 0));
     for index in [4, 0, 5, 2] {
-        assert!(partial.put(index, &chunk(index)).expect("room"), "{index}");
-        assert!(!partial.put(index, &chunk(index)).expect("room"), "a second time");
+        assert!(put(&mut partial, index, &chunk(index)), "{index}");
+        assert!(!put(&mut partial, index, &chunk(index)), "a second time");
     }
     for (index, size) in [(1, CHUNK_SIZE - 1), (6, 77), (u64::MAX, 77)] {
-        assert!(!partial.put(index, &vec![1; size]).expect("room"), "there is no such chunk");
+        assert!(!put(&mut partial, index, &vec![1; size]), "there is no such chunk");
     }
     drop(partial);
     assert_eq!(have(&begin(target)), 0b110101);
@@ -74,7 +79,7 @@ fn what_a_killed_receiver_had_is_there_again_and_damage_is_not() {
     assert_eq!(have(&partial), 0b100101, "a chunk that was damaged has to come again");
     assert!(Partial::find_whole(&to, OWNER).is_none());
     for index in [1, 3, 4] {
-        assert!(partial.put(index, &chunk(index)).expect("room"));
+        assert!(put(&mut partial, index, &chunk(index)));
     }
     partial.complete().expect("it is whole");
     drop(partial);
@@ -93,7 +98,7 @@ fn an_image_that_was_installed_gets_its_name_whenever_the_crash_comes() {
     let source = from.add(OWNER, position(9), &image(SIZE)).expect("a writable directory");
     let mut partial = Partial::begin(&to, OWNER, source.header.target()).expect("writable");
     for index in 0..6 {
-        assert!(partial.put(index, &chunk(index)).expect("room"));
+        assert!(put(&mut partial, index, &chunk(index)));
     }
     partial.complete().expect("it is whole");
     drop(partial);
@@ -123,16 +128,20 @@ fn an_image_that_does_not_have_its_root_is_never_whole() {
     let target = Target { root: [3; 32], ..source.header.target() };
     let mut partial = Partial::begin(&to, OWNER, target).expect("writable");
     for index in 0..6 {
-        assert!(partial.put(index, &chunk(index)).expect("room"));
+        assert!(put(&mut partial, index, &chunk(index)));
     }
     assert!(matches!(partial.complete(), Err(FileError::Damaged { .. })));
     let mut partial = Partial::begin(&to, OWNER, source.header.target()).expect("writable");
     for index in 0..6 {
-        assert!(partial.put(index, &chunk(index)).expect("room"));
+        assert!(put(&mut partial, index, &chunk(index)));
     }
     let file = fs::File::options().write(true).open(to.fetched()).expect("ours");
     file.write_all_at(&[!chunk(1)[0]], 4096 + CHUNK_SIZE as u64).expect("ours");
-    assert!(matches!(partial.complete(), Err(FileError::Damaged { .. })), "the disk forgot");
+    partial.complete().expect("its digests have the root");
+    let mut read = Vec::new();
+    let error = partial.image().into_inner().read_to_end(&mut read).expect_err("the disk forgot");
+    assert!(error.to_string().contains("chunk 1 of 6"), "{error}");
+    assert_eq!(read, chunk(0), "nothing of it is handed out");
 }
 
 fn pool() -> FramePool {
@@ -155,8 +164,10 @@ fn implied(parcel: Parcel) -> (u32, [u8; 32]) {
     let Ok(Message::Chunk(chunk)) = decode(kind::CHUNK, payload) else { panic!("no CHUNK") };
     assert_eq!(chunk.view, ViewId(3));
     let (index, size) = (u64::from(chunk.index), CHUNK_SIZE as u64);
-    let leaf = merkle::leaf(index, chunk.bytes());
-    let root = merkle::implied_root(&leaf, index, chunk.size, size, chunk.path());
+    let leaf = merkle::leaf(chunk.bytes());
+    assert_eq!(leaf, parcel.digest, "the link need not hash it");
+    let leaf = (&leaf, chunk.bytes().len());
+    let root = merkle::implied_root(leaf, index, chunk.size, size, chunk.path());
     (chunk.index, root.expect("a path"))
 }
 
@@ -290,7 +301,8 @@ impl Bench {
 
     fn store(&mut self, cid: ConsensusId, index: u32, bytes: &[u8]) {
         let payload = FramePayload(self.pool.copy_from(bytes).expect("a slot"));
-        self.order(Order::Store { cid, index, payload });
+        let leaf = Digest(merkle::leaf(bytes));
+        self.order(Order::Store { cid, index, leaf, payload });
     }
 }
 

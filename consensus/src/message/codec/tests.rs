@@ -134,8 +134,8 @@ fn sample_offer() -> StateOffer {
 }
 
 fn sample_chunk() -> Chunk<Bytes> {
-    let mut payload = [digest(0xa1).0, digest(0xa2).0].concat();
-    payload.extend_from_slice(b"what is in the chunk");
+    let mut payload = b"what is in the chunk".to_vec();
+    payload.extend([digest(0xa1).0, digest(0xa2).0].as_flattened());
     let place = (ConsensusId(0x0200), 5, 0x01_0005);
     Chunk::new(ViewId(1), place, 2, Bytes::from(&payload[..])).expect("a path and bytes")
 }
@@ -201,7 +201,7 @@ fn a_chunk_is_a_path_and_at_least_one_byte() {
         Chunk::new(ViewId(1), (ConsensusId(2), 3, 4), nodes, payload(size)).map(|chunk| {
             assert_eq!(chunk.path().len(), nodes);
             assert_eq!(chunk.bytes().len(), size - 32 * nodes);
-            assert_eq!(chunk.root, Digest::ZERO, "nobody has computed it");
+            assert_eq!((chunk.leaf, chunk.root), (Digest::ZERO, Digest::ZERO), "not computed");
             chunk.clone().into_bytes().bytes() == chunk.bytes()
         })
     };
@@ -215,9 +215,21 @@ fn a_chunk_is_a_path_and_at_least_one_byte() {
     assert_eq!(chunk(CHUNK_PATH_MAX + 1, 4096), Err(Malformed::TooMany));
     let message = Message::Chunk(sample_chunk());
     let bytes = encoded(&message);
-    let parts = (2, sample_chunk().bytes().len());
-    let head = chunk_head(ViewId(1), ConsensusId(0x0200), 5, 0x01_0005, parts);
-    assert_eq!(bytes[..CHUNK_HEAD_SIZE], head, "a node writes it without a message");
+    let (body, rest) = bytes.split_at(bytes.len() - trailer_size(kind::CHUNK));
+    assert_eq!(body, sample_chunk().bytes(), "the digest of the body is that of the chunk");
+    let path = [digest(0xa1).0, digest(0xa2).0];
+    let trailer = chunk_trailer(ViewId(1), (ConsensusId(0x0200), 5, 0x01_0005), path);
+    assert_eq!(rest, trailer, "a node writes it without a message");
+    let changed = |at: usize, byte| {
+        let mut bytes = bytes.clone();
+        let at = body.len() + at;
+        bytes[at] = byte;
+        decoded(kind::CHUNK, &bytes).err()
+    };
+    assert_eq!(changed(64, 1), Some(Malformed::Reserved), "behind the path");
+    let nodes = CHUNK_TRAILER_SIZE - 8;
+    assert_eq!(changed(nodes, 1), Some(Malformed::Reserved), "two nodes and not one");
+    assert_eq!(changed(nodes, CHUNK_PATH_MAX as u8 + 1), Some(Malformed::TooMany));
 }
 
 fn unhex(text: &str) -> Vec<u8> {

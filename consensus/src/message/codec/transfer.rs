@@ -1,14 +1,11 @@
 //! Messages about checkpoints as bytes.
 //!
 //! Owns the bodies of FETCH_STATE, STATE_OFFER, FETCH_CHUNKS and CHUNK, see the table in the module above. Always
-//! true: what is in front of a chunk's path and bytes has a fixed size, so that a node can write it before what it
-//! reads from a disk. Must not: hash.
-
-use core::cmp::Ordering;
+//! true: what belongs to a chunk beside its bytes is behind them and has a fixed size, so the digest that a link needs
+//! of the body is the leaf of the chunk, and both sides hash it once. Must not: hash.
 
 use super::fields::{Reader, Writer};
-use super::rest_of;
-use crate::limits::{CHUNK_PATH_MAX, CHUNK_SIZE_MAX, OFFERS_MAX};
+use crate::limits::{CHUNK_PATH_MAX, OFFERS_MAX};
 use crate::message::{Chunk, FetchChunks, FetchState, Malformed, Offer, StateOffer};
 use crate::payload::Payload;
 use crate::types::{ConsensusId, Digest, ViewId};
@@ -18,60 +15,64 @@ const STATE_OFFER_SIZE: usize = 8;
 const OFFER_SIZE: usize = 16 + size_of::<Digest>();
 pub(super) const FETCH_CHUNKS_SIZE: usize = 56;
 
-/// Bytes of a CHUNK before its path.
-pub const CHUNK_HEAD_SIZE: usize = 32;
+const PATH_SIZE: usize = CHUNK_PATH_MAX * size_of::<Digest>();
 
-/// The first bytes of a CHUNK with a path of `nodes` digests, which follow, and then the `bytes` bytes of the
-/// chunk.
+/// Bytes of a CHUNK behind those of the chunk.
+pub const CHUNK_TRAILER_SIZE: usize = PATH_SIZE + 32;
+
+/// What is behind the bytes of a chunk in a CHUNK.
 ///
 /// # Panics
-/// If the path is longer than [`CHUNK_PATH_MAX`], or the chunk than [`CHUNK_SIZE_MAX`].
-pub fn chunk_head(
+/// If the path is longer than [`CHUNK_PATH_MAX`].
+pub fn chunk_trailer(
     view: ViewId,
-    cid: ConsensusId,
-    index: u32,
-    size: u64,
-    (nodes, bytes): (usize, usize),
-) -> [u8; CHUNK_HEAD_SIZE] {
-    assert!(nodes <= CHUNK_PATH_MAX && bytes <= CHUNK_SIZE_MAX, "as long as a chunk can be");
-    let mut head = [0; CHUNK_HEAD_SIZE];
-    let mut writer = Writer::new(&mut head);
+    (cid, index, size): (ConsensusId, u32, u64),
+    path: impl IntoIterator<Item = [u8; 32]>,
+) -> [u8; CHUNK_TRAILER_SIZE] {
+    let mut trailer = [0; CHUNK_TRAILER_SIZE];
+    let mut nodes = 0;
+    let mut writer = Writer::new(&mut trailer);
+    for node in path {
+        nodes += 1;
+        assert!(nodes <= CHUNK_PATH_MAX, "a path is no longer");
+        writer.bytes(&node);
+    }
+    writer.zeros(PATH_SIZE - size_of::<Digest>() * nodes);
     writer.u32(view.0);
     writer.u32(index);
     writer.u64(cid.0);
     writer.u64(size);
-    writer.u32(bytes as u32);
     writer.u8(nodes as u8);
-    writer.zeros(3);
-    head
+    writer.zeros(7);
+    trailer
 }
 
 pub(super) fn chunk_size<P: Payload>(chunk: &Chunk<P>) -> usize {
-    CHUNK_HEAD_SIZE + chunk.payload().bytes().len()
+    chunk.bytes().len() + CHUNK_TRAILER_SIZE
 }
 
 pub(super) fn write_chunk<P: Payload>(writer: &mut Writer<'_>, chunk: &Chunk<P>) {
     let Chunk { view, cid, index, size, .. } = *chunk;
-    let parts = (chunk.path().len(), chunk.bytes().len());
-    writer.bytes(&chunk_head(view, cid, index, size, parts));
-    writer.bytes(chunk.payload().bytes());
+    writer.bytes(chunk.bytes());
+    writer.bytes(&chunk_trailer(view, (cid, index, size), chunk.path().iter().copied()));
 }
 
-pub(super) fn read_chunk<P: Payload>(
-    reader: &mut Reader<'_>,
-    payload: &P,
-) -> Result<Chunk<P>, Malformed> {
+pub(super) fn read_chunk<P: Payload>(payload: P) -> Result<Chunk<P>, Malformed> {
+    let all = payload.bytes();
+    let bytes = all.len().checked_sub(CHUNK_TRAILER_SIZE).ok_or(Malformed::Truncated)?;
+    let (path, rest) = all[bytes..].split_at(PATH_SIZE);
+    let mut reader = Reader::new(rest);
     let (view, index) = (ViewId(reader.u32()?), reader.u32()?);
     let (cid, size) = (ConsensusId(reader.u64()?), reader.u64()?);
-    let (bytes, nodes) = (reader.u32()? as usize, usize::from(reader.u8()?));
-    reader.zeros(3)?;
-    let rest = rest_of(payload, reader.position())?;
-    let chunk = Chunk::new(view, (cid, index, size), nodes, rest)?;
-    match chunk.bytes().len().cmp(&bytes) {
-        Ordering::Less => Err(Malformed::Truncated),
-        Ordering::Equal => Ok(chunk),
-        Ordering::Greater => Err(Malformed::Trailing),
+    let nodes = usize::from(reader.u8()?);
+    reader.zeros(7)?;
+    let path_size = nodes * size_of::<Digest>();
+    let unused = path.get(path_size..).ok_or(Malformed::TooMany)?;
+    if unused.iter().any(|byte| *byte != 0) {
+        return Err(Malformed::Reserved);
     }
+    let both = payload.into_slice(0, bytes + path_size).ok_or(Malformed::Truncated)?;
+    Chunk::new(view, (cid, index, size), nodes, both)
 }
 
 pub(super) fn write_fetch_state(writer: &mut Writer<'_>, fetch: &FetchState) {

@@ -18,7 +18,7 @@ use self::sources::Sources;
 use crate::action::{Action, Evidence, Recipients, TransferNote};
 use crate::checkpoint::Ordered;
 use crate::config::Config;
-use crate::limits::{CHUNKS_PER_FETCH_MAX, CHUNKS_PER_SOURCE_MAX, REPLICAS_MAX};
+use crate::limits::{CHUNK_PATH_MAX, CHUNKS_PER_FETCH_MAX, CHUNKS_PER_SOURCE_MAX, REPLICAS_MAX};
 use crate::message::{Chunk, FetchChunks, FetchState, Message, Offer, StateOffer};
 use crate::payload::Payload;
 use crate::protocol::Actions;
@@ -181,7 +181,7 @@ impl<P: Payload> Replica<P> {
         let (decided, max) = (self.decided, self.config.state_size_max);
         let chunk_size = self.config.chunk_size as u64;
         let fits = |offer: &Offer| {
-            offer.size <= max && offer.size.div_ceil(chunk_size) <= u64::from(u32::MAX)
+            offer.size <= max && offer.size.div_ceil(chunk_size) <= 1 << CHUNK_PATH_MAX
         };
         let mut too_large = None;
         let offer = self.transfer.sources.newest(one_correct, |offer| {
@@ -319,8 +319,8 @@ impl<P: Payload> Replica<P> {
         if asked == index {
             self.transfer.sources.note_chunk(index, self.now);
         }
-        let (cid, index) = (chunk.cid, chunk.index);
-        actions.push(Action::StoreChunk { cid, index, payload: chunk.into_bytes() });
+        let Chunk { cid, index, leaf, .. } = chunk;
+        actions.push(Action::StoreChunk { cid, index, leaf, payload: chunk.into_bytes() });
         self.fetch_chunks(actions);
     }
 
