@@ -39,9 +39,7 @@ threads() {
 # watch TRANSPORT ALLOWED: loads a cluster of its own, counts what its cores call.
 watch() {
     local transport=$1 allowed=$2 dir=$work/$1 port=$3 id tasks=() traced
-    # Without checkpoints: each takes memory and gives it back, a few calls of madvise in some thousand decisions.
-    "$bin/tetrarch" init "$dir" --service null --base-port "$port" --transport "$transport" \
-        --checkpoint-every 0 >/dev/null
+    "$bin/tetrarch" init "$dir" --service null --base-port "$port" --transport "$transport" >/dev/null
     for id in 0 1 2 3; do
         "$bin/tetrarch" replica "$dir" --id "$id" >/dev/null 2>"$dir/replica-$id.log" &
         children+=($!)

@@ -60,6 +60,8 @@ pub struct ReplyCache {
     session_size_max: usize,
     stamp: u64,
     evicted: u64,
+    /// Reused: places in `sessions`.
+    order: Vec<u32>,
 }
 
 impl ReplyCache {
@@ -74,6 +76,7 @@ impl ReplyCache {
             session_size_max: session_size_max.max(RING_SIZE_MIN),
             stamp: 0,
             evicted: 0,
+            order: Vec::new(),
         }
     }
 
@@ -132,26 +135,35 @@ impl ReplyCache {
         fair.clamp(RING_SIZE_MIN, self.session_size_max)
     }
 
-    /// Appends what is kept to `out`: for each session, in the order in which they executed something
+    /// Gives what is kept to `out`, piece by piece: for each session, in the order in which they executed something
     /// last, client (8 bytes, little endian), bytes reserved (8), replies (8); for each of these sequence (8) and
     /// bytes (8); then the bytes of all.
-    pub fn write(&self, out: &mut Vec<u8>) {
+    pub fn write(&mut self, out: &mut dyn FnMut(&[u8])) {
         spec!("CKP.1");
-        let mut order: Vec<&Session> = self.sessions.iter().collect();
-        order.sort_unstable_by_key(|session| session.stamp);
-        for session in order {
+        let Self { sessions, order, .. } = self;
+        order.clear();
+        order.extend(0..sessions.len() as u32);
+        order.sort_unstable_by_key(|at| sessions[*at as usize].stamp);
+        for session in order.iter().map(|at| &sessions[*at as usize]) {
             let numbers = [session.client.0, session.ring.len() as u64, session.count as u64];
-            numbers.iter().for_each(|number| out.extend_from_slice(&number.to_le_bytes()));
+            numbers.iter().for_each(|number| out(&number.to_le_bytes()));
             for entry in session.entries().rev() {
-                out.extend_from_slice(&entry.sequence.0.to_le_bytes());
-                out.extend_from_slice(&u64::from(entry.size).to_le_bytes());
+                out(&entry.sequence.0.to_le_bytes());
+                out(&u64::from(entry.size).to_le_bytes());
             }
             for entry in session.entries().rev() {
                 let (head, tail) = session.parts(&entry);
-                out.extend_from_slice(head);
-                out.extend_from_slice(tail);
+                out(head);
+                out(tail);
             }
         }
+    }
+
+    /// Bytes that [`ReplyCache::write`] gives.
+    pub fn written_size(&self) -> u64 {
+        let entry = |entry: Entry| 16 + u64::from(entry.size);
+        let session = |session: &Session| 24 + session.entries().map(entry).sum::<u64>();
+        self.sessions.iter().map(session).sum()
     }
 
     /// Replaces what is kept by what [`ReplyCache::write`] wrote, under the same limits, when the last

@@ -7,8 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use support::World;
+use tetrarch_appliance::checkpoint::chunks::Chunks;
+use tetrarch_appliance::checkpoint::transfer::{Install, State};
+use tetrarch_appliance::checkpoint::{CheckpointSink, Position};
 use tetrarch_appliance::stage::dispatch::IngressPlan;
 use tetrarch_consensus::batch::Replier;
+use tetrarch_consensus::{Config, ConsensusId};
 use tetrarch_dataplane::alloc_guard::FrozenAllocator;
 use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::storage::{Lsn, Storage, StorageCounts, StorageError};
@@ -75,8 +79,53 @@ fn keeping_records_allocates_nothing() {
     steady_state(IngressPlan { inline: true, workers: 0 }, true);
 }
 
+/// Checkpoints that nobody writes.
+#[derive(Default)]
+struct Unwritten {
+    image: Option<Chunks>,
+    taken: Arc<AtomicU64>,
+}
+
+impl CheckpointSink for Unwritten {
+    fn begin(&mut self) -> Option<Chunks> {
+        let mut image = self.image.take().unwrap_or_default();
+        image.clear();
+        Some(image)
+    }
+    fn copy(&mut self, piece: &mut dyn FnMut()) {
+        piece();
+    }
+    fn take(&mut self, _position: Position, image: Chunks) {
+        assert!(image.size() > 100 * SESSIONS as usize, "the replies are in it");
+        self.image = Some(image);
+        self.taken.fetch_add(1, Ordering::Relaxed);
+    }
+    fn leave_out(&mut self) {
+        unreachable!("one is taken at once");
+    }
+    fn abandon(&mut self, _image: Chunks) {
+        unreachable!("no state is replaced");
+    }
+    fn install(&mut self, _install: Install) {
+        unreachable!("no state is replaced");
+    }
+    fn installed(&mut self) -> Option<(ConsensusId, State)> {
+        None
+    }
+}
+
 fn steady_state(ingress: IngressPlan, durable: bool) {
-    let mut world = World::with_ingress(4, 1, ingress);
+    // With records a base goes with each: it takes memory.
+    let configure = match durable {
+        true => |config: &mut Config| config.checkpoint_every = 0,
+        false => |config: &mut Config| config.checkpoint_every = 64,
+    };
+    let mut world = World::with(4, 1, ingress, configure);
+    let taken = Arc::new(AtomicU64::new(0));
+    for node in world.nodes.iter_mut().flatten() {
+        let sink = Unwritten { taken: Arc::clone(&taken), ..Default::default() };
+        node.keep_checkpoints(Box::new(sink), Arc::default());
+    }
     for node in world.nodes.iter_mut().flatten().filter(|_| durable) {
         let (durable, counts) = (Arc::default(), StorageCounts::default());
         node.keep_records(Box::new(Instantly { next: Lsn(1), durable, counts }), false);
@@ -88,11 +137,14 @@ fn steady_state(ingress: IngressPlan, durable: bool) {
     for counter in 1..=1500 {
         round(&mut world, counter, 200);
     }
+    let taken_before = taken.load(Ordering::Relaxed);
     let before = world.metrics[0].requests_executed.get();
     let allocations: u64 = (1501..=2000).map(|counter| round(&mut world, counter, 200)).sum();
     let executed = world.metrics[0].requests_executed.get() - before;
     assert_eq!(executed, 500 * u64::from(SESSIONS), "the work was done");
     assert_eq!(allocations, 0, "allocations of four nodes in {executed} requests");
+    let taken = taken.load(Ordering::Relaxed) - taken_before;
+    assert_eq!(taken >= 4 * 500 / 64, !durable, "{taken} checkpoints");
     let replies = u64::from(SESSIONS) * 2000 * 4;
     assert_eq!(world.clients[0].count, replies, "and answered");
     let appended = world.metrics[0].log_appended.get();

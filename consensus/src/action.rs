@@ -1,6 +1,7 @@
 //! Everything a replica's core can want.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 
 use crate::batch::{Batch, Selection};
 use crate::checkpoint::Ordered;
@@ -66,7 +67,7 @@ pub enum Action<P> {
         /// The record from which a replay behind this checkpoint begins; 0 when no records are made.
         base: Lsn,
         /// The core's share.
-        ordered: Box<Ordered>,
+        ordered: Arc<Ordered>,
     },
     /// Send a chunk of a checkpoint of this replica, with its path (`Message::Chunk`), or nothing if it is
     /// not there any more. Keep what it is read from for a timeout after the last of these (rule ST.4).

@@ -54,7 +54,7 @@ pub struct Ruled {
 }
 
 /// See the module.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Ordered {
     /// Membership.
     pub view: ViewId,

@@ -119,6 +119,8 @@ struct Net {
     now: Instant,
     /// Messages that answer who lacks bodies.
     bodies: usize,
+    /// Asked for by all replicas.
+    checkpoints: usize,
 }
 
 impl Net {
@@ -143,6 +145,7 @@ impl Net {
                 Action::Execute { context, .. } => {
                     self.queue.push_back((id, Input::Executed(context.cid)));
                 }
+                Action::Checkpoint { .. } => self.checkpoints += 1,
                 _ => {}
             }
         }
@@ -151,11 +154,16 @@ impl Net {
 
 impl Net {
     fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(configure: impl Fn(&mut Config)) -> Self {
         let members = (0..4).map(ReplicaId).collect();
         let view = View::new(ViewId(0), members, 1, FaultModel::Byzantine).expect("possible");
         let now = Instant(1_000_000_000);
         let replica = |id| {
-            let config = Config::new(ReplicaId(id), view.clone());
+            let mut config = Config::new(ReplicaId(id), view.clone());
+            configure(&mut config);
             Replica::new(config, Box::new(Pool::new(1100)), now)
         };
         Self {
@@ -164,6 +172,7 @@ impl Net {
             actions: Actions::with_capacity(limits::ACTIONS_MAX),
             now,
             bodies: 0,
+            checkpoints: 0,
         }
     }
 
@@ -203,6 +212,25 @@ fn ordering_does_not_allocate() {
     }
     assert!(net.replicas.iter().all(|replica| replica.decided().0 >= 1300));
     assert_eq!(COUNT.with(Cell::get) - for_sessions, 0, "allocations in 1299 instances");
+}
+
+/// The core's share of a checkpoint goes into the memory of the one before.
+#[test]
+fn taking_checkpoints_does_not_allocate() {
+    let mut net = Net::with(|config| config.checkpoint_every = 2 * config.depth as u64);
+    let mut requests = Pool::new(64);
+    let mut counter = 0;
+    let mut until = |checkpoints: usize, net: &mut Net| {
+        while net.checkpoints < checkpoints {
+            counter += 1;
+            net.requests(&mut requests, counter, 4);
+            net.settle();
+        }
+    };
+    until(8, &mut net);
+    let before = COUNT.with(Cell::get);
+    until(200, &mut net);
+    assert_eq!(COUNT.with(Cell::get) - before, 0, "allocations in {} checkpoints", net.checkpoints);
 }
 
 /// A replica that is slower than its clients keeps their next requests, and is sent bodies that it

@@ -114,28 +114,33 @@ impl<'a> StreamReader<'a> {
     }
 }
 
-/// A buffered writer over the `out` function of `StateMachine::snapshot`.
+/// Bytes that a writer gathers before it hands them over.
+const GATHERED: usize = 4096;
+
+/// A buffered writer over the `out` function of `StateMachine::snapshot`. It takes no memory but its own: the core
+/// that executes writes a snapshot with it.
 pub struct StreamWriter<'a> {
     out: &'a mut dyn FnMut(&[u8]),
-    buffer: Vec<u8>,
+    buffer: [u8; GATHERED],
+    used: usize,
 }
 
 impl<'a> StreamWriter<'a> {
     /// Writes through `out`.
     pub fn new(out: &'a mut dyn FnMut(&[u8])) -> Self {
-        Self { out, buffer: Vec::with_capacity(BUFFER_SIZE) }
+        Self { out, buffer: [0; GATHERED], used: 0 }
     }
 
     /// Appends bytes.
     pub fn bytes(&mut self, bytes: &[u8]) {
-        if bytes.len() >= BUFFER_SIZE {
+        if bytes.len() > GATHERED - self.used {
             self.finish();
+        }
+        if bytes.len() > GATHERED {
             return (self.out)(bytes);
         }
-        self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= BUFFER_SIZE {
-            self.finish();
-        }
+        self.buffer[self.used..self.used + bytes.len()].copy_from_slice(bytes);
+        self.used += bytes.len();
     }
 
     /// Appends a number.
@@ -151,9 +156,9 @@ impl<'a> StreamWriter<'a> {
 
     /// Hands over what is left.
     pub fn finish(&mut self) {
-        if !self.buffer.is_empty() {
-            (self.out)(&self.buffer);
-            self.buffer.clear();
+        if self.used > 0 {
+            (self.out)(&self.buffer[..self.used]);
+            self.used = 0;
         }
     }
 }

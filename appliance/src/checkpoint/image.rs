@@ -42,19 +42,18 @@ pub enum ImageError {
     Part(u64),
 }
 
-/// Appends all of an image to `out` but the service's snapshot.
-pub fn begin(ordered: &Ordered, cache: &ReplyCache, out: &mut Chunks) {
+/// Appends all of an image to `out` but the service's snapshot. `part` is memory that is used again: who takes
+/// one checkpoint after the other allocates nothing.
+pub fn begin(ordered: &Ordered, cache: &mut ReplyCache, part: &mut Vec<u8>, out: &mut Chunks) {
     spec!("CKP.1");
-    let mut part = Vec::new();
-    let mut append = |part: &mut Vec<u8>| {
-        out.push(&(part.len() as u64).to_le_bytes());
-        out.push(part);
-        part.clear();
-    };
-    ordered.encode(&mut part);
-    append(&mut part);
-    cache.write(&mut part);
-    append(&mut part);
+    part.clear();
+    ordered.encode(part);
+    out.push(&(part.len() as u64).to_le_bytes());
+    out.push(part);
+    let (size, start) = (cache.written_size(), out.size() + size_of::<u64>());
+    out.push(&size.to_le_bytes());
+    cache.write(&mut |bytes| out.push(bytes));
+    assert!((out.size() - start) as u64 == size, "the replies are as long as they said");
 }
 
 /// Reads an image of `size` bytes.

@@ -57,6 +57,8 @@ pub struct Execution {
     metrics: Arc<Metrics>,
     /// Where checkpoints go, if they are kept.
     checkpoints: Option<Box<dyn CheckpointSink>>,
+    /// Where the core's share of each is written.
+    part: Vec<u8>,
     /// The one that is being copied, and the part of its image that is.
     copying: Option<(Position, Chunks)>,
     /// The state is away, to be replaced; were read-only requests answered before?
@@ -91,6 +93,7 @@ impl Execution {
             rejects: RejectCounts::new(),
             metrics,
             checkpoints: None,
+            part: Vec::new(),
             copying: None,
             away: None,
             wakers: Wakers::default(),
@@ -137,7 +140,7 @@ impl Execution {
     /// A checkpoint is due: begins to copy what there is, or copies it as a whole.
     fn checkpoint(&mut self, base: Lsn, ordered: &Ordered) {
         spec!("CKP.1");
-        let Self { service, cache, checkpoints: Some(sink), copying, .. } = self else {
+        let Self { service, cache, checkpoints: Some(sink), copying, part, .. } = self else {
             return;
         };
         if copying.is_some() {
@@ -147,7 +150,7 @@ impl Execution {
         let position = Position { cid: ordered.cid, base };
         let mut whole = false;
         sink.copy(&mut || {
-            image::begin(ordered, cache, &mut image);
+            image::begin(ordered, cache, part, &mut image);
             whole = !service.begin_snapshot();
             if whole {
                 service.snapshot(&mut |bytes| image.push(bytes));

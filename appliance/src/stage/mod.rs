@@ -35,6 +35,8 @@ pub mod room;
 mod told;
 pub mod worker;
 
+use std::sync::Arc;
+
 use tetrarch_consensus::limits::{ACTIONS_MAX, BATCH_REQUESTS_MAX, EXECUTION_LAG_MAX};
 use tetrarch_consensus::message::reply::Status;
 use tetrarch_consensus::{
@@ -143,7 +145,7 @@ pub enum Work {
         /// The record from which a replay behind it begins.
         base: Lsn,
         /// The core's share.
-        ordered: Box<Ordered>,
+        ordered: Arc<Ordered>,
     },
     /// Replace the application and the kept replies by those of the image that was fetched.
     Install {

@@ -5,6 +5,7 @@
 //! or where checkpoints are kept.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 
 use crate::action::Action;
 use crate::checkpoint::Ordered;
@@ -27,20 +28,28 @@ impl<P: Payload> Replica<P> {
             return;
         }
         self.persist(|this| Record::Base(Box::new(this.base())), actions);
-        let ordered = Box::new(self.ordered());
+        let ordered = self.ordered();
         actions.push(Action::Checkpoint { base: self.last_record(), ordered });
     }
 
-    /// What everybody agrees on after the last decision.
-    fn ordered(&self) -> Ordered {
-        Ordered {
-            view: self.ruling_id(),
-            cid: self.decided,
-            timestamp_ns: self.timestamp_ns,
-            decisions: self.recent.iter().map(|recent| recent.digest).collect(),
-            sessions: self.requests.sessions().collect(),
-            ruled: self.ruled(),
+    /// What everybody agrees on after the last decision. It is in the memory of the one before, unless somebody
+    /// still holds that: in steady state nothing is allocated.
+    fn ordered(&mut self) -> Arc<Ordered> {
+        let view = self.ruling_id();
+        let rules_as_before = self.rules_as(self.last_ordered.ruled.as_deref());
+        let ruled = if rules_as_before { None } else { self.ruled() };
+        let ordered = Arc::make_mut(&mut self.last_ordered);
+        ordered.view = view;
+        ordered.cid = self.decided;
+        ordered.timestamp_ns = self.timestamp_ns;
+        ordered.decisions.clear();
+        ordered.decisions.extend(self.recent.iter().map(|recent| recent.digest));
+        ordered.sessions.clear();
+        ordered.sessions.extend(self.requests.sessions());
+        if !rules_as_before {
+            ordered.ruled = ruled;
         }
+        Arc::clone(&self.last_ordered)
     }
 
     /// What this replica alone must not forget after its last decision.

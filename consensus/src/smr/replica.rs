@@ -7,10 +7,12 @@
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::action::{Action, Evidence, Recipients};
 use crate::batch::Batch;
+use crate::checkpoint::Ordered;
 use crate::config::{Config, FaultModel};
 use crate::input::Input;
 use crate::limits::{BATCH_REQUESTS_MAX, DEPTH_MAX, REQUESTS_PER_STEP_MAX, decisions_told};
@@ -97,6 +99,8 @@ pub struct Replica<P> {
     pub(super) timers: Timers,
     pub(super) durability: Durability,
     pub(super) views: Views,
+    /// What the last checkpoint held.
+    pub(super) last_ordered: Arc<Ordered>,
     /// Batches that were written in instances above those whose records were passed over so far.
     pub(super) earlier: Vec<(ConsensusId, Batch<P>)>,
     pub(super) ignored: IgnoredCounts,
@@ -165,6 +169,7 @@ impl<P: Payload> Replica<P> {
             timers: Timers::new(now, config.request_timeout),
             durability: Durability::default(),
             views: Views::new(config.first.clone()),
+            last_ordered: Arc::default(),
             earlier: Vec::new(),
             ignored: IgnoredCounts::default(),
             selected: Vec::with_capacity(BATCH_REQUESTS_MAX),

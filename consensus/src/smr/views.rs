@@ -327,6 +327,20 @@ impl<P: Payload> Replica<P> {
         Some(Box::new(Ruled { request, since: self.views.start, ending }))
     }
 
+    /// Would [`Replica::ruled`] say this?
+    pub(super) fn rules_as(&self, ruled: Option<&Ruled>) -> bool {
+        match (ruled, self.views.ruling.as_deref()) {
+            (None, None) => true,
+            (Some(ruled), Some(request)) => {
+                let ending = self.views.ending.as_deref();
+                ruled.since == self.views.start
+                    && ruled.request == *request
+                    && ruled.ending.as_ref() == ending
+            }
+            _ => false,
+        }
+    }
+
     /// A record says that this replica entered `view` here.
     pub(super) fn enter_again(&mut self, view: ViewId) -> Result<(), RestoreError> {
         spec!("DUR.4", "VIEW.6");

@@ -196,7 +196,7 @@ impl Cluster {
             Action::Persist { lsn, record } => self.records.push((id, lsn, record)),
             Action::Checkpoint { base, ordered } => {
                 self.take(id, &ordered);
-                self.checkpoints.push((id, base, *ordered));
+                self.checkpoints.push((id, base, Ordered::clone(&ordered)));
             }
             Action::Send { to, message, after } => {
                 self.sent.push((id, after, message.clone()));

@@ -4,6 +4,7 @@
 //! does) or misbehave (the adversary does).
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use tetrarch_consensus::batch::Selection;
 use tetrarch_consensus::config::Config;
@@ -39,7 +40,7 @@ pub(super) struct Job {
     /// What has to be durable before anybody hears of it.
     pub(super) after: Lsn,
     /// A checkpoint is due then, with this base.
-    pub(super) checkpoint: Option<(Lsn, Box<Ordered>)>,
+    pub(super) checkpoint: Option<(Lsn, Arc<Ordered>)>,
 }
 
 /// Memory that is short now and then.

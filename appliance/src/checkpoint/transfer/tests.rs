@@ -323,7 +323,7 @@ fn state(kind: ServiceKind) -> State {
 }
 
 /// The image of a replica at an instance, as it would have made it.
-fn image_of(state: &State, cid: ConsensusId) -> Chunks {
+fn image_of(state: &mut State, cid: ConsensusId) -> Chunks {
     let ordered = Ordered {
         ruled: None,
         view: ViewId(0),
@@ -333,7 +333,7 @@ fn image_of(state: &State, cid: ConsensusId) -> Chunks {
         sessions: vec![(ClientId::new(1, 0), Sequence(3))],
     };
     let mut image = Chunks::default();
-    image::begin(&ordered, &state.cache, &mut image);
+    image::begin(&ordered, &mut state.cache, &mut Vec::new(), &mut image);
     state.service.snapshot(&mut |bytes| image.push(bytes));
     image
 }
@@ -343,7 +343,7 @@ fn image_of(state: &State, cid: ConsensusId) -> Chunks {
 fn an_image_is_fetched_installed_and_named_when_its_record_is_durable() {
     let (_directory, from, to) = stores("thread");
     let cid = ConsensusId(64);
-    let image = image_of(&state(ServiceKind::Kv), cid);
+    let image = image_of(&mut state(ServiceKind::Kv), cid);
     let file = from.add(OWNER, position(64), &image).expect("a writable directory");
     let target = file.header.target();
     let mut bench = Bench::new(&to);
@@ -378,7 +378,7 @@ fn an_image_is_fetched_installed_and_named_when_its_record_is_durable() {
 fn a_service_that_refuses_what_the_others_have_stops_the_replica() {
     let (_directory, from, to) = stores("refused");
     let cid = ConsensusId(64);
-    let image = image_of(&state(ServiceKind::Kv), cid);
+    let image = image_of(&mut state(ServiceKind::Kv), cid);
     let file = from.add(OWNER, position(64), &image).expect("a writable directory");
     let mut bench = Bench::new(&to);
     bench.order(Order::Begin(file.header.target()));
