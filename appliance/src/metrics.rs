@@ -174,6 +174,8 @@ numbers! {
     requests_busy: "counter",
     /// Answers not given: no frame was free, or this replica may not answer reads yet.
     replies_withheld: "counter",
+    /// Notices not sent: no frame was free, or replies had taken all room.
+    notices_withheld: "counter",
     /// Bytes reserved by the reply cache.
     reply_cache_size: "gauge",
     /// Installed regency.

@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tetrarch_consensus::limits::{OPERATION_SIZE_MAX, SESSION_WINDOW};
-use tetrarch_consensus::smr::client::{Busy, Mode};
+use tetrarch_consensus::smr::client::{Busy, Mode, Notice};
 use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::types::{Instant, OpenError};
 
@@ -52,9 +52,14 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.shared.lock().free.push(self.number);
+        let mut queue = self.shared.lock();
+        queue.listeners.push((self.number, None));
+        queue.free.push(self.number);
     }
 }
+
+/// Is told of the notices of a session.
+type Listener = Box<dyn FnMut(Notice) + Send>;
 
 /// An operation on its way to the thread, and there.
 struct Command {
@@ -85,6 +90,8 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     commands: Vec<Command>,
+    /// Who listens to notices of a session from now on.
+    listeners: Vec<(u32, Option<Listener>)>,
     /// Sessions that were given back.
     free: Vec<u32>,
     /// Sessions that were never given out begin here.
@@ -239,6 +246,20 @@ impl Session {
         on_complete: impl FnOnce(OperationResult) + Send + 'static,
     ) -> Result<(), ClientError> {
         self.push(operation, mode, Sink::Callback(Box::new(on_complete)))
+    }
+
+    /// From now on `listener` is called, on the client's thread, with each notice to this session: what the service tells
+    /// it without being asked. It must return soon and not block. Notices may be lost; see
+    /// [`ClientDriver::notice`].
+    pub fn on_notice(&self, listener: impl FnMut(Notice) + Send + 'static) {
+        let shared = &self.place.shared;
+        shared.lock().listeners.push((self.place.number, Some(Box::new(listener))));
+        shared.waker.wake();
+    }
+
+    /// The number that replicas know this session by, for a service that tells it something later.
+    pub fn number(&self) -> u32 {
+        self.place.number
     }
 
     /// Operations that this session has in flight.

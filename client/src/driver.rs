@@ -19,7 +19,7 @@ use tetrarch_consensus::message::kind;
 use tetrarch_consensus::message::reply::{REPLY_HEADER_SIZE, Reply};
 use tetrarch_consensus::smr::client::{
     Busy, ClientAction, ClientConfig as CoreConfig, ClientCore, ClientInput, Heard, Matching, Mode,
-    Outcome, Ticket,
+    Notice, Outcome, Ticket,
 };
 use tetrarch_consensus::{Actions, Digest, Protocol, ReplicaId, ViewId};
 use tetrarch_dataplane::arena::Arena;
@@ -48,6 +48,9 @@ const TX_MESSAGES_MAX: usize = 16 * 1024;
 
 /// The longest wait before a replica that was not there is dialled again: a user waits meanwhile.
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
+
+/// Notices that wait to be taken, at most.
+pub const NOTICES_KEPT: usize = 1024;
 
 /// An operation that ended.
 #[derive(Clone, Debug)]
@@ -83,6 +86,10 @@ pub struct DriverCounts {
     pub replies: u64,
     /// Those of them that were only digests.
     pub digests: u64,
+    /// Notices that enough replicas sent.
+    pub notices: u64,
+    /// Those of them that nobody took in time.
+    pub notices_dropped: u64,
     /// Messages from replicas that were no replies.
     pub malformed: u64,
 }
@@ -122,6 +129,8 @@ pub struct ClientDriver {
     members: Vec<PeerId>,
     /// Completions of a submit, which has nowhere to put them.
     ended: VecDeque<Completion>,
+    /// Those nobody has taken yet.
+    notices: VecDeque<Notice>,
     outdated: Option<ViewId>,
     counts: DriverCounts,
     /// Memory of operations, of messages on their way, and of replies.
@@ -190,6 +199,7 @@ impl ClientDriver {
             received: Burst::with_capacity(BURST_MAX),
             members,
             ended: VecDeque::new(),
+            notices: VecDeque::new(),
             outdated: None,
             counts: DriverCounts::default(),
             arenas: [bodies, messages, replies],
@@ -295,6 +305,12 @@ impl ClientDriver {
         self.links.waker()
     }
 
+    /// The next notice: what the service told a session of this client that did not ask, if one-correct replicas say so
+    /// (rule CLI.13). Of those that nobody takes the last [`NOTICES_KEPT`] are kept.
+    pub fn notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
+    }
+
     /// Replicas that are connected now.
     pub fn connected(&self) -> usize {
         self.members.iter().filter(|peer| self.links.is_up(**peer)).count()
@@ -369,6 +385,14 @@ impl ClientDriver {
                 ClientAction::Completed { ticket, session, outcome } => {
                     self.counts.completed += 1;
                     self.ended.push_back(Completion { ticket, session, outcome });
+                }
+                ClientAction::Notice(notice) => {
+                    if self.notices.len() == NOTICES_KEPT {
+                        self.notices.pop_front();
+                        self.counts.notices_dropped += 1;
+                    }
+                    self.counts.notices += 1;
+                    self.notices.push_back(notice);
                 }
                 ClientAction::Outdated { view } => self.outdated = Some(view),
                 // Follows from news only, which this driver does not hear yet.

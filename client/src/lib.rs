@@ -27,7 +27,8 @@ pub use driver::{ClientDriver, Completion, DriverCounts};
 pub use error::{ClientError, ConnectError};
 pub use payload::Bytes;
 pub use tetrarch_consensus::smr::client::{
-    Authentication, Busy, Comparator, Extractor, Heard, Matching, Mode, Outcome, ReplyForm, Ticket,
+    Authentication, Busy, Comparator, Extractor, Heard, Matching, Mode, Notice, Outcome, ReplyForm,
+    Ticket,
 };
 // What a caller of [`ClientDriver`] needs to tell it the time.
 pub use tetrarch_dataplane::clock::{Clock, SystemClock};

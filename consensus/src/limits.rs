@@ -23,6 +23,12 @@ pub const RESULT_SIZE_MAX: usize = 1024 * 1024;
 /// and save fewer bytes than that hash costs to send.
 pub const FULL_RESULT_SIZE_MAX: usize = 128;
 
+/// Bytes of a notice (rule CLI.13) at most: clients keep copies of those that others have not confirmed yet.
+pub const NOTICE_SIZE_MAX: usize = 4096;
+
+/// Notices that a batch may give rise to. As many as it has requests at most: an answer and a notice for each.
+pub const NOTICES_MAX: usize = BATCH_REQUESTS_MAX;
+
 /// Bytes of one entry of a client's MAC vector.
 pub const MAC_SIZE: usize = 16;
 

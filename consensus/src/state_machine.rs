@@ -17,10 +17,20 @@ pub struct Context {
     pub seed: u64,
 }
 
-/// Where replies are written. `reply` is called once for each request executed, in order.
+/// Where replies are written. `reply` is called once for each request executed, in order; `notify` as often as the service
+/// likes.
 pub trait Replies {
     /// `size` bytes for the answer to `to`'s current request.
     fn reply(&mut self, to: ClientId, size: usize) -> &mut [u8];
+
+    /// `size` bytes for something that another session is told without having asked (the thesis' custom `Replier`,
+    /// 4.4): an event it subscribed to, a block, an answer that is for somebody else. While an ordered request is
+    /// executed only. `None`: there is no room for more in this batch, it is too large
+    /// ([`NOTICE_SIZE_MAX`](crate::limits::NOTICE_SIZE_MAX)), or nobody is told here; the state must not depend on it. A
+    /// notice may be lost with a link or a crash: who must have all numbers them and asks for what is missing.
+    fn notify(&mut self, _to: ClientId, _size: usize) -> Option<&mut [u8]> {
+        None
+    }
 }
 
 /// Is this a well-formed command of the service (the thesis' validCmd)? Stateless: it runs on ingress

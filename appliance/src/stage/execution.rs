@@ -20,6 +20,7 @@ use tetrarch_dataplane::ring::Producer;
 use tetrarch_dataplane::stage::{Progress, Stage};
 use tetrarch_dataplane::types::Instant;
 
+use super::notices::Notices;
 use super::reply_page::ReplyPage;
 use super::{Answer, Decided, ExecutionRings, Wakers, Work, wake};
 use crate::checkpoint::chunks::Chunks;
@@ -51,6 +52,7 @@ pub struct Execution {
     answers_reads: bool,
     /// Where the replies of a batch are written.
     page: ReplyPage,
+    notices: Notices,
     /// Where a result is written when no frame is free: the reply is kept, and the client asks again.
     scratch: Vec<u8>,
     rejects: RejectCounts,
@@ -89,6 +91,7 @@ impl Execution {
             replays: false,
             answers_reads: false,
             page: ReplyPage::new(),
+            notices: Notices::default(),
             scratch: vec![0; REPLY_HEADER_SIZE + RESULT_SIZE_MAX],
             rejects: RejectCounts::new(),
             metrics,
@@ -268,10 +271,13 @@ impl Execution {
         let mut found = false;
         self.page.start(self.after, !self.replays);
         let all = run.contains_first(batch.len());
-        let Self { service, cache, rings, pool, page, scratch, .. } = self;
+        let Self { service, cache, rings, pool, page, notices, scratch, .. } = self;
         let replies = &mut rings.replies;
         // Of the instance, not of this replica: what is kept is part of a checkpoint.
         let mut writer = Writer::new(pool, page, replies, scratch, (context.view, false));
+        if !self.replays {
+            writer.notices = Some((context.cid, notices));
+        }
         let selected = || batch.requests().enumerate().filter(|(at, _)| all || run.contains(*at));
         service.begin_batch(context, &mut selected().map(|(_, request)| request));
         for (at, request) in selected() {
@@ -296,6 +302,10 @@ impl Execution {
         }
         self.page.send(&mut self.rings.replies);
         self.service.end_batch(context);
+        if !self.notices.is_empty() {
+            let lost = self.notices.send(&mut self.page, &self.pool, &mut self.rings.replies);
+            self.metrics.notices_withheld.add(lost as u64);
+        }
         // Only now are all replies in their ring.
         if let Some(sample) = sample.filter(|_| found) {
             self.metrics.trace.executed(sample, context.timestamp_ns, self.now);
@@ -464,6 +474,8 @@ struct Writer<'a> {
     in_page: bool,
     /// Answers that may come yet, this one included.
     left: usize,
+    /// Where notices of the batch of an instance go, if anybody is told.
+    notices: Option<(ConsensusId, &'a mut Notices)>,
 }
 
 impl<'a> Writer<'a> {
@@ -483,7 +495,8 @@ impl<'a> Writer<'a> {
             status: Status::Ok,
             result_size: 0,
         };
-        Self { pool, page, replies, scratch, header, replied: false, in_page: false, left: 0 }
+        let (replied, in_page, left, notices) = (false, false, 0, None);
+        Self { pool, page, replies, scratch, header, replied, in_page, left, notices }
     }
 
     /// The next answer is to `request`.
@@ -544,5 +557,10 @@ impl Replies for Writer<'_> {
             false => &mut self.scratch[..REPLY_HEADER_SIZE + size],
         };
         &mut body[REPLY_HEADER_SIZE..]
+    }
+
+    fn notify(&mut self, to: ClientId, size: usize) -> Option<&mut [u8]> {
+        let (cid, notices) = self.notices.as_mut()?;
+        notices.add((*cid, self.header.view), to, size)
     }
 }

@@ -28,6 +28,7 @@ pub mod execution;
 pub mod ingress;
 pub mod linking;
 pub mod network;
+mod notices;
 pub mod ordering;
 pub mod records;
 mod reply_page;

@@ -4,7 +4,7 @@
 //! given up by its caller stays in flight in the core, because later ones of its session follow it.
 //! Must not: block outside [`ClientDriver::park`].
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tetrarch_dataplane::clock::{Clock, SystemClock};
 use tetrarch_dataplane::types::Instant;
 
 use super::parked::Parked;
-use super::{Command, PARK_MAX, Shared, Sink};
+use super::{Command, Listener, PARK_MAX, Shared, Sink};
 use crate::config::ClientConfig;
 use crate::driver::{ClientDriver, Completion};
 use crate::error::{ClientError, ConnectError};
@@ -40,6 +40,8 @@ pub(super) struct Pump {
     /// Operations by the time at which their callers give up, oldest first.
     deadlines: VecDeque<(Instant, Ticket)>,
     completions: Vec<Completion>,
+    /// By session.
+    listeners: HashMap<u32, Listener>,
 }
 
 impl Pump {
@@ -63,6 +65,7 @@ impl Pump {
             in_flight: Vec::new(),
             deadlines: VecDeque::new(),
             completions: Vec::new(),
+            listeners: HashMap::new(),
         }
     }
 
@@ -76,6 +79,11 @@ impl Pump {
             self.start_waiting(now);
             let worked = self.driver.poll(now, &mut self.completions);
             self.hand_over_completions();
+            while let Some(notice) = self.driver.notice() {
+                if let Some(listener) = self.listeners.get_mut(&notice.client.session()) {
+                    listener(notice);
+                }
+            }
             self.give_up(now);
             if !self.report_ready(started, now) {
                 break;
@@ -92,6 +100,12 @@ impl Pump {
     fn take_commands(&mut self, now: Instant) -> bool {
         let mut queue = self.shared.lock();
         std::mem::swap(&mut queue.commands, &mut self.commands);
+        for (session, listener) in queue.listeners.drain(..) {
+            match listener {
+                Some(listener) => self.listeners.insert(session, listener),
+                None => self.listeners.remove(&session),
+            };
+        }
         let closed = queue.closed;
         drop(queue);
         for mut command in self.commands.drain(..) {

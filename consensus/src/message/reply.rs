@@ -18,10 +18,10 @@
 //! | 32 | | result; with bit 1, the digest of the reply that says the same with the result |
 
 use super::codec::fields::Reader;
-use crate::limits::RESULT_SIZE_MAX;
+use crate::limits::{NOTICE_SIZE_MAX, NOTICES_MAX, RESULT_SIZE_MAX};
 use crate::message::Malformed;
 use crate::payload::Payload;
-use crate::types::{ClientId, Digest, Sequence, ViewId};
+use crate::types::{ClientId, ConsensusId, Digest, Sequence, ViewId};
 
 /// Bytes of a reply's body before its result.
 pub const REPLY_HEADER_SIZE: usize = 32;
@@ -50,6 +50,9 @@ pub enum Status {
     /// Not taken: it names an earlier view than the replica's, whose signed membership is the result (rule
     /// CLI.11).
     Outdated,
+    /// No answer: what the service tells a session that did not ask (rule CLI.13). In place of the sequence is the
+    /// number of the notice.
+    Notice,
 }
 
 impl Status {
@@ -61,11 +64,12 @@ impl Status {
             Self::Busy => 3,
             Self::TooLarge => 4,
             Self::Outdated => 5,
+            Self::Notice => 6,
         }
     }
 
     fn has_result(self) -> bool {
-        matches!(self, Self::Ok | Self::Outdated)
+        matches!(self, Self::Ok | Self::Outdated | Self::Notice)
     }
 
     fn from_code(code: u8) -> Result<Self, Malformed> {
@@ -76,8 +80,21 @@ impl Status {
             3 => Ok(Self::Busy),
             4 => Ok(Self::TooLarge),
             5 => Ok(Self::Outdated),
+            6 => Ok(Self::Notice),
             _ => Err(Malformed::Unknown),
         }
+    }
+}
+
+/// Which notice: grows over all notices of a cluster.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct NoticeNumber(pub u64);
+
+impl NoticeNumber {
+    /// Notice `index`, below [`NOTICES_MAX`], of those that the batch of an instance gave rise to.
+    pub fn new(cid: ConsensusId, index: usize) -> Self {
+        debug_assert!(index < NOTICES_MAX, "the service was told that there is no room");
+        Self(cid.0 << 16 | index as u64)
     }
 }
 
@@ -86,7 +103,7 @@ impl Status {
 pub struct ReplyHeader {
     /// Session that asked.
     pub client: ClientId,
-    /// Which of its requests.
+    /// Which of its requests; with [`Status::Notice`], the [`NoticeNumber`].
     pub sequence: Sequence,
     /// Membership that the replica is in.
     pub view: ViewId,
@@ -102,7 +119,7 @@ pub struct ReplyHeader {
 
 impl ReplyHeader {
     /// Checks a whole body: header, and a result of exactly the size it states, none unless the
-    /// status is [`Status::Ok`] or [`Status::Outdated`].
+    /// status is [`Status::Ok`], [`Status::Outdated`] or [`Status::Notice`].
     ///
     /// # Errors
     /// [`Malformed`] names the first thing that is wrong.
@@ -125,6 +142,9 @@ impl ReplyHeader {
         }
         let (read_only, digest) = (flags & REPLY_READ_ONLY != 0, flags & REPLY_DIGEST != 0);
         if digest && (status != Status::Ok || result_size as usize != DIGEST_SIZE) {
+            return Err(Malformed::Inconsistent);
+        }
+        if status == Status::Notice && (read_only || result_size as usize > NOTICE_SIZE_MAX) {
             return Err(Malformed::Inconsistent);
         }
         Ok(Self { client, sequence, view, read_only, digest, status, result_size })
@@ -298,6 +318,18 @@ mod tests {
         for status in [Status::TooOld, Status::Refused, Status::Busy, Status::TooLarge] {
             assert_eq!(parse(&body(header(status, 0), b"")), Ok(header(status, 0)));
         }
+        let notice = |size: usize, read_only| ReplyHeader {
+            read_only,
+            ..header(Status::Notice, size as u32)
+        };
+        let large = alloc::vec![1; NOTICE_SIZE_MAX + 1];
+        let longest = &large[1..];
+        assert_eq!(
+            parse(&body(notice(longest.len(), false), longest)),
+            Ok(notice(longest.len(), false))
+        );
+        let wrong = [body(notice(5, true), b"value"), body(notice(large.len(), false), &large)];
+        assert!(wrong.iter().all(|body| parse(body) == Err(Malformed::Inconsistent)));
     }
 
     #[test]
@@ -313,6 +345,7 @@ mod tests {
         assert_eq!(reply.header, expected);
         // A digest has its size, and only what was executed has one.
         for wrong in [
+            body(ReplyHeader { digest: true, ..header(Status::Notice, 32) }, &[0; 32]),
             body(ReplyHeader { digest: true, ..header(Status::Ok, 5) }, b"value"),
             body(ReplyHeader { digest: true, ..header(Status::Busy, 0) }, b""),
         ] {

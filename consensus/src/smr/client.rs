@@ -15,6 +15,7 @@ mod follower;
 mod following;
 mod interface;
 mod matching;
+mod notices;
 mod overload;
 mod repliers;
 mod results;
@@ -31,10 +32,12 @@ pub use interface::{
     To,
 };
 pub use matching::{Comparator, Extractor, Matching};
+pub use notices::Notice;
 pub use overload::BusyCounts;
 pub use slots::Ticket;
 
 use matching::Agreed;
+use notices::Notices;
 use repliers::Repliers;
 use session::{Session, SlotIndex};
 use slots::Slots;
@@ -92,6 +95,7 @@ pub struct ClientCore<P> {
     /// For each member: the latest membership it showed.
     views: Vec<ViewId>,
     outdated: ViewId,
+    notices: Notices,
     /// Large results that wait for those before them.
     held_large: usize,
     /// Requests sent again.
@@ -129,6 +133,7 @@ impl<P: Payload> ClientCore<P> {
             resend_from: None,
             views: alloc::vec![view; n],
             outdated: view,
+            notices: Notices::default(),
             held_large: 0,
             resent: 0,
             busy: BusyCounts::default(),
@@ -207,6 +212,9 @@ impl<P: Payload> ClientCore<P> {
         if header.view != self.follower.view().id() {
             self.on_other_view(member, header.view, actions);
             return;
+        }
+        if header.status == Status::Notice {
+            return self.on_notice(member, &reply, actions);
         }
         let Some(slot) = self.in_flight(header.client, header.sequence, header.read_only) else {
             return;

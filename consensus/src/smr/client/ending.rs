@@ -80,7 +80,7 @@ impl<P: Payload> ClientCore<P> {
         let outcome = match status {
             Status::Ok => Outcome::Done(result),
             Status::TooOld | Status::TooLarge => Outcome::Forgotten,
-            Status::Refused | Status::Busy | Status::Outdated => Outcome::Refused,
+            Status::Refused | Status::Busy | Status::Outdated | Status::Notice => Outcome::Refused,
         };
         actions.push(ClientAction::Completed { ticket, session, outcome });
     }

@@ -38,6 +38,7 @@ impl<P: Payload> ClientCore<P> {
             self.forget_kept(slot);
         }
         self.slots.enter_view(n);
+        self.notices.enter_view();
         for session in &mut self.sessions {
             session.enter_view(self.now);
         }

@@ -192,6 +192,8 @@ pub enum ClientAction<P> {
         /// Who the members are.
         membership: Box<ViewRequest>,
     },
+    /// The service told a session something that it did not ask for.
+    Notice(Notice),
     /// So many members are in a later membership that one correct one is, and this client has not
     /// followed: not yet, or for want of what [`ClientInput::News`] tells. Comes once for each later
     /// membership.

@@ -47,6 +47,7 @@ pub(super) struct Harness {
     pub(super) completed: Vec<(Ticket, Result<Vec<u8>, Status>)>,
     pub(super) outdated: Vec<ViewId>,
     pub(super) followed: Vec<ViewId>,
+    pub(super) notices: Vec<Notice>,
 }
 
 impl Harness {
@@ -59,6 +60,7 @@ impl Harness {
             completed: Vec::new(),
             outdated: Vec::new(),
             followed: Vec::new(),
+            notices: Vec::new(),
         }
     }
 
@@ -88,6 +90,7 @@ impl Harness {
                 ClientAction::Followed { membership } => {
                     self.followed.push(membership.next.id());
                 }
+                ClientAction::Notice(notice) => self.notices.push(notice),
                 ClientAction::Invoked { .. } => {}
             }
         }
