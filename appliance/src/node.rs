@@ -180,7 +180,8 @@ impl Node {
             Arc::clone(&metrics),
         );
         let core_pool = Box::new(FramePayloadPool(pool.clone()));
-        let core = Replica::new(config, core_pool, CoreInstant(now.0));
+        let mut core = Replica::new(config, core_pool, CoreInstant(now.0));
+        core.set_state_manager(service.state_manager());
         let ordering =
             Ordering::new(core, rings.ordering, Arc::clone(&metrics), Arc::clone(&herald));
         let place = (view.id(), view.index_of(own).expect("a replica is a member of its view"));

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tetrarch_client::cluster::ClusterError;
-use tetrarch_consensus::limits::BATCH_SIZE_MAX;
+use tetrarch_consensus::limits::{BATCH_SIZE_MAX, CHUNK_RATE};
 use tetrarch_consensus::record::{RECORD_HEAD_SIZE_MAX, transferred};
 use tetrarch_consensus::{ConsensusId, Digest, Lsn, spec};
 use tetrarch_dataplane::storage::file::{Access, FileLog, Opened, Probe};
@@ -63,6 +63,14 @@ pub struct CheckpointPlan {
     pub pause_max: Duration,
     /// How fast others get their chunks.
     pub rates: Rates,
+}
+
+impl CheckpointPlan {
+    /// The defaults, in this directory.
+    pub fn new(path: PathBuf) -> Self {
+        let rates = Rates { all: CHUNK_RATE, each: CHUNK_RATE };
+        Self { path, pause_max: Duration::from_secs(1), rates }
+    }
 }
 
 /// How a replica starts.
@@ -446,14 +454,9 @@ fn found(
 mod tests {
     use super::*;
 
-    fn checkpoint_plan(path: PathBuf) -> CheckpointPlan {
-        let rates = Rates { all: 1, each: 1 };
-        CheckpointPlan { path, pause_max: Duration::from_secs(1), rates }
-    }
-
     fn plan(data_dir: &Path) -> LogPlan {
         let path = checkpoints_path(data_dir);
-        let checkpoints = checkpoint_plan(path);
+        let checkpoints = CheckpointPlan::new(path);
         let (path, config) = (log_path(data_dir), LogConfig::default());
         LogPlan { path, config, access: Access::Plain, checkpoints }
     }
@@ -464,7 +467,7 @@ mod tests {
         let name = format!("tetrarch-recovery-{}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         let _ = fs::remove_dir_all(&directory);
-        let checkpoints = checkpoint_plan(checkpoints_path(&directory));
+        let checkpoints = CheckpointPlan::new(checkpoints_path(&directory));
         let look = |log, fresh| Memory::look(&directory, log, checkpoints.clone(), fresh);
         let text = |result: Result<Memory>| result.expect_err("refused").to_string();
         assert!(matches!(look(None, false), Ok(Memory::Volatile { restarted: false, .. })));

@@ -1,7 +1,9 @@
 //! The application: a deterministic state machine, and what it may know about the world.
 
+use alloc::boxed::Box;
 use core::fmt;
 
+use crate::smr::{EqualShares, StateManager};
 use crate::{ClientId, ConsensusId, Digest, RequestView, ViewId};
 
 /// What all replicas agree on about a batch: the only environment an application has.
@@ -82,6 +84,11 @@ pub trait StateMachine: Send {
     /// [`StateMachine::snapshot`] would have written when it was. `true`: that was the last piece.
     fn continue_snapshot(&mut self, _size: usize, _out: &mut dyn FnMut(&[u8])) -> bool {
         true
+    }
+
+    /// How a replica gets a state that it lacks from others (the thesis' `getStateManager`). Asked once, at the start.
+    fn state_manager(&self) -> Box<dyn StateManager> {
+        Box::new(EqualShares)
     }
 
     /// Replaces the state by a snapshot. `read` fills what it can and returns how much.

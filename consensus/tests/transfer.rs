@@ -196,6 +196,47 @@ fn when_all_are_slow_they_are_asked_in_turn() {
     check_level(&mut cluster);
 }
 
+/// How many chunks each of the others sent to replica 3, which gets them as `manager` says.
+fn shares_of(manager: impl smr::StateManager + 'static) -> (Cluster, [usize; 3]) {
+    let mut cluster = left_behind(false, 14);
+    let replica = cluster.replicas.get_mut(&3).expect("a member");
+    replica.set_state_manager(Box::new(manager));
+    come_back(&mut cluster);
+    let shares = [0, 1, 2].map(|id| said(&cluster, &format!("{id}: chunk")));
+    assert_eq!(shares.iter().sum::<usize>(), CHUNKS as usize, "each chunk once");
+    (cluster, shares)
+}
+
+// rule: ST.6
+#[test]
+fn a_strategy_says_whom_a_replica_asks() {
+    let (mut cluster, shares) = shares_of(smr::SpareLeader);
+    assert_eq!(cluster.replica(3).leader(), ReplicaId(0));
+    assert!(shares[0] == 0 && shares[1] > 4 && shares[2] > 4, "{shares:?}");
+    check_level(&mut cluster);
+    // Two offers are enough to begin: those that are not preferred are asked once until the third is there.
+    let (mut cluster, shares) = shares_of(smr::PreferMembers(vec![ReplicaId(2)]));
+    assert!(shares[2] >= CHUNKS as usize - 2 * limits::CHUNKS_PER_FETCH_MAX, "{shares:?}");
+    check_level(&mut cluster);
+    let (mut cluster, shares) = shares_of(smr::PreferMembers(vec![ReplicaId(9)]));
+    assert!(shares.iter().all(|share| *share >= 4), "nobody is preferred that has it");
+    check_level(&mut cluster);
+}
+
+/// The one that is preferred is silent.
+// rule: ST.6
+#[test]
+fn others_are_asked_when_those_that_a_strategy_names_are_slow() {
+    let mut cluster = left_behind(false, 14);
+    cluster.transfers.silent.insert(2);
+    let replica = cluster.replicas.get_mut(&3).expect("a member");
+    replica.set_state_manager(Box::new(smr::PreferMembers(vec![ReplicaId(2)])));
+    come_back(&mut cluster);
+    cluster.run(timeout() * 2);
+    assert_eq!(said(&cluster, "SlowSource { member: ReplicaId(2)"), 1);
+    check_level(&mut cluster);
+}
+
 // rule: ST.4
 #[test]
 fn a_receiver_that_stores_nothing_is_sent_nothing_more() {

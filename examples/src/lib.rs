@@ -43,12 +43,22 @@ pub fn tcp_replicas(kind: ServiceKind) -> Result<(Vec<Running>, ClientConfig)> {
 /// # Errors
 /// As there.
 pub fn tcp_replicas_of(service: impl Fn() -> Service) -> Result<(Vec<Running>, ClientConfig)> {
+    let (starts, config) = tcp_starts_of(service)?;
+    let replicas = starts.into_iter().map(Running::start).collect::<Result<_>>()?;
+    Ok((replicas, config))
+}
+
+/// What four replicas are started with, for a program that starts them one by one, or differently.
+///
+/// # Errors
+/// No free port.
+pub fn tcp_starts_of(service: impl Fn() -> Service) -> Result<(Vec<Start>, ClientConfig)> {
     let ports = free_ports(4)?;
     let addresses: Vec<String> = ports.iter().map(ToString::to_string).collect();
     let (cluster, keys, client) = four(&addresses)?;
-    let mut replicas = Vec::new();
+    let mut starts = Vec::new();
     for ((id, keys), listen) in (0..).map(ReplicaId).zip(keys).zip(ports) {
-        replicas.push(Running::start(Start {
+        starts.push(Start {
             id,
             cluster: cluster.clone(),
             keys,
@@ -61,9 +71,9 @@ pub fn tcp_replicas_of(service: impl Fn() -> Service) -> Result<(Vec<Running>, C
             sizes: small(),
             core: core(id, &cluster),
             half_open_max: 16,
-        })?);
+        });
     }
-    Ok((replicas, ClientConfig::new(cluster, 0, client)))
+    Ok((starts, ClientConfig::new(cluster, 0, client)))
 }
 
 /// Four nodes that the caller turns, over the memory transport, each with the memory it uses; and the

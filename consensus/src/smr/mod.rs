@@ -28,3 +28,4 @@ mod views;
 
 pub use durability::RestoreError;
 pub use replica::Replica;
+pub use transfer::{EqualShares, PreferMembers, SpareLeader, StateManager, StateSource};

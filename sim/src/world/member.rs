@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use tetrarch_consensus::batch::Selection;
 use tetrarch_consensus::config::Config;
-use tetrarch_consensus::limits::ACTIONS_MAX;
+use tetrarch_consensus::limits::{ACTIONS_MAX, CHUNKS_PER_FETCH_MAX};
 use tetrarch_consensus::message::codec;
 use tetrarch_consensus::payload::HeapPool;
 use tetrarch_consensus::payload::SharedBytes;
-use tetrarch_consensus::smr::Replica;
+use tetrarch_consensus::smr::{EqualShares, Replica, SpareLeader, StateManager, StateSource};
 use tetrarch_consensus::{
     Action, Actions, Batch, ConsensusId, Context, Input, Instant, Lsn, Message, Ordered,
-    PayloadPool, Protocol, Recipients, Verified, View, ViewAnswer,
+    PayloadPool, Protocol, Recipients, ReplicaId, Verified, View, ViewAnswer,
 };
 
 use super::checkpoint::{Checkpoint, Kept};
@@ -82,11 +82,34 @@ pub struct Host {
     spins: (Instant, u32),
 }
 
+/// A strategy of state transfer that makes no sense.
+struct Whims(u64);
+
+impl StateManager for Whims {
+    fn share(&mut self, source: &StateSource) -> usize {
+        self.0 =
+            self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(u64::from(source.member.0) | 1);
+        [0, 1, CHUNKS_PER_FETCH_MAX, usize::MAX][(self.0 >> 60) as usize % 4]
+    }
+}
+
+/// Members have different ones, as they may.
+fn state_manager(id: ReplicaId) -> Box<dyn StateManager> {
+    match id.0 % 3 {
+        0 => Box::new(EqualShares),
+        1 => Box::new(SpareLeader),
+        _ => Box::new(Whims(0)),
+    }
+}
+
 impl Host {
     pub(super) fn new(config: Config, pool: Pool, now: Instant) -> Self {
+        let (view, id) = (config.view.clone(), config.id);
+        let mut core = Replica::new(config, Box::new(pool), now);
+        core.set_state_manager(state_manager(id));
         Self {
-            view: config.view.clone(),
-            core: Replica::new(config, Box::new(pool), now),
+            view,
+            core,
             actions: Actions::with_capacity(ACTIONS_MAX),
             service: Service::default(),
             jobs: VecDeque::new(),

@@ -6,6 +6,7 @@
 
 mod chunks;
 mod install;
+mod manager;
 mod serving;
 mod sources;
 
@@ -13,6 +14,7 @@ use alloc::boxed::Box;
 use core::time::Duration;
 
 use self::chunks::Chunks;
+pub use self::manager::{EqualShares, PreferMembers, SpareLeader, StateManager, StateSource};
 pub(super) use self::serving::Serving;
 use self::sources::Sources;
 use crate::action::{Action, Evidence, Recipients, TransferNote};
@@ -53,6 +55,7 @@ struct Target {
 
 /// See the module.
 pub(super) struct Transfer {
+    manager: Box<dyn StateManager>,
     sources: Sources,
     target: Option<Target>,
     /// The image that was installed last: execution may not have come to it yet.
@@ -74,6 +77,7 @@ impl Transfer {
             "bytes of a chunk"
         );
         Self {
+            manager: Box::new(EqualShares),
             sources: Sources::new(config.view.id(), config.view.n()),
             target: None,
             installed: ConsensusId(0),
@@ -107,6 +111,11 @@ impl<P: Payload> Replica<P> {
     pub fn transfer(&self) -> Option<(ConsensusId, u32, u32)> {
         let target = self.transfer.target.as_ref()?;
         Some((target.offer.cid, target.chunks.count(), target.chunks.left()))
+    }
+
+    /// Gets checkpoints as `manager` says from now on.
+    pub fn set_state_manager(&mut self, manager: Box<dyn StateManager>) {
+        self.transfer.manager = manager;
     }
 
     /// Does this replica need a checkpoint of others: because too few keep the decisions it lacks, or because
@@ -250,23 +259,41 @@ impl<P: Payload> Replica<P> {
         let Some(offer) = self.transfer.target.as_ref().filter(fetching).map(|it| it.offer) else {
             return;
         };
-        let mut members = [0; REPLICAS_MAX];
-        let mut count = 0;
-        for index in self.transfer.sources.fast(&offer) {
-            (members[count], count) = (index, count + 1);
-        }
+        let mut shares = [(0, 0); REPLICAS_MAX];
+        let count = self.share_out(&offer, &mut shares);
         if count > 0 {
             let mut any = true;
             while any {
                 any = false;
-                for &index in &members[..count] {
-                    any |= self.fetch_run(index, CHUNKS_PER_SOURCE_MAX, actions);
+                for &(index, most) in &shares[..count] {
+                    any |= self.fetch_run(index, most, actions);
                 }
             }
         } else if let Some(index) = self.transfer.sources.least_slow(&offer) {
             // One at a time, and little: it may never come.
             self.fetch_run(index, CHUNKS_PER_FETCH_MAX, actions);
         }
+    }
+
+    /// Writes who is asked and how much each may owe into `shares`, and returns how many these are. Where nobody gets a share,
+    /// everybody gets the least: others may offer it soon.
+    fn share_out(&mut self, offer: &Offer, shares: &mut [(usize, usize); REPLICAS_MAX]) -> usize {
+        spec!("ST.6");
+        let leader = self.leader();
+        let Transfer { manager, sources, .. } = &mut self.transfer;
+        let count = sources.fast(offer).count();
+        let mut with_share = 0;
+        for (at, index) in sources.fast(offer).enumerate() {
+            let member = self.config.view.members()[index];
+            let source = StateSource { member, leads: member == leader, sources: count };
+            let share = manager.share(&source).min(CHUNKS_PER_SOURCE_MAX);
+            shares[at] = (index, share);
+            with_share += usize::from(share >= CHUNKS_PER_FETCH_MAX);
+        }
+        if with_share == 0 {
+            shares[..count].iter_mut().for_each(|(_, share)| *share = CHUNKS_PER_FETCH_MAX);
+        }
+        count
     }
 
     /// Asks a member for a few chunks, unless it would owe more than `most` then.
