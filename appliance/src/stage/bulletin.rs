@@ -60,6 +60,12 @@ pub struct Bulletin {
     notice: Mutex<Notice>,
 }
 
+fn encoded(asked: &ViewRequest) -> Arc<[u8]> {
+    let mut bytes = Vec::new();
+    asked.encode(&mut bytes);
+    bytes.into()
+}
+
 impl Bulletin {
     /// The view that a node begins in.
     pub fn new(keys: Arc<ViewKeys>, current: Membership) -> Arc<Self> {
@@ -68,11 +74,13 @@ impl Bulletin {
         Arc::new(Self { version: AtomicU64::new(1), notice: Mutex::new(notice) })
     }
 
-    /// This replica goes on in the view that `membership` describes, after a restart.
-    pub fn begin(&self, keys: Arc<ViewKeys>, membership: Membership) {
+    /// This replica goes on in the view that `membership` describes, after a restart; `asked`: the View Manager's request for
+    /// it.
+    pub fn begin(&self, keys: Arc<ViewKeys>, membership: Membership, asked: Option<&ViewRequest>) {
+        let told = asked.map(encoded);
         self.change(|notice| {
             let current = Arc::new(membership);
-            *notice = Notice { keys, current, next: None, former: None };
+            *notice = Notice { keys, current, told, next: None, former: None };
         });
     }
 
@@ -93,11 +101,10 @@ impl Bulletin {
 
     /// This replica is in another view, which was `asked` for and `keys` are for.
     pub fn entered(&self, keys: Arc<ViewKeys>, asked: ViewRequest) {
-        let mut told = Vec::new();
-        asked.encode(&mut told);
+        let told = Some(encoded(&asked));
         self.change(|notice| {
             let before = std::mem::replace(&mut notice.current, Arc::new(asked.next));
-            (notice.keys, notice.told) = (keys, Some(told.into()));
+            (notice.keys, notice.told) = (keys, told);
             notice.former = Some(before);
             notice.next = None;
         });
@@ -148,9 +155,13 @@ impl Herald {
     ///
     /// # Errors
     /// Its keys cannot be used.
-    pub fn begin(&self, membership: Membership) -> Result<(), BadView> {
+    pub fn begin(
+        &self,
+        membership: Membership,
+        asked: Option<&ViewRequest>,
+    ) -> Result<(), BadView> {
         let keys = Arc::new(self.keyring.of_view(&membership)?);
-        self.bulletin.begin(keys, membership);
+        self.bulletin.begin(keys, membership, asked);
         Ok(())
     }
 

@@ -10,11 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use tetrarch_consensus::limits::{ACTIONS_MAX, REQUESTS_PER_STEP_MAX};
-use tetrarch_consensus::membership::Membership;
 use tetrarch_consensus::smr::{Replica, RestoreError};
 use tetrarch_consensus::{
     Action, Actions, ConsensusId, Digest, Input, Instant as CoreInstant, Lsn, Ordered, Protocol,
-    Request, ViewId, spec,
+    Request, ViewId, ViewRequest, spec,
 };
 use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::stage::{Progress, Stage};
@@ -41,8 +40,10 @@ const PEERS_PER_POLL: usize = 64;
 pub struct Ordering {
     core: Replica<FramePayload>,
     herald: Arc<Herald>,
-    /// During a replay: the membership of the view that the core is in, if it is not the one it started in.
-    replayed: Option<Membership>,
+    /// During a replay: what the View Manager asked for to make the view that the core is in, if it is not the one it started
+    /// in.
+    replayed: Option<ViewRequest>,
+    started_in: ViewId,
     rings: OrderingRings,
     actions: Actions<Action<FramePayload>>,
     /// The log, if this replica keeps one.
@@ -72,6 +73,7 @@ impl Ordering {
         herald: Arc<Herald>,
     ) -> Self {
         Self {
+            started_in: core.view().id(),
             core,
             herald,
             replayed: None,
@@ -119,11 +121,11 @@ impl Ordering {
         Ok(executes)
     }
 
-    /// Remembers the membership of the view that the core is in: at its end it knows the next one only.
+    /// Remembers what was asked for to make the view that the core is in: at its end it knows the next one only.
     fn note_view(&mut self) {
         let here = self.core.view().id();
-        if self.replayed.as_ref().is_none_or(|known| known.id() != here) {
-            let ruling = self.core.membership().filter(|ruling| ruling.id() == here);
+        if self.replayed.as_ref().map_or(self.started_in, |asked| asked.next.id()) != here {
+            let ruling = self.core.signed_membership().filter(|asked| asked.next.id() == here);
             self.replayed = ruling.cloned().or(self.replayed.take());
         }
     }
@@ -133,9 +135,11 @@ impl Ordering {
     /// # Errors
     /// Its keys cannot be used.
     pub fn settle(&mut self) -> Result<(ViewId, Option<usize>), BadView> {
-        let current = self.replayed.take().unwrap_or_else(|| self.herald.bulletin().current());
+        let asked = self.replayed.take();
+        let later = asked.as_ref().map(|asked| asked.next.clone());
+        let current = later.unwrap_or_else(|| self.herald.bulletin().current());
         debug_assert_eq!(current.id(), self.core.view().id(), "every view was noted");
-        self.herald.begin(current)?;
+        self.herald.begin(current, asked.as_ref())?;
         if let Some(next) = self.core.membership().filter(|_| self.core.is_between_views()) {
             self.herald.ended(next.clone());
         }
@@ -194,8 +198,8 @@ impl Ordering {
         record: &[u8],
     ) -> Result<(), RestoreError> {
         self.core.begin_at(CoreInstant(now.0), ordered, record)?;
-        let ruled = ordered.ruled.as_ref().map(|ruled| &ruled.request.next);
-        self.replayed = ruled.filter(|ruled| ruled.id() == self.core.view().id()).cloned();
+        let ruled = ordered.ruled.as_ref().map(|ruled| &ruled.request);
+        self.replayed = ruled.filter(|asked| asked.next.id() == self.core.view().id()).cloned();
         Ok(())
     }
 
