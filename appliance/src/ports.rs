@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,23 +41,23 @@ pub fn wait(address: SocketAddr, patience: Duration, taken: &mut dyn FnMut()) ->
     }
 }
 
-/// The first of `count` consecutive ports of 127.0.0.1 that were free a moment ago, as `init --base-port` takes them.
-/// Each call of a process looks in a range of its own, and processes begin at different places, since many do this at once in
-/// tests.
+/// The first of `count` consecutive ports of 127.0.0.1 that were free a moment ago, as `init --base-port` takes them. Each call
+/// of a process begins to look at another place, and so does each process, since many do this at once in tests. None is of those
+/// that Linux gives to connections (32768 and more), which would take it for as long as they last.
 ///
 /// # Errors
 /// There are none.
 pub fn free_range(count: u16) -> io::Result<u16> {
-    const FIRST: u16 = 20_000;
-    const RANGES: u16 = 40;
-    const RANGE: u16 = 1000;
-    static CALLS: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u32 = 20_000;
+    const PORTS: u32 = 12_000;
+    const APART: u32 = 1000;
+    static CALLS: AtomicU32 = AtomicU32::new(0);
     let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let range =
-        (std::process::id() as u16 % RANGES + CALLS.fetch_add(1, Ordering::Relaxed)) % RANGES;
-    (0..RANGES)
-        .map(|next| FIRST + (range + next) % RANGES * RANGE)
-        .flat_map(|start| (start..=start + RANGE - count).step_by(usize::from(count)))
+    let call = CALLS.fetch_add(1, Ordering::Relaxed) % (PORTS / APART);
+    let begin = std::process::id() % PORTS + call * APART;
+    (0..PORTS)
+        .step_by(usize::from(count.max(1)))
+        .map(|next| (FIRST + (begin + next) % PORTS) as u16)
         .find(|base| (*base..base + count).all(is_free))
         .ok_or_else(|| {
             io::Error::new(io::ErrorKind::AddrNotAvailable, "no free ports on 127.0.0.1")
