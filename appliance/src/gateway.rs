@@ -3,11 +3,9 @@
 //! Owns the process around it. Always true: it waits until a quorum of replicas is connected before
 //! it says that it serves. Must not: keep data.
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Result, bail};
+use anyhow::Result;
 use tetrarch_client::{ClientConfig, ClientDriver};
-use tetrarch_dataplane::clock::{Clock, SystemClock};
+use tetrarch_dataplane::clock::SystemClock;
 use tetrarch_services::gateway::driver::{DriverCluster, DriverConfig};
 use tetrarch_services::gateway::{self, GatewayConfig, ReadMode};
 
@@ -17,8 +15,6 @@ use crate::{info, log, warning};
 
 /// Redis connections at a time: each has a session of its own.
 const CONNECTIONS_MAX: usize = 1024;
-/// How long one wait for links lasts.
-const PARK: Duration = Duration::from_millis(20);
 
 /// Serves Redis clients until told to stop.
 ///
@@ -30,10 +26,13 @@ pub fn run(args: &GatewayArgs) -> Result<()> {
     let config = ClientConfig::load(&args.directory, args.client)?;
     let mut driver = ClientDriver::open(&config)?;
     let clock = SystemClock::new();
-    connect(&mut driver, &clock, &config)?;
-    let quorums = config.cluster.view().quorums();
-    let model = tetrarch_client::cluster::model_name(quorums.model());
-    let replicas = config.cluster.members.len();
+    let connected = driver.connect(&clock, config.connect_timeout);
+    while let Some(diagnosis) = driver.diagnosis() {
+        warning!("{diagnosis}");
+    }
+    connected?;
+    let model = tetrarch_client::cluster::model_name(config.cluster.model);
+    let replicas = driver.cluster().members.len();
     info!(
         "cluster {:016x}: {} of {replicas} replicas are connected; serving Redis clients at {} as \
          client {}",
@@ -46,8 +45,6 @@ pub fn run(args: &GatewayArgs) -> Result<()> {
         sessions: config.sessions_max,
         operation_timeout: config.operation_timeout,
         description: format!("tetrarch {:016x}, {model} model", config.cluster.id),
-        replicas,
-        faults_tolerated: config.cluster.f,
     };
     let mut cluster = DriverCluster::new(driver, clock, driver_config);
     let read_mode = match args.reads {
@@ -58,29 +55,5 @@ pub fn run(args: &GatewayArgs) -> Result<()> {
     let gateway = GatewayConfig { read_mode, max_connections, ..GatewayConfig::new(args.listen) };
     gateway::run(&gateway, &mut cluster, &stop)?;
     info!("stopped");
-    Ok(())
-}
-
-/// Polls until enough replicas are connected.
-fn connect(driver: &mut ClientDriver, clock: &SystemClock, config: &ClientConfig) -> Result<()> {
-    let end = Instant::now() + config.connect_timeout;
-    let mut completions = Vec::new();
-    while driver.connected() < driver.needed() {
-        if Instant::now() > end {
-            bail!(
-                "{} of {} replicas can be reached and {} are needed: are they running, at the \
-                 addresses in cluster.toml? `tetrarch status` tells",
-                driver.connected(),
-                config.cluster.members.len(),
-                driver.needed()
-            );
-        }
-        if !driver.poll(clock.now(), &mut completions) {
-            driver.park(clock.now(), PARK);
-        }
-        while let Some(diagnosis) = driver.diagnosis() {
-            warning!("{diagnosis}");
-        }
-    }
     Ok(())
 }

@@ -20,7 +20,6 @@ pub mod log;
 pub mod log_command;
 pub mod machine;
 pub mod metrics;
-pub mod names;
 pub mod node;
 pub mod payload;
 pub mod placement;

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 use tetrarch_client::cluster::{Cluster, PrivateKeys};
+use tetrarch_client::names::Addresses;
 use tetrarch_consensus::smr::{Replica, RestoreError};
 use tetrarch_consensus::{
     Config, Instant as CoreInstant, ReplicaId, RequestValidator, StateMachine,
@@ -34,7 +35,7 @@ use crate::stage::dispatch::IngressPlan;
 use crate::stage::egress::Egress;
 use crate::stage::execution::Execution;
 use crate::stage::ingress::Ingress;
-use crate::stage::linking::{Addresses, Linking};
+use crate::stage::linking::Linking;
 use crate::stage::network::Network;
 use crate::stage::ordering::Ordering;
 use crate::stage::records::{Records, Watermark};

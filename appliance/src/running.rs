@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow, bail};
 use tetrarch_client::cluster::{Cluster, PrivateKeys};
+use tetrarch_client::names::Names;
 use tetrarch_consensus::batch::REQUEST_HEADER_SIZE;
 use tetrarch_consensus::limits::{OPERATION_SIZE_MAX, REQUEST_PROOF_SIZE_MAX};
 use tetrarch_consensus::{Config, ReplicaId};
@@ -31,7 +32,6 @@ use crate::budget::{Budget, Sizes};
 use crate::checkpoint::keeping::Keeping;
 use crate::config::{Plan, REPLY_CACHE_SESSION_SIZE};
 use crate::metrics::Metrics;
-use crate::names::Names;
 use crate::node::{Node, Parts};
 use crate::placement::Placement;
 use crate::recovery::{Memory, Recovered, keep_for_others, recover};
@@ -182,7 +182,10 @@ impl Running {
         let views = Arc::clone(node.herald().bulletin());
         let subject = Subject { id: id.0, cluster: cluster.id, views, restarted, metrics };
         let waker = node.waker();
-        let names = Names::new(waker.clone()).context("the system refused a thread")?;
+        let warn = |name: &str| {
+            crate::warning!("{name}: the host name of a member does not resolve; trying again");
+        };
+        let names = Names::new(waker.clone(), warn).context("the system refused a thread")?;
         node.look_up(Box::new(names));
         let stop = Arc::new(AtomicBool::new(false));
         let admin = match start.metrics {

@@ -7,6 +7,8 @@
 //! For a load generator or a gateway that has an event loop of its own. [`Client`](crate::Client)
 //! wraps it in a thread.
 
+mod connecting;
+mod members;
 mod outbox;
 
 use std::collections::VecDeque;
@@ -14,14 +16,14 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use tetrarch_consensus::limits::{ACTIONS_MAX, RESULT_SIZE_MAX};
+use tetrarch_consensus::limits::{ACTIONS_MAX, REPLICAS_MAX, RESULT_SIZE_MAX};
 use tetrarch_consensus::message::kind;
-use tetrarch_consensus::message::reply::{REPLY_HEADER_SIZE, Reply};
+use tetrarch_consensus::message::reply::{REPLY_HEADER_SIZE, Reply, Status};
 use tetrarch_consensus::smr::client::{
     Busy, ClientAction, ClientConfig as CoreConfig, ClientCore, ClientInput, Heard, Matching, Mode,
-    Notice, Outcome, Ticket,
+    Notice, Outcome, Ticket, To,
 };
-use tetrarch_consensus::{Actions, Digest, Protocol, ReplicaId, ViewId};
+use tetrarch_consensus::{Actions, Digest, Protocol, ReplicaId};
 use tetrarch_dataplane::arena::Arena;
 use tetrarch_dataplane::burst::Burst;
 use tetrarch_dataplane::endpoint::{Endpoint, EndpointCounts, Transport, Waker};
@@ -38,6 +40,7 @@ use crate::config::{ClientConfig, fresh_incarnation};
 use crate::error::ConnectError;
 use crate::payload::{Bytes, BytesPool};
 use crate::proofs::Prover;
+use members::{BadNews, Members};
 use outbox::Outbox;
 
 /// Bursts that one poll receives at most, so that the caller has its turn under load.
@@ -90,8 +93,10 @@ pub struct DriverCounts {
     pub notices: u64,
     /// Those of them that nobody took in time.
     pub notices_dropped: u64,
-    /// Messages from replicas that were no replies.
+    /// Messages from replicas that were no replies, or told of a view and cannot be believed.
     pub malformed: u64,
+    /// Times that this client followed the replicas to another view.
+    pub followed: u64,
 }
 
 /// A client that its caller polls.
@@ -126,12 +131,11 @@ pub struct ClientDriver {
     actions: Actions<ClientAction<Bytes>>,
     outbox: Outbox,
     received: Burst<Received>,
-    members: Vec<PeerId>,
+    members: Members,
     /// Completions of a submit, which has nowhere to put them.
     ended: VecDeque<Completion>,
     /// Those nobody has taken yet.
     notices: VecDeque<Notice>,
-    outdated: Option<ViewId>,
     counts: DriverCounts,
     /// Memory of operations, of messages on their way, and of replies.
     arenas: [Arena; 3],
@@ -159,7 +163,8 @@ impl ClientDriver {
     ) -> Result<Self, ConnectError> {
         let tcp = TcpConfig {
             dial: addresses(&config.cluster)?,
-            connections_max: config.cluster.members.len(),
+            // Other members come, and have links before those that go have none.
+            connections_max: 2 * REPLICAS_MAX,
             unauthenticated_max: 1,
             tx_messages_max: TX_MESSAGES_MAX,
             tx_bytes_max: config.link_queue_size(),
@@ -189,18 +194,15 @@ impl ClientDriver {
         let prover = Prover::new(&config.cluster, &config.keys)
             .map_err(|(at, error)| bad_member_key(config, at, &error.to_string()))?;
         let core = core(config, matching, &bodies.pool())?;
-        let members = config.cluster.view().members().to_vec();
-        let members: Vec<_> = members.iter().map(|id| PeerId::replica(id.0)).collect();
         Ok(Self {
             links: links(config, endpoint, &pool)?,
             core,
             actions: Actions::with_capacity(ACTIONS_MAX),
             outbox: Outbox::new(prover, pool),
             received: Burst::with_capacity(BURST_MAX),
-            members,
+            members: Members::new(&config.cluster, &config.keys),
             ended: VecDeque::new(),
             notices: VecDeque::new(),
-            outdated: None,
             counts: DriverCounts::default(),
             arenas: [bodies, messages, replies],
             fallback: None,
@@ -227,7 +229,7 @@ impl ClientDriver {
         let result = self.core.invoke(at, session, mode, operation, &mut self.actions);
         self.carry_out();
         if self.outbox.is_burst() {
-            self.outbox.flush(&mut self.links, &self.members, &mut self.counts);
+            self.outbox.flush(&mut self.links, self.members.peers(), &mut self.counts);
             self.links.flush(now);
         }
         self.counts.submitted += u64::from(result.is_ok());
@@ -253,20 +255,14 @@ impl ClientDriver {
         }
         while let Some(event) = self.links.event() {
             worked = true;
-            let member = |peer: PeerId| ReplicaId(peer.index() as u16);
-            self.step(
-                now,
-                match event {
-                    LinkEvent::Up(peer) => ClientInput::Connected(member(peer)),
-                    LinkEvent::Down(peer) => ClientInput::Disconnected(member(peer)),
-                },
-            );
+            self.on_link(now, event);
         }
+        self.members.tend(&mut self.links);
         if self.core.next_deadline().is_some_and(|due| due.0 <= now.0) {
             self.step(now, ClientInput::Deadline);
         }
         completions.extend(self.ended.drain(..));
-        self.outbox.flush(&mut self.links, &self.members, &mut self.counts);
+        self.outbox.flush(&mut self.links, self.members.peers(), &mut self.counts);
         self.links.flush(now);
         worked || self.counts != before
     }
@@ -313,12 +309,18 @@ impl ClientDriver {
 
     /// Replicas that are connected now.
     pub fn connected(&self) -> usize {
-        self.members.iter().filter(|peer| self.links.is_up(**peer)).count()
+        self.members.peers().iter().filter(|peer| self.links.is_up(**peer)).count()
     }
 
     /// Replicas whose equal answers make a result.
     pub fn needed(&self) -> usize {
-        self.core.config().view.quorums().reply()
+        self.core.view().quorums().reply()
+    }
+
+    /// The cluster as it is known now: with the members of the latest view that this client followed them
+    /// to.
+    pub fn cluster(&self) -> &Cluster {
+        self.members.cluster()
     }
 
     /// How far an operation is; `None` when it ended.
@@ -335,11 +337,6 @@ impl ClientDriver {
     pub fn free_slots(&mut self) -> usize {
         self.links.give_back();
         self.arenas.iter().map(Arena::free_slots).sum()
-    }
-
-    /// A later membership than this client's configuration knows, if a correct replica is in one.
-    pub fn outdated(&self) -> Option<ViewId> {
-        self.outdated
     }
 
     /// What was seen so far.
@@ -366,8 +363,43 @@ impl ClientDriver {
             return;
         };
         self.counts.replies += 1;
+        if reply.header.status == Status::Outdated {
+            return self.on_news(now, from, &reply);
+        }
         self.counts.digests += u64::from(reply.header.digest);
         self.step(now, ClientInput::Reply { from, reply });
+    }
+
+    /// A replica says that it is in a later view.
+    fn on_news(&mut self, now: Instant, from: ReplicaId, reply: &Reply<Bytes>) {
+        match self.members.check(now, from, reply.result()) {
+            Ok(Some(news)) => {
+                let news = Box::new(news);
+                self.step(now, ClientInput::News { from, news });
+                // Whoever else is in that view may be asked, if it is not followed to yet.
+                self.members.link(&mut self.links);
+            }
+            Ok(None) => {}
+            Err(BadNews) => self.counts.malformed += 1,
+        }
+    }
+
+    fn on_link(&mut self, now: Instant, event: LinkEvent) {
+        let member = |peer: PeerId| ReplicaId(peer.index() as u16);
+        match event {
+            LinkEvent::Up(peer) if self.members.is_candidate(peer) => {
+                self.ask_for_view(now, To::One(member(peer)));
+            }
+            LinkEvent::Up(peer) => self.step(now, ClientInput::Connected(member(peer))),
+            LinkEvent::Down(peer) => self.step(now, ClientInput::Disconnected(member(peer))),
+        }
+    }
+
+    /// Has members say in which view they are, if that is a later one.
+    fn ask_for_view(&mut self, now: Instant, to: To) {
+        let now = tetrarch_consensus::Instant(now.0);
+        self.core.ask_for_view(now, to, &mut self.actions);
+        self.carry_out();
     }
 
     fn step(&mut self, now: Instant, input: ClientInput<Bytes>) {
@@ -394,9 +426,13 @@ impl ClientDriver {
                     self.counts.notices += 1;
                     self.notices.push_back(notice);
                 }
-                ClientAction::Outdated { view } => self.outdated = Some(view),
-                // Follows from news only, which this driver does not hear yet.
-                ClientAction::Invoked { .. } | ClientAction::Followed { .. } => {}
+                ClientAction::Followed { membership } => {
+                    self.counts.followed += 1;
+                    let prover = self.members.follow(&membership.next, &mut self.links);
+                    self.outbox.follow(prover);
+                }
+                // Whoever says so tells of the membership as well.
+                ClientAction::Outdated { .. } | ClientAction::Invoked { .. } => {}
             }
         }
     }

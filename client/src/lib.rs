@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod config;
 pub mod driver;
 pub mod error;
+pub mod names;
 pub mod payload;
 mod proofs;
 

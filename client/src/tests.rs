@@ -14,6 +14,8 @@ use tetrarch_dataplane::transport::memory::{MemoryTransport, Port, Switch, Switc
 use tetrarch_dataplane::transport::tcp::{TcpConfig, TcpTransport};
 use tetrarch_dataplane::types::{Instant, PeerId};
 
+mod following;
+
 use crate::testing::{FakeReplica, Manner, TestCluster, small_arena};
 use crate::*;
 
@@ -283,6 +285,30 @@ struct TcpReplicas {
 
 impl TcpReplicas {
     fn start(manners: &[Manner]) -> (Self, ClientConfig) {
+        Self::start_with(manners, |_, _| {})
+    }
+
+    /// Of seven, `members` are in view `view`, and no others run; the client knows the first four, of the
+    /// first view.
+    fn start_in_view(view: u32, members: &[usize]) -> (Self, ClientConfig) {
+        let manners: [Manner; 7] = std::array::from_fn(|at| match members.contains(&at) {
+            true => Manner::Honest,
+            false => Manner::Silent,
+        });
+        let mut first = None;
+        let (replicas, config) = Self::start_with(&manners, |test, running| {
+            let next = test.next(view, members);
+            members.iter().for_each(|at| running[*at].enter(*at as u16, &next));
+            running.retain(|replica| replica.manner == Manner::Honest);
+            first = Some(test.of(&[0, 1, 2, 3]));
+        });
+        (replicas, ClientConfig { cluster: first.unwrap(), ..config })
+    }
+
+    fn start_with(
+        manners: &[Manner],
+        prepare: impl FnOnce(&TestCluster, &mut Vec<FakeReplica>),
+    ) -> (Self, ClientConfig) {
         let any: SocketAddr = ([127, 0, 0, 1], 0).into();
         let transport =
             || TcpTransport::new(TcpConfig { listen: Some(any), ..TcpConfig::default() }).unwrap();
@@ -292,10 +318,15 @@ impl TcpReplicas {
         let test = TestCluster::at(&addresses);
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
+        let mut running = Vec::new();
         for (index, (transport, manner)) in transports.iter_mut().zip(manners).enumerate() {
             let endpoint = transport.open(0, small_arena().pool()).unwrap();
             let mut replica = FakeReplica::new(&test, index, endpoint);
             replica.manner = *manner;
+            running.push(replica);
+        }
+        prepare(&test, &mut running);
+        for mut replica in running {
             let stop = stop.clone();
             threads.push(std::thread::spawn(move || {
                 let clock = SystemClock::new();

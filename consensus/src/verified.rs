@@ -2,8 +2,8 @@
 
 /// A value whose sender was proved. The core accepts nothing else from the network.
 ///
-/// [`Verified::vouch`] is the only way in. `ci/tidy` allows the name in ingress stages and in the
-/// simulator only, so a value cannot slip in unverified without a reviewer seeing the word.
+/// [`Verified::vouch`] is the only way in. `ci/tidy` allows the name in ingress stages, where clients hear of
+/// members, and in the simulator only, so a value cannot slip in unverified without a reviewer seeing the word.
 #[derive(Clone, Debug)]
 pub struct Verified<T>(T);
 

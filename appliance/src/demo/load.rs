@@ -74,15 +74,12 @@ impl Load {
     /// # Errors
     /// Not even enough of them are after `limit`.
     pub fn connect(&mut self, limit: Duration, stop: &AtomicBool) -> Result<()> {
-        let end = Instant::now() + limit;
-        while self.driver.connected() < self.driver.needed() + 1 && Instant::now() < end {
-            self.poll();
-            if stop.load(Ordering::Acquire) {
-                bail!("interrupted");
-            }
-        }
-        if self.driver.connected() < self.driver.needed() {
-            bail!("only {} replicas can be reached after {limit:?}", self.driver.connected());
+        let interrupted = || stop.load(Ordering::Acquire);
+        self.driver.connect_until(&self.clock, limit, |driver| {
+            driver.connected() > driver.needed() || interrupted()
+        })?;
+        if interrupted() {
+            bail!("interrupted");
         }
         Ok(())
     }

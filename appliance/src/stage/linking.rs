@@ -4,10 +4,10 @@
 //! of the one that follows and, for a while, of the one before may have links; an address whose name is
 //! not resolved yet is dialled when it is. Must not: resolve names on a stage's core.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tetrarch_client::cluster::Cluster;
+use tetrarch_client::names::{Addresses, Numeric};
 use tetrarch_consensus::membership::VIEW_MANAGER;
 use tetrarch_consensus::{ReplicaId, ViewId};
 use tetrarch_dataplane::crypto::keys::StaticPublic;
@@ -20,28 +20,6 @@ use super::bulletin::Notice;
 /// Members of the view before keep their links for this long: time enough for those that were removed to
 /// see how it ended, and for laggards to ask.
 const FORMER_KEPT: Duration = Duration::from_secs(60);
-
-/// Where addresses of members come from.
-pub trait Addresses: Send {
-    /// What to dial for `host:port`; `None`: not known yet.
-    fn find(&mut self, address: &str) -> Option<SocketAddr>;
-    /// Is something known that was not when it was asked for?
-    fn has_news(&mut self) -> bool;
-}
-
-/// Addresses that are numbers: nothing has to be asked.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Numeric;
-
-impl Addresses for Numeric {
-    fn find(&mut self, address: &str) -> Option<SocketAddr> {
-        address.parse().ok()
-    }
-
-    fn has_news(&mut self) -> bool {
-        false
-    }
-}
 
 /// See the module.
 pub struct Linking {

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tetrarch_client::names::Addresses;
 use tetrarch_consensus::batch::RequestHeader;
 use tetrarch_consensus::message::kind;
 use tetrarch_consensus::message::reply::Status;
@@ -24,7 +25,7 @@ use super::bulletin::{Notice, Reader};
 use super::dispatch::Dispatch;
 use super::egress::Egress;
 use super::ingress::{Ingress, Verdict};
-use super::linking::{Addresses, Linking};
+use super::linking::Linking;
 use super::records::{Held, Watermark};
 use super::room::{Gauge, Room};
 use super::told::Told;

@@ -238,28 +238,13 @@ impl<'a> Load<'a> {
 
     /// Until enough replicas are connected, and all of them if that is quick.
     fn connect(&mut self, limit: Duration, all: usize) -> Result<()> {
-        let begin = self.clock.now();
-        loop {
-            let now = self.clock.now();
-            if !self.driver.poll(now, &mut self.completions) {
-                self.driver.park(now, Duration::from_millis(20));
-            }
-            let (connected, waited) = (self.driver.connected(), now.since(begin));
-            let enough = connected >= self.driver.needed();
-            if connected == all || (enough && waited > Duration::from_secs(1)) {
-                return Ok(());
-            }
-            if waited > limit {
-                let needed = self.driver.needed();
-                let why = self.driver.diagnosis().map(|found| format!(" ({found})"));
-                bail!(
-                    "{connected} of {all} replicas are connected after {} s and {needed} are \
-                     needed{}; is the cluster running?",
-                    limit.as_secs(),
-                    why.unwrap_or_default()
-                );
-            }
+        if let Err(error) = self.driver.connect(&self.clock, limit) {
+            let why = self.driver.diagnosis().map(|found| format!(" ({found})"));
+            bail!("{error}{}", why.unwrap_or_default());
         }
+        let quick = Duration::from_secs(1).min(limit);
+        self.driver.connect_until(&self.clock, quick, |driver| driver.connected() == all)?;
+        Ok(())
     }
 
     fn run(mut self, watch: &mut dyn FnMut(Progress)) -> Result<LoadResult> {

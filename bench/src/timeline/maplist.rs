@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use tetrarch_client::{Bytes, ClientDriver, Completion, Mode, Outcome};
 use tetrarch_dataplane::clock::{Clock, SystemClock};
 use tetrarch_dataplane::types::Instant;
@@ -129,13 +129,7 @@ impl MapListLoad {
     /// # Errors
     /// They are not there after `limit`.
     pub fn begin(&mut self, limit: Duration) -> Result<()> {
-        let end = self.now() + limit;
-        while self.driver.connected() < self.driver.needed() {
-            self.poll();
-            if self.now() > end {
-                bail!("only {} replicas can be reached after {limit:?}", self.driver.connected());
-            }
-        }
+        self.driver.connect(&self.clock, limit)?;
         (0..self.sessions.len()).try_for_each(|session| self.submit(session))
     }
 

@@ -48,13 +48,7 @@ impl Pump {
             unsent: None,
             completions: Vec::new(),
         };
-        let end = Instant::now() + Duration::from_secs(20);
-        while pump.driver.connected() < pump.driver.needed() {
-            pump.turn()?;
-            if Instant::now() > end {
-                bail!("the cluster does not answer");
-            }
-        }
+        pump.driver.connect(&pump.clock, Duration::from_secs(20))?;
         Ok(pump)
     }
 

@@ -27,8 +27,7 @@ pub(super) struct Pump {
     operation_timeout: Duration,
     connect_timeout: Duration,
     /// Told once whether enough replicas are connected.
-    ready: Option<SyncSender<Result<(), ConnectError>>>,
-    replicas: usize,
+    ready: SyncSender<Result<(), ConnectError>>,
     /// Taken from the shared queue; swapped with it, so that both keep their memory.
     commands: Vec<Command>,
     /// Commands that were not tried yet, or that there was no memory for; oldest first.
@@ -57,8 +56,7 @@ impl Pump {
             clock: SystemClock::new(),
             operation_timeout: config.operation_timeout,
             connect_timeout: config.connect_timeout,
-            ready: Some(ready),
-            replicas: config.cluster.members.len(),
+            ready,
             commands: Vec::new(),
             waiting: VecDeque::new(),
             parked: Parked::default(),
@@ -70,11 +68,22 @@ impl Pump {
     }
 
     pub(super) fn run(mut self) {
-        let started = self.clock.now();
+        let connected = self.driver.connect(&self.clock, self.connect_timeout);
+        let serves = connected.is_ok();
+        // Whoever waits for this may be gone.
+        drop(self.ready.try_send(connected));
+        if serves {
+            self.serve();
+        }
+        self.close();
+    }
+
+    /// Does what callers want until the client is closed.
+    fn serve(&mut self) {
         loop {
             let now = self.clock.now();
             if !self.take_commands(now) {
-                break;
+                return;
             }
             self.start_waiting(now);
             let worked = self.driver.poll(now, &mut self.completions);
@@ -85,15 +94,11 @@ impl Pump {
                 }
             }
             self.give_up(now);
-            if !self.report_ready(started, now) {
-                break;
-            }
             if !worked {
                 let limit = self.deadlines.front().map(|(due, _)| due.since(now));
                 self.driver.park(now, limit.unwrap_or(PARK_MAX).min(PARK_MAX));
             }
         }
-        self.close();
     }
 
     /// `false` when the client was closed.
@@ -205,27 +210,6 @@ impl Pump {
             let nobody = Sink::Callback(Box::new(|_| {}));
             std::mem::replace(&mut command.sink, nobody).put(Err(error));
         }
-    }
-
-    /// Tells the one who connects how it went. `false`: it failed.
-    fn report_ready(&mut self, started: Instant, now: Instant) -> bool {
-        if self.ready.is_none() {
-            return true;
-        }
-        let (connected, needed) = (self.driver.connected(), self.driver.needed());
-        let result = if connected >= needed {
-            Ok(())
-        } else if now.since(started) >= self.connect_timeout {
-            let (of, after) = (self.replicas, self.connect_timeout);
-            Err(ConnectError::Unreachable { connected, of, needed, after })
-        } else {
-            return true;
-        };
-        let ok = result.is_ok();
-        if let Some(ready) = self.ready.take() {
-            drop(ready.try_send(result));
-        }
-        ok
     }
 
     fn close(mut self) {

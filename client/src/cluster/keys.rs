@@ -14,7 +14,7 @@ use tetrarch_dataplane::crypto::signature::{SigningKey, VerifyingKey};
 use super::{CLUSTER_FILE, ClusterError, parse_toml, read, unreadable};
 
 /// The private half of one identity. Wiped when dropped, never printed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PrivateKeys {
     /// For links and, with each other side's public key, for MAC vectors.
     pub static_secret: StaticSecret,

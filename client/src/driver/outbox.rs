@@ -41,6 +41,13 @@ impl Outbox {
         Self { prover, pool, entries: VecDeque::with_capacity(BURST_MAX) }
     }
 
+    /// The members are others, for whom `prover` proves. What was to be sent to those of before is not:
+    /// the core gives all of it again.
+    pub(super) fn follow(&mut self, prover: Prover) {
+        self.prover = prover;
+        self.entries.clear();
+    }
+
     pub(super) fn push(&mut self, to: To, client: ClientId, body: Bytes, sign: bool) {
         self.entries.push_back(Entry { to, client, body, sign });
     }

@@ -22,10 +22,6 @@ pub struct DriverConfig {
     pub operation_timeout: Duration,
     /// One line about the cluster for INFO.
     pub description: String,
-    /// Replicas in the cluster.
-    pub replicas: usize,
-    /// Faulty replicas that it tolerates.
-    pub faults_tolerated: usize,
 }
 
 struct Waiting {
@@ -169,15 +165,16 @@ impl<C: Clock> Cluster for DriverCluster<C> {
             ("tetrarch_operations_completed", counts.completed),
             ("tetrarch_operations_sent_again", counts.resent),
             ("tetrarch_operations_timed_out", self.timeouts),
+            ("tetrarch_views_followed", counts.followed),
             ("tetrarch_busy_answers", counts.busy),
             ("tetrarch_sessions_held_back", counts.held_back),
             ("tetrarch_operations_in_flight", self.waiting.len() as u64),
         ];
         Facts {
             description: self.config.description.clone(),
-            replicas: self.config.replicas,
+            replicas: self.driver.cluster().members.len(),
             replicas_connected: self.driver.connected(),
-            faults_tolerated: self.config.faults_tolerated,
+            faults_tolerated: self.driver.cluster().f,
             more: more.map(|(name, value)| (name.to_owned(), value.to_string())).to_vec(),
         }
     }

@@ -5,6 +5,7 @@
 //! operation, or send it otherwise than as the first time.
 
 use super::*;
+use crate::batch::REQUEST_HEADER_SIZE;
 use crate::membership::ViewRequest;
 use crate::spec;
 use crate::verified::Verified;
@@ -23,6 +24,26 @@ impl<P: Payload> ClientCore<P> {
         if self.follower.hear(from, news) {
             self.enter_view(&before);
             actions.push(ClientAction::Followed { membership: Box::new(news.get().clone()) });
+        }
+    }
+
+    /// Has members say in which view they are, if that is a later one than this client's: they are sent a
+    /// read-only request without a number, to which no other answer counts.
+    pub fn ask_for_view(&mut self, now: Instant, to: To, actions: &mut Actions<ClientAction<P>>) {
+        spec!("CLI.12");
+        self.now = self.now.max(now);
+        let client = ClientId::new(self.config.identity, 0);
+        let header = RequestHeader {
+            client,
+            sequence: Sequence::NONE,
+            view: self.follower.view().id().0,
+            read_only: true,
+            replier: Replier::EVERYONE,
+            unanswered: 0,
+            operation_size: 0,
+        };
+        if let Some(body) = self.pool.build(REQUEST_HEADER_SIZE, &mut |out| header.write(out)) {
+            actions.push(ClientAction::Send { to, client, body, sign: false });
         }
     }
 

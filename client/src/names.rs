@@ -1,4 +1,4 @@
-//! Names of hosts that views bring, resolved on a thread of its own.
+//! Addresses of members: numbers as they are, names resolved on a thread of its own.
 //!
 //! Owns that thread and what it found. Always true: asking never waits; a name that does not resolve is
 //! tried again and again. Must not: forget an address that is in use because its name resolves no more.
@@ -10,11 +10,30 @@ use std::time::Duration;
 
 use tetrarch_dataplane::endpoint::Waker;
 
-use crate::stage::linking::Addresses;
-use crate::warning;
-
 /// The pause before a name that did not resolve is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Where addresses of members come from.
+pub trait Addresses: Send {
+    /// What to dial for `host:port`; `None`: not known yet.
+    fn find(&mut self, address: &str) -> Option<SocketAddr>;
+    /// Is something known that was not when it was asked for?
+    fn has_news(&mut self) -> bool;
+}
+
+/// Addresses that are numbers: nothing has to be asked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Numeric;
+
+impl Addresses for Numeric {
+    fn find(&mut self, address: &str) -> Option<SocketAddr> {
+        address.parse().ok()
+    }
+
+    fn has_news(&mut self) -> bool {
+        false
+    }
+}
 
 /// See the module.
 pub struct Names {
@@ -27,12 +46,19 @@ pub struct Names {
 }
 
 impl Names {
-    /// Wakes whoever asked with `waker` when there is an answer. The thread ends when this is dropped.
+    /// Wakes whoever asked with `waker` when there is an answer, and tells `warn` of each name that does not
+    /// resolve, each time. The thread ends when this is dropped.
     ///
     /// # Errors
     /// The system refuses a thread.
-    pub fn new(waker: Waker) -> std::io::Result<Self> {
-        Self::resolving(waker, |name| name.to_socket_addrs().ok().and_then(|mut all| all.next()))
+    pub fn new(waker: Waker, warn: fn(&str)) -> std::io::Result<Self> {
+        Self::resolving(waker, move |name| {
+            let found = name.to_socket_addrs().ok().and_then(|mut all| all.next());
+            if found.is_none() {
+                warn(name);
+            }
+            found
+        })
     }
 
     fn resolving(
@@ -97,10 +123,7 @@ fn answer_all(
                 // Nobody listens: the next question will say so.
                 !told
             }
-            None => {
-                warning!("{name}: the host name of a member does not resolve; trying again");
-                true
-            }
+            None => true,
         });
     }
 }
