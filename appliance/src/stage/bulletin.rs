@@ -60,10 +60,11 @@ pub struct Bulletin {
     notice: Mutex<Notice>,
 }
 
-fn encoded(asked: &ViewRequest) -> Arc<[u8]> {
+/// Nobody asked for the first view, and nobody is told of it.
+fn encoded(asked: &ViewRequest) -> Option<Arc<[u8]>> {
     let mut bytes = Vec::new();
     asked.encode(&mut bytes);
-    bytes.into()
+    asked.signature.iter().any(|byte| *byte != 0).then(|| bytes.into())
 }
 
 impl Bulletin {
@@ -77,7 +78,7 @@ impl Bulletin {
     /// This replica goes on in the view that `membership` describes, after a restart; `asked`: the View Manager's request for
     /// it.
     pub fn begin(&self, keys: Arc<ViewKeys>, membership: Membership, asked: Option<&ViewRequest>) {
-        let told = asked.map(encoded);
+        let told = asked.and_then(encoded);
         self.change(|notice| {
             let current = Arc::new(membership);
             *notice = Notice { keys, current, told, next: None, former: None };
@@ -101,7 +102,7 @@ impl Bulletin {
 
     /// This replica is in another view, which was `asked` for and `keys` are for.
     pub fn entered(&self, keys: Arc<ViewKeys>, asked: ViewRequest) {
-        let told = Some(encoded(&asked));
+        let told = encoded(&asked);
         self.change(|notice| {
             let before = std::mem::replace(&mut notice.current, Arc::new(asked.next));
             (notice.keys, notice.told) = (keys, told);

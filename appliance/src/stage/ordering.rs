@@ -40,10 +40,8 @@ const PEERS_PER_POLL: usize = 64;
 pub struct Ordering {
     core: Replica<FramePayload>,
     herald: Arc<Herald>,
-    /// During a replay: what the View Manager asked for to make the view that the core is in, if it is not the one it started
-    /// in.
+    /// During a replay: what the View Manager asked for to make the view that the core is in, as far as known.
     replayed: Option<ViewRequest>,
-    started_in: ViewId,
     rings: OrderingRings,
     actions: Actions<Action<FramePayload>>,
     /// The log, if this replica keeps one.
@@ -73,7 +71,6 @@ impl Ordering {
         herald: Arc<Herald>,
     ) -> Self {
         Self {
-            started_in: core.view().id(),
             core,
             herald,
             replayed: None,
@@ -124,7 +121,7 @@ impl Ordering {
     /// Remembers what was asked for to make the view that the core is in: at its end it knows the next one only.
     fn note_view(&mut self) {
         let here = self.core.view().id();
-        if self.replayed.as_ref().map_or(self.started_in, |asked| asked.next.id()) != here {
+        if self.replayed.as_ref().is_none_or(|asked| asked.next.id() != here) {
             let ruling = self.core.signed_membership().filter(|asked| asked.next.id() == here);
             self.replayed = ruling.cloned().or(self.replayed.take());
         }
@@ -332,7 +329,8 @@ impl Ordering {
             Action::SendChunk { to, cid, root, index } => {
                 // Gives way to what this replica fetches itself: who asked asks again.
                 if self.rings.orders.room() > ORDERS_MAX / 2 {
-                    self.order(Order::Send { to, cid, root, index });
+                    let view = self.core.view().id();
+                    self.order(Order::Send { to, view, cid, root, index });
                 }
             }
             Action::BeginTransfer { cid, size, root: Digest(root) } => {

@@ -19,7 +19,7 @@ use incoming::Incoming;
 use outgoing::OPEN_MAX;
 use outgoing::Outgoing;
 pub use outgoing::{ON_THE_WAY_MAX, Rates};
-use tetrarch_consensus::{ConsensusId, Digest, Input, Lsn, ReplicaId, StateMachine};
+use tetrarch_consensus::{ConsensusId, Digest, Input, Lsn, ReplicaId, StateMachine, ViewId};
 use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::frame::Frame;
 use tetrarch_dataplane::ring::{Consumer, Producer, ring};
@@ -62,6 +62,8 @@ pub enum Order {
     Send {
         /// To whom.
         to: ReplicaId,
+        /// The view that this replica is in.
+        view: ViewId,
         /// Which checkpoint.
         cid: ConsensusId,
         /// Its root.
@@ -236,7 +238,8 @@ impl Worker {
                     self.incoming.store(now, (cid, index, leaf), payload);
                 }
                 Order::End(cid) => self.incoming.end(cid),
-                Order::Send { to, cid, root, index } => {
+                Order::Send { to, view, cid, root, index } => {
+                    self.outgoing.enter(view);
                     self.outgoing.want(now, to, (cid, root), index)
                 }
             }

@@ -104,6 +104,11 @@ impl Outgoing {
         }
     }
 
+    /// What is sent from now on is sent in `view`.
+    pub fn enter(&mut self, view: ViewId) {
+        self.view = view;
+    }
+
     /// A member wants a chunk.
     pub fn want(
         &mut self,
