@@ -49,11 +49,13 @@ pub fn run(directory: &Path, options: ClusterOptions) -> Result<()> {
     let cluster = Cluster::load(directory)?;
     let stop = stop_on_signals()?;
     let mut replicas = Vec::new();
-    for member in &cluster.members {
-        let id = member.id.0;
-        // All begin together, so there is nothing that one of them could have forgotten, but what is
-        // in a log.
-        let fresh = !has_log(directory, id)?;
+    let ids: Vec<u16> = cluster.members.iter().map(|member| member.id.0).collect();
+    // All begin together, so there is nothing that one of them could have forgotten, but what is in logs.
+    let mut fresh = true;
+    for id in &ids {
+        fresh &= !has_log(directory, *id)?;
+    }
+    for id in ids {
         replicas.push(Replica { id, child: Some(spawn(directory, id, fresh)?), ended: None });
     }
     info!("{} replicas run; end with Ctrl-C, look with `tetrarch status`", replicas.len());
@@ -97,6 +99,11 @@ fn watch(directory: &Path, replicas: &mut [Replica], restart: bool) -> Result<()
             && let Some(status) = child.try_wait()?
         {
             let id = replica.id;
+            if status.success() {
+                info!("replica {id} ended: it is not a member any more, or was told to stop");
+                replica.child = None;
+                continue;
+            }
             warning!("replica {id} ended: {status}");
             if !restart {
                 info!("start it again with `tetrarch replica {} --id {id}`", directory.display());

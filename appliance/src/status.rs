@@ -94,6 +94,15 @@ impl Report {
         self.replicas.iter().filter(|entry| entry.reachable).count()
     }
 
+    /// What to say when the replicas are in a later view than `cluster.toml` describes.
+    pub fn staleness(&self) -> String {
+        format!(
+            "cluster.toml describes view {}, and view {} rules: bring the newest one here, from where the last \
+             change was made",
+            self.listed_view, self.view
+        )
+    }
+
     /// For people.
     pub fn table(&self) -> String {
         let mut text = format!(
@@ -124,13 +133,9 @@ impl Report {
                 ),
             };
         }
-        if self.view != self.listed_view {
-            let _ = writeln!(
-                text,
-                "cluster.toml describes view {}, and view {} rules: bring the newest one here, from where the last \
-                 change was made",
-                self.listed_view, self.view
-            );
+        if self.view > self.listed_view {
+            text.push_str(&self.staleness());
+            text.push('\n');
         }
         for entry in &self.replicas {
             if let Some(status) = &entry.status {

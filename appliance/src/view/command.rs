@@ -9,18 +9,25 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use tetrarch_client::cluster::{CLUSTER_FILE, Cluster, ClusterError, PrivateKeys};
-use tetrarch_client::{Authentication, Client, ClientConfig};
+use tetrarch_client::{
+    Authentication, ClientConfig, ClientDriver, Clock, Completion, Mode, Outcome, SystemClock,
+};
 use tetrarch_consensus::ConsensusId;
 use tetrarch_consensus::membership::{RefusedView, VIEW_MANAGER, ViewAnswer, ViewRequest};
 use tetrarch_dataplane::crypto::signature::SigningKey;
 
 use super::change::{Change, difference, meaning, next};
 use crate::init::VIEW_MANAGER_KEY;
+use crate::status::Report;
 
-/// Prints the membership that the directory knows.
+/// How long one sleep lasts at most.
+const PARK_MAX: Duration = Duration::from_millis(20);
+
+/// Prints the membership that the directory knows, and says if the replicas that can be asked are in a later one.
 ///
 /// # Errors
 /// The directory is none of a cluster.
@@ -30,35 +37,39 @@ pub fn show(directory: &Path) -> Result<()> {
     if cluster.view_manager.is_none() {
         println!("no View Manager: it stays as it is");
     }
+    let report = Report::collect(directory)?;
+    if report.view > report.listed_view {
+        println!("{}", report.staleness());
+    }
     Ok(())
 }
 
-/// Shows what `change` means, and asks the cluster for it unless it is a `dry_run`.
+/// Shows what `change` means, and asks the cluster for it unless it is a `dry_run`. What `cluster.toml` says
+/// may be old: then the change is made to the view that rules.
 ///
 /// # Errors
 /// The change cannot be, or the cluster did not say that it is decided.
 pub fn run(directory: &Path, change: &Change, dry_run: bool) -> Result<()> {
-    let cluster = Cluster::load(directory)?;
-    let keys = manager_keys(directory, &cluster)?;
-    let next = next(&cluster, change)?;
-    print!("{}", difference(&cluster, &next));
+    let listed = Cluster::load(directory)?;
+    let keys = manager_keys(directory, &listed)?;
+    let (mut current, mut next) = (listed.clone(), shown(&listed, change)?);
     if dry_run {
         println!("nothing was asked for: leave --dry-run out to do it");
         return Ok(());
     }
-    let operation = request(&next, &keys.signing_key);
-    let config = ClientConfig::new(cluster.clone(), VIEW_MANAGER, keys);
-    // Members judge it by a proof that all of them see alike.
-    let client =
-        Client::connect(ClientConfig { authentication: Authentication::Signature, ..config })?;
-    let session = client.session()?;
-    let result =
-        session.invoke(&operation).context("no answer: whether it is decided is not known")?;
-    let answer = ViewAnswer::decode(&result).map_err(|error| {
-        anyhow!("the answer cannot be read ({error:?}): use the members' release")
-    })?;
-    let last = decided(&cluster, &next, answer)?;
-    let kept = replace(directory, &cluster, &next)?;
+    let key = keys.signing_key.clone();
+    let mut asker = Asker::connect(&listed, keys)?;
+    let mut answer = asker.ask(&request(&next, &key))?;
+    if let Some(newest) = asker.newest(&current, answer) {
+        println!(
+            "view {} rules, and {CLUSTER_FILE} here describes view {}; so it is made of that:",
+            newest.view_id, current.view_id
+        );
+        (next, current) = (shown(&newest, change)?, newest);
+        answer = asker.ask(&request(&next, &key))?;
+    }
+    let last = decided(&current, &next, answer)?;
+    let kept = replace(directory, &listed, &next)?;
     println!("decided: view {} rules behind instance {last}.\n", next.view_id);
     print!("{}", meaning(&next));
     println!(
@@ -67,6 +78,77 @@ pub fn run(directory: &Path, change: &Change, dry_run: bool) -> Result<()> {
         kept.display()
     );
     Ok(())
+}
+
+/// The next cluster, shown before anything is signed.
+fn shown(current: &Cluster, change: &Change) -> Result<Cluster, ClusterError> {
+    let next = next(current, change)?;
+    print!("{}", difference(current, &next));
+    Ok(next)
+}
+
+/// The View Manager as a client.
+struct Asker {
+    driver: ClientDriver,
+    clock: SystemClock,
+    timeout: Duration,
+}
+
+impl Asker {
+    fn connect(cluster: &Cluster, keys: PrivateKeys) -> Result<Self> {
+        let config = ClientConfig {
+            // Members judge what is asked by a proof that all of them see alike.
+            authentication: Authentication::Signature,
+            ..ClientConfig::new(cluster.clone(), VIEW_MANAGER, keys)
+        };
+        let (clock, mut driver) = (SystemClock::new(), ClientDriver::open(&config)?);
+        driver.connect(&clock, config.connect_timeout)?;
+        Ok(Self { driver, clock, timeout: config.operation_timeout })
+    }
+
+    /// Orders the request, and waits for what the members say.
+    fn ask(&mut self, operation: &[u8]) -> Result<ViewAnswer> {
+        let began = self.clock.now();
+        self.driver.submit(began, 0, Mode::Ordered, operation).map_err(|busy| anyhow!("{busy}"))?;
+        let mut ended = Vec::new();
+        loop {
+            let now = self.clock.now();
+            let worked = self.driver.poll(now, &mut ended);
+            if let Some(Completion { outcome, .. }) = ended.pop() {
+                return said(outcome);
+            }
+            if now.since(began) >= self.timeout {
+                bail!(
+                    "no answer after {:?}: whether it is decided is not known; look with `tetrarch status` \
+                     before you ask again",
+                    self.timeout
+                );
+            }
+            if !worked {
+                self.driver.park(now, PARK_MAX);
+            }
+        }
+    }
+
+    /// The cluster as it is, if the members say that it is not as `current` says.
+    fn newest(&self, current: &Cluster, answer: ViewAnswer) -> Option<Cluster> {
+        let known = self.driver.cluster();
+        let rules = ViewAnswer::Refused(RefusedView::NotNext(known.view_id));
+        (answer == rules && known.view_id != current.view_id).then(|| known.clone())
+    }
+}
+
+fn said<P: AsRef<[u8]>>(outcome: Outcome<P>) -> Result<ViewAnswer> {
+    match outcome {
+        Outcome::Done(result) => ViewAnswer::decode(result.as_ref()).map_err(|error| {
+            anyhow!("the answer cannot be read ({error:?}): use the members' release")
+        }),
+        Outcome::Refused => bail!(
+            "the members refused the request for its form or its signature; nothing was changed: is \
+             {VIEW_MANAGER_KEY} the one that this cluster was made with?"
+        ),
+        Outcome::Forgotten => bail!("it was answered, and the answer is not kept any more"),
+    }
 }
 
 /// The View Manager's own keys.
