@@ -161,3 +161,165 @@ fn a_volatile_replica_comes_back_in_a_later_view() {
     }
     record.check(&session);
 }
+
+/// What is asked for in vain changes nothing, and says what to do.
+// rule: VIEW.2
+#[test]
+fn what_cannot_be_asked_for_says_why() {
+    let cluster = cluster("views-errors", &[]);
+    let file = |name: &str| cluster.directory.join(name);
+    let view = |what: &str, more: &[&str]| cluster.view(what, more);
+    says(&view("show", &[]), true, &["view 0: 4 replicas, f = 1 (byzantine), 3 decide"]);
+    says(&view("remove", &["9"]), false, &["replica = 9", "not a member", "0, 1, 2, 3"]);
+    says(&view("remove", &["3"]), false, &["cluster.f = 1", "at least 4"]);
+    says(&view("set-f", &["2"]), false, &["cluster.f = 2", "at least 7"]);
+    says(&view("set-f", &["1"]), false, &["nothing would change"]);
+    says(
+        &view("add", &["--keys", "nowhere.public"]),
+        false,
+        &["nowhere.public", "tetrarch view keys"],
+    );
+    let keys = cluster.make_keys(4);
+    let rotate = view("rotate-keys", &["--keys", &keys]);
+    says(&rotate, false, &["replica = 4", "not a member", "tetrarch view add"]);
+    says(
+        &view("add", &["--keys", &keys, "--dry-run"]),
+        true,
+        &["+ replica 4", "leave --dry-run out"],
+    );
+
+    // Nobody but the View Manager, with the keys that the cluster knows.
+    let key = file("view-manager.key");
+    let kept = fs::read(&key).expect("made by init");
+    fs::copy(file("client-0.key"), &key).expect("ours");
+    says(&view("add", &["--keys", &keys]), false, &["view-manager.key", "the view manager"]);
+    fs::remove_file(&key).expect("ours");
+    says(&view("add", &["--keys", &keys]), false, &["view-manager.key", "cannot read"]);
+    fs::copy(file("client-0.key"), &key).expect("ours");
+    fs::write(&key, kept).expect("ours");
+
+    // Too few members stay: two of four may not go in one step.
+    let more = [cluster.make_keys(5), cluster.make_keys(6)];
+    says(&view("add", &["--keys", &keys, "--keys", &more[0]]), true, &["decided: view 1"]);
+    assert!(!file("cluster.view-1.toml").exists());
+    says(&view("add", &["--keys", &keys]), false, &["replica = 4", "a member has this id"]);
+    let gone = view("remove", &["0", "1", "2", "3"]);
+    says(&gone, false, &["2 replicas cannot tolerate f = 1"]);
+
+    // An old file does no harm: what is asked for is made of the view that rules.
+    (0..4).for_each(|id| cluster.wait_for_view(id, 1));
+    fs::copy(file("cluster.view-0.toml"), file("cluster.toml")).expect("kept");
+    let stale = ["cluster.toml describes view 0, and view 1 rules", "bring the newest one here"];
+    says(&view("show", &[]), true, &stale);
+    let asked = view("add", &["--keys", &more[1]]);
+    let parts =
+        ["view 1 rules, and cluster.toml here describes view 0", "n = 6, f = 1", "decided: view 2"];
+    says(&asked, true, &parts);
+    (0..4).for_each(|id| cluster.wait_for_view(id, 2));
+    let status = cluster.status().0;
+    assert_eq!((&status["view"], &status["listed_view"]), (&2.into(), &2.into()));
+    for id in 0..4 {
+        assert!(!cluster.log(id).contains("misbehaviour"), "{}", cluster.log(id));
+    }
+}
+
+/// New keys are made on the replica's machine and named by a view. A replica that was not started since they were
+/// made learns of them at its next start.
+#[test]
+fn keys_change_while_replicas_work() {
+    let mut cluster = cluster("views-keys", &["--durable"]);
+    let mut record = Record::default();
+    let client = cluster.client();
+    record.write(&client.session().expect("the first one"), 20);
+    drop(client);
+    let remake = |id: usize| {
+        let made = run(&["view", "keys", text(&cluster.directory)], &["--id", &id.to_string()]);
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        cluster.directory.join(format!("replica-{id}.public")).display().to_string()
+    };
+    let (two, three) = (remake(2), remake(3));
+    cluster.kill(2);
+    cluster.replicas[2] = Some(cluster.spawn(2));
+    cluster.wait_for_links(2, 3);
+    let asked = cluster.view("rotate-keys", &["--keys", &two, "--keys", &three]);
+    says(
+        &asked,
+        true,
+        &["~ replica 2 gets the keys", "~ replica 3 gets the keys", "decided: view 1"],
+    );
+    for id in 0..3 {
+        cluster.wait_for_view(id, 1);
+    }
+    wait("it lacks its keys", || {
+        cluster.log(3).contains("names replica 3 with keys that are not here")
+    });
+    cluster.kill(3);
+    cluster.replicas[3] = Some(cluster.spawn(3));
+    for id in 0..4 {
+        cluster.wait_for_view(id, 1);
+        cluster.wait_for_links(id, 3);
+    }
+    // Each of them is needed once.
+    let client = cluster.client();
+    let session = client.session().expect("the first one");
+    for id in [0, 1] {
+        cluster.kill(id);
+        record.write(&session, 20);
+        cluster.replicas[id] = Some(cluster.spawn(id));
+        cluster.wait_for_links(id, 3);
+    }
+    record.check(&session);
+    // And the keys of before are of no use any more.
+    assert!(cluster.log(3).contains("in view 1") || cluster.view("show", &[]).1.contains("view 1"));
+}
+
+/// Who joins when nobody keeps the first decisions any more begins with a checkpoint of the view that names it.
+// rule: ST.5
+#[test]
+fn one_that_joins_late_gets_a_checkpoint() {
+    let mut cluster = Processes::init_with("views-late", "kv", &["--durable"]);
+    cluster.edit("cluster.toml", "checkpoint_every = 8192", "checkpoint_every = 64");
+    for id in 0..4 {
+        cluster.edit(
+            &format!("replica-{id}.toml"),
+            "decision_log_mib = 64",
+            "decision_log_mib = 10",
+        );
+    }
+    cluster.replicas = (0..4).map(|id| Some(cluster.spawn(id))).collect();
+    let client = cluster.client();
+    let session = client.session().expect("the first one");
+    let (large, mut written) = ("x".repeat(100 * 1024), 0);
+    let mut write = |session: &Session, count: usize| {
+        for _ in 0..count {
+            let (key, value) = (format!("key-{}", written % 20), format!("{written} {large}"));
+            session.invoke(&command(&["SET", &key, &value])).expect("written in the end");
+            written += 1;
+        }
+        written
+    };
+    write(&session, 200);
+    let keys = cluster.make_keys(4);
+    let joiner = cluster.spawn_joiner(4);
+    cluster.replicas.push(Some(joiner));
+    says(&cluster.view("add", &["--keys", &keys]), true, &["decided: view 1"]);
+    (0..4).for_each(|id| cluster.wait_for_view(id, 1));
+    wait("it begins with what the others have", || {
+        write(&session, 20);
+        cluster.log(4).contains(": installed in")
+    });
+    wait("it is in the view", || {
+        write(&session, 1);
+        cluster.log(4).contains("view 1 begins")
+    });
+    cluster.wait_for_view(4, 1);
+    // Four of five are needed, so it is one of them.
+    cluster.kill(0);
+    let written = write(&session, 60);
+    for key in 0..20 {
+        let newest = (0..written).rev().find(|at| at % 20 == key).expect("one of them");
+        let value = get(&session, &format!("key-{key}")).expect("written");
+        assert_eq!(value.split(' ').next(), Some(newest.to_string().as_str()));
+    }
+    assert!(!cluster.log(4).contains("misbehaviour"), "{}", cluster.log(4));
+}
