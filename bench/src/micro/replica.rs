@@ -161,7 +161,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let test = TestCluster::new(REPLICAS, usize::from(REPLICAS - 1) / 3, 1);
+        let test = TestCluster::managed(REPLICAS, usize::from(REPLICAS - 1) / 3, 1);
         let switch = Switch::new(SwitchConfig {
             queue_max: 8 * BATCH_REQUESTS_MAX,
             ..SwitchConfig::default()
@@ -198,6 +198,7 @@ impl World {
         let metrics = Arc::new(Metrics::new());
         let (service, validator) = ServiceKind::Null.build([0; 2]);
         let mut core = Config::new(ReplicaId(id), self.test.cluster.view());
+        core.first = Some(Box::new(self.test.cluster.membership()));
         core.decision_log_size = SIZES.decision_log_size;
         core.clients_max = self.test.cluster.clients.len() as u32;
         let parts = Parts {
