@@ -59,6 +59,8 @@ pub enum Action<P> {
         /// The batch is one request of the View Manager, which is not for the application: this is its
         /// result (rule VIEW.3).
         view_answer: Option<ViewAnswer>,
+        /// What has to be durable before anybody hears of it (rule DUR.3).
+        after: Lsn,
     },
     /// Take a checkpoint of the application as it is after the last `Execute`, and of the replies kept. It
     /// counts when it is durable itself and the record `base` is (rule CKP.3); then feed back

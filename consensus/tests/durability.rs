@@ -61,6 +61,49 @@ fn new_core(cluster: &Cluster) -> smr::Replica<payload::SharedBytes> {
     smr::Replica::new(config, Box::new(payload::HeapPool), Instant(0))
 }
 
+/// A replica that told of a decision and goes down before the record of it is durable has forgotten the decision,
+/// not that it voted: it must not answer a read as if the request had never been executed.
+// rule: DUR.3
+#[test]
+fn replies_wait_for_a_vote_and_who_voted_answers_no_reads_until_it_has_executed() {
+    let mut cluster = four_with_records();
+    for counter in 1..=3 {
+        let made = request(7, counter, "put", true, &[]);
+        (0..4).for_each(|id| cluster.request(id, &made));
+        cluster.run(timeout() / 8);
+    }
+    assert_eq!(cluster.decided(1), 3);
+    let mine = cluster.records.iter().filter(|(id, ..)| *id == 1);
+    let records: Vec<_> = mine.map(|(_, lsn, record)| (*lsn, record)).collect();
+    let place = |what: &dyn Fn(&Record<_>) -> bool| {
+        records.iter().position(|(_, record)| what(record)).expect("it was recorded")
+    };
+    let three = ConsensusId(3);
+    let written = place(&|it| matches!(it, Record::Written { at, .. } if at.cid == three));
+    let accepted = place(&|it| matches!(it, Record::Accepted(vote) if vote.at.cid == three));
+    let decided = place(&|it| matches!(it, Record::Decided { at, .. } if at.cid == three));
+    assert!(written < accepted && accepted < decided);
+    assert!(cluster.replies_after.contains(&(1, 3, records[written].0)));
+    // It comes back with the first so many of its records.
+    let back_with = |count: usize| {
+        let mut core = new_core(&cluster);
+        let mut actions = Actions::with_capacity(limits::ACTIONS_MAX);
+        let view = ViewId(0);
+        let first = Record::<payload::SharedBytes>::MemoryWhole { view };
+        core.restore(Instant(0), &bytes(&first), &mut actions).expect("the first record");
+        for (_, record) in &records[..count] {
+            core.restore(Instant(0), &bytes(record), &mut actions).expect("its own records");
+            actions.drain().for_each(drop);
+        }
+        core.go_on_after(Lsn(1 + count as u64), &mut actions);
+        (core.decided().0, core.may_answer_reads())
+    };
+    assert_eq!(back_with(written), (2, true), "what it did not record it did not tell");
+    assert_eq!(back_with(written + 1), (2, false));
+    assert_eq!(back_with(decided), (2, false));
+    assert_eq!(back_with(decided + 1), (3, true));
+}
+
 /// A replica that begins at a checkpoint is where one is that replays everything, and nothing else will do
 /// as a base.
 // rule: CKP.2

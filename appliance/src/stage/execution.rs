@@ -246,7 +246,7 @@ impl Execution {
         }
         match self.rings.work.pop() {
             Some(Work::Execute { decided, after }) => {
-                self.after = after;
+                self.after = self.after.max(after);
                 self.execute(&decided);
             }
             Some(Work::Enter { view, own }) => self.enter(view, own),
@@ -254,7 +254,7 @@ impl Execution {
             Some(Work::Busy { client, sequence }) => self.say(client, sequence, Status::Busy),
             Some(Work::Checkpoint { base, ordered }) => self.checkpoint(base, &ordered),
             Some(Work::Install { base, cid, after }) => {
-                self.after = after;
+                self.after = self.after.max(after);
                 self.begin_install(base, cid);
             }
             Some(Work::Reads(answer)) => self.answers_reads = answer,

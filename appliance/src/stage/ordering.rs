@@ -48,6 +48,9 @@ pub struct Ordering {
     records: Option<Records>,
     /// The last record that was appended.
     appended: Lsn,
+    /// The last one that something waits for. Those behind it are written with the next that is awaited: the record
+    /// of a decision is not worth a sync of its own.
+    awaited: Lsn,
     /// The log has failed: nothing happens any more.
     failed: bool,
     /// Whether execution was told to answer read-only requests.
@@ -78,6 +81,7 @@ impl Ordering {
             actions: Actions::with_capacity(ACTIONS_MAX),
             records: None,
             appended: Lsn(0),
+            awaited: Lsn(0),
             failed: false,
             reads: false,
             waiting: VecDeque::with_capacity(ACTIONS_MAX),
@@ -110,7 +114,7 @@ impl Ordering {
         self.core.restore(CoreInstant(now.0), record, &mut self.actions)?;
         let mut executes = None;
         for action in self.actions.drain() {
-            if let Action::Execute { context, batch, selection, view_answer } = action {
+            if let Action::Execute { context, batch, selection, view_answer, .. } = action {
                 executes = Some(Decided { context, batch, selection, view_answer });
             }
         }
@@ -166,6 +170,7 @@ impl Ordering {
         self.waiting.extend(self.actions.drain());
         self.records = Some(records);
         self.hand_on();
+        self.awaited = self.appended;
         self.flush();
         self.publish();
         watermark
@@ -295,16 +300,20 @@ impl Ordering {
     fn carry_out(&mut self, action: Action<FramePayload>) {
         match action {
             Action::Send { to, message, after } => {
+                self.wait_for(after);
                 let pushed = self.rings.sends.push(Outbound { to, message, after });
                 debug_assert!(pushed.is_ok(), "the room was checked");
             }
             Action::Persist { .. } => debug_assert!(false, "records are appended in order"),
-            Action::Execute { context, batch, selection, view_answer } => {
-                let after = self.appended;
+            Action::Execute { context, batch, selection, view_answer, after } => {
+                self.wait_for(after);
                 let decided = Decided { context, batch, selection, view_answer };
                 self.work(Work::Execute { decided, after });
             }
-            Action::Checkpoint { base, ordered } => self.work(Work::Checkpoint { base, ordered }),
+            Action::Checkpoint { base, ordered } => {
+                self.wait_for(base);
+                self.work(Work::Checkpoint { base, ordered });
+            }
             Action::ResendReply { client, sequence } => {
                 self.work(Work::Resend { client, sequence });
             }
@@ -342,6 +351,7 @@ impl Ordering {
             Action::EndTransfer { cid } => self.order(Order::End(cid)),
             Action::Install { base, cid } => {
                 let after = self.appended;
+                self.wait_for(after);
                 self.work(Work::Install { base, cid, after });
             }
             Action::Transfer(note) => self.tell(Event::Transfer(note)),
@@ -361,6 +371,11 @@ impl Ordering {
                 self.tell(Event::Retired { view });
             }
         }
+    }
+
+    /// Something waits until this is durable.
+    fn wait_for(&mut self, lsn: Lsn) {
+        self.awaited = self.awaited.max(lsn);
     }
 
     fn work(&mut self, work: Work) {
@@ -433,7 +448,10 @@ impl Ordering {
         let Some(records) = &mut self.records else {
             return true;
         };
-        records.flush();
+        if self.awaited > records.durable() {
+            records.flush();
+        }
+        records.give_up();
         if records.failure().is_some() && !self.failed {
             self.failed = true;
             self.tell(Event::LogFailed);

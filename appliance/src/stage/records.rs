@@ -84,6 +84,16 @@ impl Records {
 
     /// Hands over what was appended, if no write is under way.
     pub fn flush(&mut self) {
+        self.storage.flush();
+    }
+
+    /// How far the log is durable now.
+    pub fn durable(&mut self) -> Lsn {
+        Lsn(self.storage.durable().0)
+    }
+
+    /// Gives up the records that are not needed any more.
+    pub fn give_up(&mut self) {
         if let Some(needed_from) = &self.needed_from {
             let below = needed_from.load(Ordering::Acquire);
             if below > self.given_up {
@@ -92,7 +102,6 @@ impl Records {
                 self.storage.truncate(storage::Lsn(below));
             }
         }
-        self.storage.flush();
     }
 
     /// Records before `below` are not needed any more: what makes them so is on stable storage.

@@ -127,6 +127,9 @@ impl<P: Payload> Replica<P> {
             (Lsn(0), false) => return self.persist(|_| Record::MemoryWhole { view }, actions),
             (_, false) => {}
         }
+        spec!("DUR.3");
+        let voted = self.window.iter().filter(|open| open.has_vote()).map(|open| open.at.cid).max();
+        self.lag.read_from = voted.unwrap_or(self.decided);
         self.durability.restored = Some(self.regency);
         if self.stopped {
             self.synchronization.give_up_at = self.now + self.timeout();
@@ -337,6 +340,7 @@ impl<P: Payload> Replica<P> {
         self.window.note_written();
         let open = self.window.at_mut(cid);
         open.write(digest);
+        open.vote_lsn.get_or_insert(self.durability.last.unwrap_or_default());
         open.verdict = Verdict::Written;
         open.work_since.get_or_insert(self.now);
         self.speculate(cid);
@@ -353,6 +357,7 @@ impl<P: Payload> Replica<P> {
         open.accepted = Some(digest);
         open.accepts.vote(self.index, digest);
         open.accept_lsn = self.durability.last.unwrap_or_default();
+        open.vote_lsn.get_or_insert(open.accept_lsn);
         self.window.note_accepted();
     }
 }

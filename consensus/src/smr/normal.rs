@@ -464,7 +464,7 @@ impl<P: Payload> Replica<P> {
 
     /// Delivers the decision of the lowest instance and opens the next one.
     pub(super) fn deliver(&mut self, actions: &mut Actions<Action<P>>) -> bool {
-        spec!("SMR.7", "SMR.8", "SMR.9", "SMR.11");
+        spec!("SMR.7", "SMR.8", "SMR.9", "SMR.11", "DUR.3");
         let open = self.window.lowest();
         let Some(decided) = open.decided else {
             return false;
@@ -483,7 +483,9 @@ impl<P: Payload> Replica<P> {
         assert!(batch.digest == decided.digest && cid == self.decided.next());
         let claimed = open.claimed;
         let as_written = open.wrote.is_none_or(|wrote| wrote == decided.digest);
+        let voted = open.vote_lsn;
         self.persist(|this| this.decision_record(at, &batch), actions);
+        let after = voted.unwrap_or(self.last_record());
         let suppress = self.config.checks.duplicate_suppression;
         let mut selection = self.requests.execute(self.now, &batch, suppress);
         let view_answer = self.judge_view_request(cid, &batch, &mut selection);
@@ -497,7 +499,7 @@ impl<P: Payload> Replica<P> {
         self.helping.note_decided(batch.payload().bytes().len());
         self.timestamp_ns = timestamp_ns;
         self.decided = cid;
-        actions.push(Action::Execute { context, batch, selection, view_answer });
+        actions.push(Action::Execute { context, batch, selection, view_answer, after });
         self.open_next(decided.digest);
         if !as_written {
             self.speculate_again();

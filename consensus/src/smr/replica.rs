@@ -263,9 +263,10 @@ impl<P: Payload> Replica<P> {
     }
 
     /// May read-only requests be answered from the state of this replica? Not before one that lost
-    /// its memory has executed what it may have helped to decide before (rule LAG.5).
+    /// its memory has executed what it may have helped to decide before (rule LAG.5), nor before one that came back
+    /// with its records has executed what it voted for (rule DUR.3).
     pub fn may_answer_reads(&self) -> bool {
-        spec!("LAG.5", "VIEW.5");
+        spec!("LAG.5", "VIEW.5", "DUR.3");
         // One that is between views may not know of what others have executed in the next.
         let executed = self.lag.read_from().is_some_and(|from| self.executed >= from);
         executed && !self.window.is_closed()

@@ -52,6 +52,8 @@ pub(crate) struct Instance<P> {
     pub(crate) accepted: Option<Digest>,
     /// What has to be durable before the ACCEPT counts here (rule DUR.2).
     pub(crate) accept_lsn: Lsn,
+    /// The record of this replica's first vote here, in any epoch, if it made one (rule DUR.3).
+    pub(crate) vote_lsn: Option<Lsn>,
     /// Since when something written or bound waits for a decision.
     pub(crate) work_since: Option<Instant>,
     /// The only value that may be written here (rule SYNC.9).
@@ -90,6 +92,7 @@ impl<P> Instance<P> {
             wrote: None,
             accepted: None,
             accept_lsn: Lsn(0),
+            vote_lsn: None,
             work_since: None,
             bound: None,
             certified: None,
@@ -108,6 +111,7 @@ impl<P> Instance<P> {
     /// Forgets everything and opens instance `cid` in the same memory.
     pub(crate) fn reopen(&mut self, cid: ConsensusId) {
         self.at.cid = cid;
+        self.vote_lsn = None;
         self.certified = None;
         self.write_set = WriteSet::EMPTY;
         self.decided = None;
@@ -151,6 +155,11 @@ impl<P> Instance<P> {
         self.wrote = Some(digest);
         let written = Written { epoch: self.at.epoch, digest };
         self.write_set.insert_within(self.write_set_max, written);
+    }
+
+    /// Does a replica that comes back with its records know that it voted here, in whichever epoch?
+    pub(crate) fn has_vote(&self) -> bool {
+        self.certified.is_some() || !self.write_set.as_slice().is_empty()
     }
 
     /// What a state says of it (rule SYNC.5).

@@ -66,6 +66,8 @@ pub struct Cluster {
     /// Of the first view, if others may follow; and what the View Manager was told, by whom.
     pub first: Option<Box<Membership>>,
     pub answers: Vec<(u16, ViewAnswer)>,
+    /// What each replica's replies of an instance wait for.
+    pub replies_after: Vec<(u16, u64, Lsn)>,
     pub sent: Vec<(u16, Lsn, Message<Bytes>)>,
     pub transfers: transfer::Transfers,
 }
@@ -99,6 +101,7 @@ impl Cluster {
             checkpoint_every: 0,
             first: None,
             answers: Vec::new(),
+            replies_after: Vec::new(),
             sent: Vec::new(),
             transfers: transfer::Transfers::default(),
         };
@@ -214,7 +217,8 @@ impl Cluster {
                     self.queue.push_back(Envelope { from: id, to, message: message.clone() });
                 }
             }
-            Action::Execute { context, batch, selection, view_answer } => {
+            Action::Execute { context, batch, selection, view_answer, after } => {
+                self.replies_after.push((id, context.cid.0, after));
                 self.answers.extend(view_answer.map(|answer| (id, answer)));
                 let ordered = view_answer.is_none();
                 let chosen = batch.requests().enumerate().filter(|_| ordered);

@@ -259,7 +259,7 @@ impl World {
                 return Err(format!("record {}: {error}", disk.dropped + at as u64 + 1));
             }
             for action in actions.drain() {
-                if let Action::Execute { context, batch, selection, view_answer } = action {
+                if let Action::Execute { context, batch, selection, view_answer, .. } = action {
                     self.note_delivery(member, &context, &batch, &selection);
                     let after = Lsn(disk.dropped + at as u64 + 1);
                     let checkpoint = None;

@@ -124,7 +124,7 @@ impl World {
             kept.push_back((view.sequence, answer));
         }
         entry.executed = job.context.cid;
-        entry.executed_after = job.after;
+        entry.executed_after = entry.executed_after.max(job.after);
         let state = entry.service.digest();
         if honest {
             self.checker.executed(member, job.context.cid, state, &answers);

@@ -246,11 +246,10 @@ impl World {
                 self.tell_after(member, host, after, Held::Message(to, message));
             }
             Action::Persist { lsn, record } => self.append(member, host, lsn, &record),
-            Action::Execute { context, batch, selection, view_answer } => {
+            Action::Execute { context, batch, selection, view_answer, after } => {
                 if honest {
                     self.note_delivery(member, &context, &batch, &selection);
                 }
-                let after = self.nodes[member].hosts[host].journal.last();
                 let life = self.nodes[member].life;
                 let jobs = &mut self.nodes[member].hosts[host].jobs;
                 let checkpoint = None;

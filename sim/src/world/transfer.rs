@@ -246,7 +246,7 @@ impl World {
         let state = service.digest();
         let entry = &mut self.nodes[member].hosts[host];
         entry.install(service, replies);
-        (entry.executed, entry.executed_after) = (cid, after);
+        (entry.executed, entry.executed_after) = (cid, after.max(entry.executed_after));
         if self.is_honest(member) {
             self.checker.replaced(member, cid, state);
         }
