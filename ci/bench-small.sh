@@ -19,6 +19,7 @@ trap 'rm -rf "$out"' EXIT
 "$bench" timeline --script '3:kill leader,8:restart killed,14:end' --svg "$out/timeline.svg"
 grep -q 'killed the leader' "$out/timeline.svg"
 "$bench" transfer --state-mib 16 --checkpoint-every 64 --before 0.5 --durable --json >"$out/transfer.jsonl"
+"$bench" durable --sessions 100 --rounds 1 --duration 0.5 --warmup 0.2 --json >"$out/durable.jsonl"
 "$bench" report "$out"/*.jsonl -o "$out/report.html"
 grep -q '</html>' "$out/report.html"
 for title in 'Latency against throughput' 'Latency percentiles' 'Time of a request by stage' Roofline; do

@@ -5,6 +5,7 @@
 
 pub mod compare;
 pub mod cpu;
+pub mod durable;
 pub mod floors;
 pub mod latency;
 pub mod layouts;

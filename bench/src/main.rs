@@ -30,6 +30,9 @@ enum Command {
     Roofline(commands::roofline::RooflineArgs),
     /// Two builds, layouts or configurations beside each other, in interleaved rounds
     Compare(commands::compare::CompareArgs),
+    /// What keeping a log costs: volatile, durable, the disk alone, and volatile beside such writes, in interleaved
+    /// rounds
+    Durable(commands::durable::DurableArgs),
     /// One HTML page with plots from the lines that --json printed
     Report(commands::report::ReportArgs),
     /// Digests one by one and in bursts, as a ratio of interleaved runs
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Ping(args) => commands::ping::run(&args),
         Command::Roofline(args) => commands::roofline::run(&args),
         Command::Compare(args) => commands::compare::run(&args),
+        Command::Durable(args) => commands::durable::run(&args),
         Command::Report(args) => commands::report::run(&args),
         Command::Hash(args) => commands::roofline::run_hash(&args),
         Command::Layouts(args) => commands::layouts::run(&args),
@@ -93,6 +97,7 @@ mod tests {
             "tetrarch-bench compare --against ../other/tetrarch --rounds 3",
             "tetrarch-bench compare --layout fused,spread --signed --replicas 1 --sessions 100",
             "tetrarch-bench compare --init --idle=park --init --idle=spin",
+            "tetrarch-bench durable --payloads 1024/1024 --sessions 1000 --depth 1,4 --rounds 3",
             "tetrarch-bench report a.jsonl b.jsonl -o report.html",
             "tetrarch-bench transfer --state-mib 512 --durable --sessions 20 --json",
             "tetrarch-bench layouts --cores 1,2,4 --rounds 3 --json",

@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod compare;
+pub mod durable;
 pub mod layouts;
 pub mod load;
 pub mod ping;

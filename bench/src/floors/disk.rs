@@ -4,16 +4,19 @@
 //! waits until it is on stable storage, and writes the next. So this is the floor of a log that has one group
 //! under way, without the work of making records and of taking turns with other threads.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
+use tetrarch_dataplane::storage::LogConfig;
 use tetrarch_dataplane::storage::buffer::Buffer;
 use tetrarch_dataplane::storage::disk::LogFile;
 use tetrarch_dataplane::storage::file::{Access, open_directory};
+use tetrarch_dataplane::storage::format::BLOCK_SIZE;
 
 use crate::latency::Latencies;
 
@@ -97,6 +100,129 @@ fn measure(path: &Path, file_size: u64, span: Duration) -> Result<(String, Vec<D
     Ok((access, rows))
 }
 
+/// One row: `writers` that each write groups of `size` bytes, in whole blocks, to a file of their own of the size of a
+/// segment.
+///
+/// # Errors
+/// The directory cannot be written.
+pub fn one(parent: &Path, writers: usize, size: usize, span: Duration) -> Result<DiskFloor> {
+    let place = Place::make(parent, writers, size)?;
+    let Place { files, file_size, size, _directory } = place;
+    row(files, file_size, size, span)
+}
+
+/// Files of writers, in a directory that goes with them.
+struct Place {
+    files: Vec<Box<dyn LogFile>>,
+    file_size: u64,
+    size: usize,
+    _directory: Temporary,
+}
+
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // What is left in a directory for temporary files harms nobody.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Place {
+    fn make(parent: &Path, writers: usize, size: usize) -> Result<Self> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = parent.join(format!("tetrarch-bench-disk-{}-{number}", std::process::id()));
+        let temporary = Temporary(path.clone());
+        let size = size.max(1).next_multiple_of(BLOCK_SIZE);
+        let file_size = LogConfig::default().segment_size.max(size as u64);
+        let (mut directory, _) = open_directory(&path, Access::Auto, size)?;
+        let file = |writer: usize| directory.create(&writer.to_string(), file_size);
+        let files = (0..writers).map(file).collect::<std::io::Result<_>>();
+        let files = files.with_context(|| path.display().to_string())?;
+        Ok(Self { files, file_size, size, _directory: temporary })
+    }
+}
+
+/// Writers at a pace, while something else is measured: what logs would write, written by somebody else. They end
+/// with [`Paced::stop`], or when this is dropped.
+pub struct Paced {
+    stop: Arc<AtomicBool>,
+    threads: Vec<thread::JoinHandle<std::io::Result<u64>>>,
+    since: Instant,
+    _directory: Temporary,
+}
+
+impl Paced {
+    /// Starts `writers` that each write groups of `size` bytes, `per_s` of them in a second at most.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn start(parent: &Path, writers: usize, size: usize, per_s: f64) -> Result<Self> {
+        let Place { files, file_size, size, _directory } = Place::make(parent, writers, size)?;
+        let (stop, since) = (Arc::new(AtomicBool::new(false)), Instant::now());
+        let pause = Duration::from_secs_f64(1.0 / per_s.max(0.1));
+        let write = |file: Box<dyn LogFile>| {
+            let stop = Arc::clone(&stop);
+            thread::spawn(move || write_paced(file, file_size, size, pause, &stop))
+        };
+        let threads = files.into_iter().map(write).collect();
+        Ok(Self { stop, threads, since, _directory })
+    }
+
+    /// Ends them. Returns the writes of each in a second.
+    ///
+    /// # Errors
+    /// One could not write.
+    pub fn stop(mut self) -> Result<f64> {
+        self.stop.store(true, Ordering::Relaxed);
+        let (seconds, count) = (self.since.elapsed().as_secs_f64(), self.threads.len() as f64);
+        let mut writes = 0;
+        for thread in self.threads.drain(..) {
+            let Ok(result) = thread.join() else { bail!("a writer failed") };
+            writes += result.context("a writer beside a load")?;
+        }
+        Ok(writes as f64 / seconds / count.max(1.0))
+    }
+}
+
+impl Drop for Paced {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            // Nobody asked how it went.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn write_paced(
+    mut file: Box<dyn LogFile>,
+    file_size: u64,
+    size: usize,
+    pause: Duration,
+    stop: &AtomicBool,
+) -> std::io::Result<u64> {
+    let group = group_of(size);
+    let (mut due, mut at, mut writes) = (Instant::now(), 0, 0);
+    while !stop.load(Ordering::Relaxed) {
+        file.write_durably(at, &group)?;
+        writes += 1;
+        at = if at + 2 * size as u64 > file_size { 0 } else { at + size as u64 };
+        // Who is late does not catch up: a log would have larger groups then, not more.
+        due = (due + pause).max(Instant::now());
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+    Ok(writes)
+}
+
+fn group_of(size: usize) -> Buffer {
+    let mut group = Buffer::with_room(size);
+    group.pad(size);
+    group.fill(0x5a);
+    group
+}
+
 fn row(
     files: Vec<Box<dyn LogFile>>,
     file_size: u64,
@@ -138,9 +264,7 @@ fn write(
     size: usize,
     span: Duration,
 ) -> std::io::Result<(Latencies, f64)> {
-    let mut group = Buffer::with_room(size);
-    group.pad(size);
-    group.fill(0x5a);
+    let group = group_of(size);
     let (begin, mut at, mut latencies) = (Instant::now(), 0, Latencies::default());
     while begin.elapsed() < span {
         let write = Instant::now();
@@ -164,6 +288,15 @@ mod tests {
             disk(&std::env::temp_dir(), 1 << 20, Duration::from_millis(5)).expect("a disk");
         assert_eq!(floors.rows.len(), WRITERS.len() * SIZES.len());
         assert!(floors.rows.iter().all(|row| row.writes_per_s > 0.0), "{floors:?}");
+        let one = one(&std::env::temp_dir(), 2, 5000, Duration::from_millis(5)).expect("a disk");
+        assert!(one.size == 8192 && one.writers == 2 && one.writes_per_s > 0.0, "{one:?}");
+        let paced = Paced::start(&std::env::temp_dir(), 2, 4096, 1e6).expect("a disk");
+        let place = paced._directory.0.clone();
+        while std::fs::read_dir(&place).expect("it is there").count() < 2 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert!(paced.stop().expect("a disk") > 0.0);
+        assert!(!place.exists(), "nothing is left");
         let row = |size, writes_per_s| DiskFloor {
             writers: 4,
             size,
