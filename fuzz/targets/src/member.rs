@@ -15,7 +15,7 @@ use tetrarch_consensus::limits::ACTIONS_MAX;
 use tetrarch_consensus::message::{codec, kind, proof};
 use tetrarch_consensus::smr::Replica;
 use tetrarch_consensus::{Action, Actions, Config, Input, Instant, Message, Protocol, Recipients};
-use tetrarch_consensus::{Payload, ReplicaId};
+use tetrarch_consensus::{Ordered, Payload, ReplicaId};
 use tetrarch_dataplane::arena::{Arena, ArenaSpec, SlotClass};
 use tetrarch_dataplane::crypto::hash::body_digest;
 use tetrarch_dataplane::links::Received;
@@ -165,6 +165,18 @@ impl World {
                     assert!(!batch.payload().bytes().is_empty());
                     self.step(Input::Executed(context.cid));
                 }
+                Action::BeginTransfer { cid, root, .. } => {
+                    self.step(Input::Resumed { cid, root, have: Box::new([]) });
+                }
+                // An image of one chunk is whole with it.
+                Action::StoreChunk { cid, index, payload, .. } => {
+                    let ordered = Ordered::decode(payload.bytes());
+                    self.step(Input::Stored { cid, index });
+                    if let Ok(ordered) = ordered {
+                        self.step(Input::TransferReady(Box::new(ordered)));
+                    }
+                }
+                Action::Install { cid, .. } => self.step(Input::Executed(cid)),
                 Action::AnswerBusy { .. }
                 | Action::Persist { .. }
                 | Action::Checkpoint { .. }
@@ -175,10 +187,7 @@ impl World {
                 | Action::ViewEntered { .. }
                 | Action::Retired { .. }
                 | Action::SendChunk { .. }
-                | Action::BeginTransfer { .. }
-                | Action::StoreChunk { .. }
                 | Action::EndTransfer { .. }
-                | Action::Install { .. }
                 | Action::Transfer(_)
                 | Action::Report(_) => {}
             }

@@ -1,17 +1,19 @@
 //! Histories for the target `member`: what a leader, its followers and a client could really send.
 
 use tetrarch_consensus::batch::{REQUEST_HEADER_SIZE, Replier, RequestHeader};
+use tetrarch_consensus::limits::CHUNK_SIZE_MAX;
 use tetrarch_consensus::message::{
-    Bodies, Decided, Fetch, FetchBatch, FetchBodies, Message, Position, Propose, ProposeSparse,
-    Refuse, RefuseReason, Request, Status, Stop, Vote, codec, proof,
+    Bodies, Chunk, Decided, Fetch, FetchBatch, FetchBodies, FetchChunks, FetchState, Message, Offer, Position, Propose, ProposeSparse,
+    Refuse, RefuseReason, Request, StateOffer, Status, Stop, Vote, codec, proof,
 };
 use tetrarch_consensus::payload::{HeapPool, SharedBytes};
 use tetrarch_consensus::{
-    Batch, ClientId, ConsensusId, Digest, Epoch, Payload, Regency, ReplicaSet, Selection, Sequence,
+    Batch, ClientId, ConsensusId, Digest, Epoch, Ordered, Payload, Regency, ReplicaSet, Selection, Sequence,
     SparseBatch, ViewId,
 };
 use tetrarch_dataplane::crypto::authenticator::{PairKey, vector_size, write_vector};
 use tetrarch_dataplane::crypto::hash::body_digest;
+use tetrarch_dataplane::crypto::merkle;
 use tetrarch_fuzz_targets::{START, keys};
 
 use super::{Seed, seed};
@@ -197,11 +199,48 @@ fn bodies() -> History {
     history
 }
 
+/// Nobody keeps what the replica lacks: it is offered checkpoints, sent chunks, false ones too, and goes on from one.
+fn transfer() -> History {
+    let mut history = History::default();
+    for member in [0, 2, 3] {
+        let Message::Status(mut status) = status(40) else { return history };
+        status.log_start = ConsensusId(30);
+        history.event(5, member, &[]).from(member, &Message::Status(status));
+    }
+    let (view, cid) = (ViewId(0), ConsensusId(38));
+    let ordered = Ordered {
+        view,
+        cid,
+        timestamp_ns: 77,
+        decisions: vec![Digest([1; 32]), Digest([2; 32])],
+        sessions: vec![(ClientId::new(0, 0), Sequence::new(1, 9))],
+    };
+    let mut image = Vec::new();
+    ordered.encode(&mut image);
+    let leaf = merkle::leaf(&image);
+    let size = image.len() as u64;
+    let root = Digest(merkle::root(size, CHUNK_SIZE_MAX as u64, &mut [leaf]));
+    for (member, root) in [(0, Digest([9; 32])), (2, root), (3, root)] {
+        let mut all = StateOffer::new(view);
+        assert!(all.push(Offer { cid, size, root }));
+        history.from(member, &Message::StateOffer(all));
+    }
+    let wrong = [&image[..], &[0]].concat();
+    for (member, bytes) in [(0, &wrong), (2, &image), (2, &image), (3, &wrong)] {
+        let chunk = Chunk::new(view, (cid, 0, size), 0, SharedBytes::from(&bytes[..]));
+        history.from(member, &Message::Chunk(chunk.expect("bytes")));
+    }
+    history.from(3, &Message::FetchState(FetchState { view, above: ConsensusId(1) }));
+    history.from(3, &Message::FetchChunks(FetchChunks { view, cid, root, first: 0, count: 1 }));
+    history
+}
+
 pub fn all() -> Vec<Seed> {
     vec![
         seed("member", "normal-case", normal_case().0),
         seed("member", "behind", behind().0),
         seed("member", "leader-change", leader_change().0),
         seed("member", "bodies", bodies().0),
+        seed("member", "transfer", transfer().0),
     ]
 }
