@@ -5,14 +5,20 @@ mod harness;
 use std::collections::BTreeSet;
 
 use harness::transfer::{CHUNKS, IMAGE};
+use harness::views::{change, membership};
 use harness::{Cluster, request, timeout};
 use tetrarch_consensus::message::{Message, StateOffer};
 use tetrarch_consensus::*;
 
 /// Four replicas with checkpoints, that keep the last decisions only because the requests are large.
 fn four(records: bool) -> Cluster {
+    four_of(None, records)
+}
+
+/// The same, with members that a View Manager may change if the first ones are given.
+fn four_of(first: Option<Box<Membership>>, records: bool) -> Cluster {
     let mut cluster = Cluster::four();
-    (cluster.depth, cluster.checkpoint_every) = (2, 4);
+    (cluster.depth, cluster.checkpoint_every, cluster.first) = (2, 4, first);
     for id in 0..4 {
         cluster.start(id, false);
         if records {
@@ -103,6 +109,18 @@ fn a_replica_gets_a_checkpoint_and_goes_on_from_it() {
     }
 }
 
+/// The records of a replica, as bytes.
+fn records_of(cluster: &Cluster, id: u16) -> Vec<Vec<u8>> {
+    let bytes = |record: &Record<_>| {
+        let mut bytes = Vec::new();
+        let batch = record.encode(&mut bytes);
+        bytes.extend_from_slice(batch);
+        bytes
+    };
+    let mine = cluster.records.iter().filter(|(of, ..)| *of == id);
+    mine.map(|(.., record)| bytes(record)).collect()
+}
+
 /// What was promised above the checkpoint stays; nothing is told before the record of it is durable.
 // rule: ST.5
 #[test]
@@ -127,13 +145,7 @@ fn nothing_is_told_of_what_was_installed_before_its_record_is_durable() {
         }
     }
     // It begins with that checkpoint again, and cannot without it.
-    let bytes = |record: &Record<_>| {
-        let mut bytes = Vec::new();
-        let batch = record.encode(&mut bytes);
-        bytes.extend_from_slice(batch);
-        bytes
-    };
-    let records: Vec<_> = cluster.records.iter().filter(mine).map(|it| bytes(&it.2)).collect();
+    let records = records_of(&cluster, 3);
     // The first record was made before the harness looked.
     let at = lsn.0 as usize - 2;
     let config = cluster.replica(3).config().clone();
@@ -330,4 +342,97 @@ fn one_member_alone_begins_no_transfer_and_none_is_larger_than_allowed() {
     assert_eq!(said(&cluster, "TooLarge"), 1);
     offer(&mut cluster, 1, huge);
     assert_eq!(said(&cluster, "TooLarge"), 1, "it is said once");
+}
+
+/// The View Manager's request `counter` is ordered, and the next view entered.
+fn change_view(cluster: &mut Cluster, counter: u32, next: Membership) {
+    let request = change(counter, next);
+    for id in cluster.replicas.keys().copied().collect::<Vec<_>>() {
+        cluster.request(id, &request);
+    }
+    cluster.run(timeout() / 4);
+}
+
+fn view(cluster: &Cluster, id: u16) -> u32 {
+    cluster.replica(id).view().id().0
+}
+
+// rule: VIEW.7
+// rule: VIEW.10
+#[test]
+fn one_that_was_away_over_several_views_goes_on_from_a_checkpoint_of_a_later_one() {
+    for records in [false, true] {
+        let mut cluster = four_of(Some(Box::new(membership(0, 1, &[0, 1, 2, 3]))), records);
+        decide(&mut cluster, 1, 1);
+        cluster.cut.insert(3);
+        decide(&mut cluster, 2, 4);
+        change_view(&mut cluster, 1, membership(1, 1, &[0, 1, 2, 3]));
+        decide(&mut cluster, 5, 8);
+        change_view(&mut cluster, 2, membership(2, 1, &[0, 1, 2, 3]));
+        decide(&mut cluster, 9, 14);
+        let views = [0, 3].map(|id| view(&cluster, id));
+        assert!(views == [2, 0] && cluster.replica(0).log_start().0 > cluster.decided(3) + 2);
+        cluster.log.clear();
+        let cid = newest(&cluster);
+        assert_eq!(cluster.transfers.images[&cid].ordered.view, ViewId(2));
+        come_back(&mut cluster);
+        assert_eq!(said(&cluster, &format!("3: install cid={cid} ")), 1);
+        assert_eq!((view(&cluster, 3), said(&cluster, "3: in view")), (2, 1), "and none between");
+        check_level(&mut cluster);
+        if records {
+            // It starts again in that view, though its configuration knows the first one alone.
+            let mine = cluster.records.iter().filter(|(id, ..)| *id == 3);
+            let at = mine.clone().position(|it| matches!(it.2, Record::Transferred { .. }));
+            let at = at.expect("it is recorded");
+            let records = records_of(&cluster, 3);
+            let mut config = cluster.replica(3).config().clone();
+            config.view = cluster.view.clone();
+            let mut core = smr::Replica::new(config, Box::new(payload::HeapPool), Instant(0));
+            let ordered = cluster.transfers.images[&cid].ordered.clone();
+            records[..at].iter().for_each(|record| core.pass_over(record).expect("a record"));
+            core.begin_at(Instant(0), &ordered, &records[at]).expect("its base");
+            assert_eq!((core.view().id(), core.decided().0), (ViewId(2), cid));
+        }
+    }
+}
+
+/// Whom no view names from the image's on cannot go on from it.
+// rule: VIEW.10
+#[test]
+fn a_checkpoint_of_a_view_without_this_replica_is_not_installed() {
+    let mut cluster = four_of(Some(Box::new(membership(0, 1, &[0, 1, 2, 3]))), false);
+    decide(&mut cluster, 1, 1);
+    cluster.cut.insert(3);
+    decide(&mut cluster, 2, 4);
+    let next = membership(1, 1, &[0, 1, 2, 9]);
+    cluster.join(9, next.clone());
+    change_view(&mut cluster, 1, next);
+    decide(&mut cluster, 5, 14);
+    cluster.log.clear();
+    come_back(&mut cluster);
+    assert_eq!((said(&cluster, "3: install"), view(&cluster, 3)), (0, 0));
+    cluster.check_agreement();
+}
+
+// rule: VIEW.8
+#[test]
+fn one_that_joins_begins_with_a_checkpoint_from_before_its_view() {
+    let mut cluster = four_of(Some(Box::new(membership(0, 1, &[0, 1, 2, 3]))), false);
+    decide(&mut cluster, 1, 13);
+    let next = membership(1, 1, &[0, 1, 2, 9]);
+    cluster.join(9, next.clone());
+    change_view(&mut cluster, 1, next);
+    let cid = newest(&cluster);
+    assert_eq!(cluster.transfers.images[&cid].ordered.view, ViewId(0));
+    cluster.run(timeout() * 4);
+    assert_eq!(said(&cluster, &format!("9: install cid={cid} ")), 1);
+    assert!(!cluster.replica(9).is_joining() && view(&cluster, 9) == 1);
+    assert_eq!(cluster.decided(9), cluster.decided(0));
+    // The others need it.
+    cluster.crash(2);
+    cluster.crash(3);
+    let decided = cluster.decided(0);
+    decide(&mut cluster, 14, 15);
+    assert!(cluster.decided(9) > decided && cluster.decided(9) == cluster.decided(0));
+    cluster.check_agreement();
 }

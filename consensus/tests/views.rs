@@ -4,22 +4,12 @@ mod harness;
 
 use std::time::Duration;
 
+use harness::views::{change, membership};
 use harness::{Cluster, request, request_of};
-use tetrarch_consensus::membership::{Member, RefusedView, VIEW_MANAGER};
+use tetrarch_consensus::membership::RefusedView;
 use tetrarch_consensus::*;
 
 const QUARTER: Duration = Duration::from_millis(300);
-
-fn membership(view: u32, f: usize, ids: &[u16]) -> Membership {
-    let member = |id: &u16| Member {
-        id: ReplicaId(*id),
-        address: format!("r{id}:1"),
-        static_key: [*id as u8; 32],
-        signing_key: [*id as u8; 32],
-    };
-    let members = ids.iter().map(member).collect();
-    Membership::new(7, ViewId(view), f, FaultModel::Byzantine, members).expect("possible")
-}
 
 /// Four members that a View Manager may change, with `depth` instances open.
 fn four(depth: usize) -> Cluster {
@@ -27,14 +17,6 @@ fn four(depth: usize) -> Cluster {
     let mut cluster = Cluster { depth, first, ..Cluster::four() };
     (0..4).for_each(|id| cluster.start(id, false));
     cluster
-}
-
-/// The View Manager's request `counter` for `next`.
-fn change(counter: u32, next: Membership) -> Request<harness::Bytes> {
-    let mut operation = Vec::new();
-    ViewRequest { next, signature: [1; 64] }.encode(&mut operation);
-    let client = ClientId::new(VIEW_MANAGER, 0);
-    harness::request_bytes(client, Sequence::new(1, counter), &operation, true, &[])
 }
 
 /// Hands a request to all that are up, and delivers everything.

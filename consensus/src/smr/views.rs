@@ -8,6 +8,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::cmp::Ordering;
 
 use crate::action::{Action, Recipients};
 use crate::batch::{Batch, Selection};
@@ -299,13 +300,37 @@ impl<P: Payload> Replica<P> {
         Ok(())
     }
 
-    /// Does a checkpoint of this replica's view say which membership that is, if views may follow?
+    /// Does a checkpoint of others say which membership its view has, if views may follow, and can this replica go
+    /// on from there: in its own view, in a later one that names it, or, while it joins, in one before?
     pub(super) fn is_ruled(&self, ordered: &Ordered) -> bool {
-        match (&ordered.ruled, &self.views.ruling) {
-            (None, None) => true,
-            (Some(ruled), Some(_)) => *ruled.request.next.view() == self.config.view,
-            _ => false,
+        spec!("ST.5", "VIEW.8", "VIEW.10");
+        let own = &self.config.view;
+        let view = match (&ordered.ruled, &self.views.ruling) {
+            (None, None) => return ordered.view == own.id(),
+            (Some(ruled), Some(_)) => ruled.request.next.view(),
+            _ => return false,
+        };
+        let possible = match view.id().cmp(&own.id()) {
+            Ordering::Less => self.lag.joining,
+            Ordering::Equal => view == own,
+            Ordering::Greater => view.index_of(self.config.id).is_some(),
+        };
+        possible && view.id() == ordered.view
+    }
+
+    /// Enters the view of a checkpoint of others that was found possible, if it is a later one. True if it did.
+    pub(super) fn pass_to_view_of(&mut self, ordered: &Ordered) -> bool {
+        spec!("VIEW.6", "VIEW.10");
+        let Some(ruled) = ordered.ruled.as_deref() else {
+            return false;
+        };
+        if ordered.view <= self.config.view.id() {
+            return false;
         }
+        self.views.ruling = Some(Box::new(ruled.request.clone()));
+        self.views.arrived = ReplicaSet::EMPTY;
+        self.enter_view();
+        true
     }
 
     /// Rules as a checkpoint says.

@@ -8,6 +8,7 @@
 pub mod print;
 pub mod script;
 pub mod transfer;
+pub mod views;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -144,6 +145,8 @@ impl Cluster {
         config.request_timeout = self.timeout;
         config.depth = self.depth;
         config.decision_log_size = 0;
+        config.checkpoint_every = self.checkpoint_every;
+        config.chunk_size = transfer::CHUNK;
         config.first = self.first.clone();
         self.begin(config);
     }

@@ -2,7 +2,8 @@
 //!
 //! Owns the step from what this replica had decided to what the image says. Always true: it is as if the decisions up
 //! to there had been learned from claims: promises above stay as they are, and what was voted below is not contradicted.
-//! Must not: touch a regency.
+//! If the image is of a later view, it is as if that had been entered on the way. Must not: touch a regency of a view that
+//! goes on.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -39,6 +40,7 @@ impl<P: Payload> Replica<P> {
         self.timestamp_ns = ordered.timestamp_ns;
         let opened = self.window.newest().next().max(cid.next());
         self.window.skip_to(cid.next());
+        let entered = self.pass_to_view_of(ordered);
         for cid in opened.0..=self.window.newest().0 {
             self.bind(ConsensusId(cid));
         }
@@ -55,20 +57,23 @@ impl<P: Payload> Replica<P> {
         }
         self.persist(|this| Record::Transferred { root, base: Box::new(this.base()) }, actions);
         actions.push(Action::Install { base: self.last_record(), cid });
+        if let Some(ruled) = ordered.ruled.as_deref().filter(|_| entered) {
+            let (entered, since) = (Box::new(ruled.request.clone()), ruled.since);
+            actions.push(Action::ViewEntered { entered, since, leader: self.leader() });
+        }
         self.end_view(actions);
         true
     }
 
     fn is_possible(&self, ordered: &Ordered) -> bool {
-        let Ordered { view, cid, decisions, sessions, .. } = ordered;
+        let Ordered { cid, decisions, sessions, .. } = ordered;
         let told = cid.0.min(decisions_told(self.window.depth()) as u64);
         // So that counting on from there never overflows.
         let ahead = *cid > self.decided && cid.0 <= u64::MAX / 2;
         let known = |(since, digest): (usize, &Digest)| {
             self.decided_here(cid.0 - since as u64).is_none_or(|recent| recent.digest == *digest)
         };
-        *view == self.config.view.id()
-            && self.is_ruled(ordered)
+        self.is_ruled(ordered)
             && ahead
             && decisions.len() as u64 == told
             && decisions.iter().enumerate().all(known)

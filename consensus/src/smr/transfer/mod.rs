@@ -143,10 +143,7 @@ impl<P: Payload> Replica<P> {
         offer: StateOffer,
         actions: &mut Actions<Action<P>>,
     ) {
-        spec!("ST.1");
-        if offer.view != self.config.view.id() {
-            return self.ignored.add(Ignored::OtherView);
-        }
+        spec!("ST.1", "VIEW.7");
         if self.transfer.target.is_none() && !self.needs_state() {
             return self.ignored.add(Ignored::NotNeeded);
         }
@@ -326,10 +323,7 @@ impl<P: Payload> Replica<P> {
         chunk: Chunk<P>,
         actions: &mut Actions<Action<P>>,
     ) {
-        spec!("ST.2", "ST.3");
-        if chunk.view != self.config.view.id() {
-            return self.ignored.add(Ignored::OtherView);
-        }
+        spec!("ST.2", "ST.3", "VIEW.7");
         let expected =
             |target: &&mut Target| target.phase == Phase::Fetching && target.offer.cid == chunk.cid;
         let Some(target) = self.transfer.target.as_mut().filter(expected) else {

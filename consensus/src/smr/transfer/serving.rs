@@ -203,10 +203,7 @@ impl<P: Payload> Replica<P> {
         fetch: &FetchState,
         actions: &mut Actions<Action<P>>,
     ) {
-        spec!("ST.1", "LAG.7");
-        if fetch.view != self.config.view.id() {
-            return self.ignored.add(Ignored::OtherView);
-        }
+        spec!("ST.1", "LAG.7", "VIEW.7");
         self.help(index, actions, |this, actions| this.send_offers(index, fetch.above, actions));
     }
 
@@ -222,10 +219,7 @@ impl<P: Payload> Replica<P> {
         fetch: &FetchChunks,
         actions: &mut Actions<Action<P>>,
     ) {
-        spec!("ST.2", "ST.4");
-        if fetch.view != self.config.view.id() {
-            return self.ignored.add(Ignored::OtherView);
-        }
+        spec!("ST.2", "ST.4", "VIEW.7");
         let Some(offer) = self.serving.find(fetch.cid, fetch) else {
             // It is gone: what is there instead?
             let none = ConsensusId(0);
