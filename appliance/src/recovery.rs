@@ -221,7 +221,9 @@ pub fn recover(
     let lines = vec![format!("log {}: {found}", plan.path.display()), access];
     let shelf = Arc::new(Shelf::default());
     if let Some(file) = begun {
-        shelf.begin_with(file);
+        spec!("CKP.3");
+        let older = store.before(owner, file.header.position.cid)?;
+        older.into_iter().chain([file]).for_each(|file| shelf.begin_with(file));
     }
     let log = (watermark, Some(probe.clone()));
     let rates = plan.checkpoints.rates;

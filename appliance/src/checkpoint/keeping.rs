@@ -64,7 +64,7 @@ impl Keeper {
         let Some(index) = view.index_of(id).filter(|_| every > 0) else { return Ok(None) };
         let Some((background, bell)) = node.take_background() else { return Ok(None) };
         let Background { transfer: rings, written: mut news } = background;
-        for file in shelf.files() {
+        for file in shelf.files().iter().rev() {
             let Target { cid, size, root } = file.header.target();
             let told = news.push(Input::Checkpointed { cid, size, root: Digest(root) });
             debug_assert!(told.is_ok(), "the ring is empty");

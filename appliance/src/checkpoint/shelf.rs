@@ -38,10 +38,10 @@ impl Shelf {
         Arc::clone(&self.needed_from)
     }
 
-    /// One that this replica began with.
+    /// One that counted when this replica began; the oldest first.
     pub fn begin_with(&self, file: CheckpointFile) {
         self.with(|inner| {
-            inner.newest = Some(file.header.position);
+            inner.older = inner.newest.replace(file.header.position);
             inner.put(file);
         });
     }

@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tetrarch_consensus::spec;
+use tetrarch_consensus::{ConsensusId, spec};
 use tetrarch_dataplane::storage::Owner;
 
 use super::Position;
@@ -81,6 +81,21 @@ impl Store {
         paths.sort_unstable();
         paths.reverse();
         Ok(paths)
+    }
+
+    /// The newest of those before instance `cid` whose header holds. The rest of it is looked at when somebody asks for
+    /// it.
+    ///
+    /// # Errors
+    /// The directory cannot be listed.
+    pub fn before(
+        &self,
+        owner: Owner,
+        cid: ConsensusId,
+    ) -> Result<Option<CheckpointFile>, FileError> {
+        let paths = self.list()?.into_iter();
+        let mut older = paths.filter(|path| number(path).is_some_and(|number| number < cid.0));
+        Ok(older.find_map(|path| CheckpointFile::open(&path, owner).ok()))
     }
 
     /// Adds a checkpoint. When it returns, it is durable; then all but two are removed.

@@ -3,12 +3,14 @@
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use tetrarch_consensus::{ConsensusId, Lsn};
 use tetrarch_dataplane::storage::Owner;
 
 use super::chunks::Chunks;
 use super::file::{CheckpointFile, FileError};
+use super::shelf::Shelf;
 use super::store::Store;
 use super::{CHUNK_SIZE, Position};
 
@@ -81,6 +83,31 @@ fn the_last_two_stay_and_hold_what_was_written() {
     let mine = store.add(OWNER, position(5), &image(9)).expect("writable");
     let theirs = store.add(other, position(6), &image(9)).expect("writable");
     assert_eq!(mine.header.root, theirs.header.root);
+}
+
+/// Two were there at a start: others may have both, and records are given up as if it had not happened.
+// rule: CKP.3
+#[test]
+fn both_checkpoints_count_after_a_start() {
+    let directory = Directory::new("start");
+    let store = Store::new(directory.0.clone());
+    let add = |cid| store.add(OWNER, position(cid), &image(10)).expect("a writable directory");
+    (1..=2).for_each(|cid| drop(add(cid)));
+    let newest = whole(&store.list().expect("a directory")[0]).expect("whole");
+    let before = |cid| store.before(OWNER, ConsensusId(cid)).expect("a directory");
+    assert!(before(1).is_none());
+    let older = before(2).expect("the first one");
+    let shelf = Shelf::default();
+    shelf.begin_with(older);
+    shelf.begin_with(newest);
+    let cids = || shelf.files().iter().map(|it| it.header.position.cid.0).collect::<Vec<_>>();
+    assert_eq!((cids(), shelf.needed_from().load(Ordering::Acquire)), (vec![2, 1], 0));
+    shelf.add(add(3));
+    assert_eq!(shelf.needed_from().load(Ordering::Acquire), position(1).base.0);
+    assert_eq!(cids(), [3, 2]);
+    // One whose header does not hold is passed over.
+    fs::write(&store.list().expect("a directory")[1], "nonsense").expect("ours");
+    assert!(before(3).is_none());
 }
 
 // rule: CKP.4
