@@ -4,7 +4,7 @@
 //! is left as it is. Must not: need a private key.
 //!
 //! Checked are the segments and records themselves, that the records follow from each other (they are
-//! replayed into a core, as at a start; from the oldest checkpoint on if those before it were given up), that each body has the digest its batch names, and that its client
+//! replayed into a core, as at a start; from the oldest checkpoint on if those before it were given up, and from the newest that was transferred), that each body has the digest its batch names, and that its client
 //! exists. Signatures of requests are checked and counted; one that does not hold is no fault of the
 //! log, because a replica that has the request from its client decides it whatever proof the leader
 //! sent. Votes carry no proof for others (docs/PROTOCOL.md, "Why no ACCEPT is signed").
@@ -17,19 +17,20 @@ use tetrarch_consensus::limits::ACTIONS_MAX;
 use tetrarch_consensus::membership::is_view_manager;
 use tetrarch_consensus::message::{codec, proof};
 use tetrarch_consensus::payload::{HeapPool, SharedBytes};
-use tetrarch_consensus::smr::Replica;
+use tetrarch_consensus::smr::{Replica, RestoreError};
 use tetrarch_consensus::{
     Action, Actions, Batch, Config, Instant, Payload, Record, ReplicaId, RequestView,
 };
 use tetrarch_dataplane::crypto::hash::body_digest;
 use tetrarch_dataplane::storage::disk::PlainDirectory;
-use tetrarch_dataplane::storage::{Owner, log};
+use tetrarch_dataplane::storage::{Lsn, Owner, log};
 
 use crate::checkpoint::file::CheckpointFile;
 use crate::checkpoint::image;
 use crate::checkpoint::store::Store;
+use crate::checkpoint::transfer::partial::Partial;
 use crate::config::{data_dir, load_replica_file};
-use crate::recovery::{checkpoints_path, log_path};
+use crate::recovery::{checkpoints_path, is_base, log_path};
 use crate::view::kept::beginning;
 
 /// What was found in a log.
@@ -67,27 +68,39 @@ pub fn run(directory: &Path, id: u16, dump: bool) -> Result<()> {
     config.clients_max = cluster.clients.len() as u32;
     config.sessions_per_client_max = file.limits.sessions_per_client_max;
     let owner = Owner { cluster: cluster.id, replica: id };
+    let store = Store::new(checkpoints_path(&data_dir));
+    let fetched = Partial::found(&store, owner)?;
     let mut reader = Reader {
-        core: Replica::new(config, Box::new(HeapPool), Instant(0)),
-        store: Store::new(checkpoints_path(&data_dir)),
+        core: Replica::new(config.clone(), Box::new(HeapPool), Instant(0)),
+        store,
+        fetched,
         owner,
         started: false,
+        behind: None,
         from: None,
         actions: Actions::with_capacity(ACTIONS_MAX),
         counts: Counts::default(),
         cluster: &cluster,
         dump,
     };
-    let mut wrong = None;
-    let mut each = |lsn: tetrarch_dataplane::storage::Lsn, record: &[u8]| {
-        if wrong.is_none() {
-            wrong = reader.record(lsn.0, record).err().map(|error| (lsn, error));
+    reader.tell_fetched();
+    let (found, recovered) = loop {
+        let mut wrong = None;
+        let mut each = |lsn: Lsn, record: &[u8]| {
+            if wrong.is_none() {
+                wrong = reader.record(lsn.0, record).err().map(|error| (lsn, error));
+            }
+        };
+        let inspected = log::inspect(&mut PlainDirectory::open(&path)?, &mut each)?;
+        match wrong {
+            None => break inspected,
+            Some((lsn, error)) if is_transferred(&error) => {
+                let core = Replica::new(config.clone(), Box::new(HeapPool), Instant(0));
+                reader.begin_behind(lsn.0, core);
+            }
+            Some((lsn, error)) => bail!("log {}: record {lsn}: {error}", path.display()),
         }
     };
-    let (found, recovered) = log::inspect(&mut PlainDirectory::open(&path)?, &mut each)?;
-    if let Some((lsn, error)) = wrong {
-        bail!("log {}: record {lsn}: {error}", path.display());
-    }
     if found.is_some_and(|found| found != owner) {
         bail!("log {}: it is of {found:?}, not of {owner:?}; correct data_dir", path.display());
     }
@@ -112,11 +125,20 @@ pub fn run(directory: &Path, id: u16, dump: bool) -> Result<()> {
     Ok(())
 }
 
+/// Is this a record that no replay passes, because the decisions before it were never here?
+fn is_transferred(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(RestoreError::Transferred(_)))
+}
+
 struct Reader<'a> {
     core: Replica<SharedBytes>,
     store: Store,
+    /// What is there of an image that is being fetched, or was not named yet.
+    fetched: Option<Partial>,
     owner: Owner,
     started: bool,
+    /// The replay begins with this record.
+    behind: Option<u64>,
     /// The log does not begin at the beginning: what follows from what is known from this one's base on.
     from: Option<CheckpointFile>,
     actions: Actions<Action<SharedBytes>>,
@@ -132,11 +154,15 @@ impl Reader<'_> {
                 Record::decode(bytes, &mut HeapPool).map_err(|error| anyhow!("{error}"))?;
             println!("{lsn} {}", line(&record));
         }
-        if !std::mem::replace(&mut self.started, true) && lsn > 1 {
-            self.from = Some(self.oldest_checkpoint(lsn)?);
+        if !std::mem::replace(&mut self.started, true) {
+            self.from = match self.behind {
+                Some(base) => Some(self.transferred(base)?),
+                None if lsn > 1 => Some(self.oldest_checkpoint(lsn)?),
+                None => None,
+            };
         }
         if let Some(file) = self.from.take() {
-            if lsn == file.header.position.base.0 {
+            if is_base(&file, Lsn(lsn), bytes) {
                 return self.begin_at(&file, bytes);
             }
             self.core.pass_over(bytes)?;
@@ -152,6 +178,46 @@ impl Reader<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Says what there is of an image that is being fetched.
+    fn tell_fetched(&self) {
+        if let Some(fetched) = &self.fetched {
+            let there = fetched.count() - fetched.missing();
+            println!(
+                "{}: {there} of {} chunks of checkpoint {} are there and hold",
+                fetched.file().path().display(),
+                fetched.count(),
+                fetched.target().cid
+            );
+        }
+    }
+
+    /// Once more from the beginning, with the replay from record `base` on, which says that a state was transferred.
+    fn begin_behind(&mut self, base: u64, core: Replica<SharedBytes>) {
+        (self.core, self.behind, self.started, self.from) = (core, Some(base), false, None);
+        self.counts = Counts::default();
+        // Everything up to there was printed.
+        self.dump = false;
+    }
+
+    /// The checkpoint that record `base` says was transferred.
+    fn transferred(&mut self, base: u64) -> Result<CheckpointFile> {
+        for path in self.store.list()? {
+            let opened = CheckpointFile::open(&path, self.owner);
+            match opened.and_then(|file| file.verify().map(|()| file)) {
+                Ok(file) if file.header.position.base.0 == base => return Ok(file),
+                Ok(_) => {}
+                Err(error) => println!("{error}"),
+            }
+        }
+        let fetched = self.fetched.take().filter(|fetched| fetched.missing() == 0);
+        fetched.map(Partial::into_file).ok_or_else(|| {
+            anyhow!(
+                "record {base}: a state was transferred, and no checkpoint in {} holds that belongs there",
+                self.store.path().display()
+            )
+        })
     }
 
     /// The oldest checkpoint that holds and has its base behind `first`.

@@ -411,7 +411,7 @@ impl Replay<'_> {
 
 /// Does a replay from this checkpoint begin with this record? One that was fetched and did not get its name knows
 /// no number.
-fn is_base(file: &CheckpointFile, lsn: storage::Lsn, record: &[u8]) -> bool {
+pub(crate) fn is_base(file: &CheckpointFile, lsn: storage::Lsn, record: &[u8]) -> bool {
     spec!("ST.5");
     let Header { position, root, .. } = file.header;
     match position.base {

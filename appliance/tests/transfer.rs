@@ -84,6 +84,14 @@ fn checkpoints(cluster: &Processes, id: usize) -> PathBuf {
     cluster.directory.join(format!("replica-{id}.data")).join("checkpoints")
 }
 
+/// What `log verify` says of a log that holds.
+fn verify_log(cluster: &Processes, id: usize) -> String {
+    let id = id.to_string();
+    let output = run(&["log", "verify", text(&cluster.directory)], &["--id", &id]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 /// `N` of the last line of the log with `before N after`.
 fn number_in(log: &str, before: &str, after: &str) -> Option<u64> {
     let line = log.lines().rev().find(|line| line.contains(before) && line.contains(after))?;
@@ -109,6 +117,8 @@ fn a_replica_that_was_away_too_long_gets_a_checkpoint_and_serves() {
 
     // Its disk is empty, but for the mark that it ran: it learns, and is sent a state all the same.
     cluster.kill(3);
+    let verified = verify_log(&cluster, 3);
+    assert!(verified.contains("whole: records"), "what was not here is no gap: {verified}");
     let data = cluster.directory.join("replica-3.data");
     fs::remove_dir_all(data.join("log")).expect("its log");
     fs::remove_dir_all(data.join("checkpoints")).expect("its checkpoints");
@@ -180,6 +190,8 @@ fn a_transfer_goes_on_when_the_receiver_or_a_source_is_killed_and_past_a_damaged
     cluster.replicas[3] = Some(cluster.spawn(3));
     wait_for_chunks(&cluster, 3, 8);
     cluster.kill(3);
+    let verified = verify_log(&cluster, 3);
+    assert!(verified.contains("of checkpoint 192 are there and hold"), "{verified}");
     cluster.replicas[3] = Some(cluster.spawn(3));
     wait_for_chunks(&cluster, 3, 16);
     let log = cluster.log(3);

@@ -60,6 +60,16 @@ impl Partial {
         (found.missing == 0).then_some(found)
     }
 
+    /// What is there of any image, read and compared; nothing is changed.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn found(store: &Store, owner: Owner) -> Result<Option<Self>, FileError> {
+        let mut found = Self::find(store, owner);
+        found.iter_mut().try_for_each(Self::look)?;
+        Ok(found)
+    }
+
     /// What is there, as its header and its digests say.
     fn find(store: &Store, owner: Owner) -> Option<Self> {
         let path = store.fetched();
@@ -176,6 +186,11 @@ impl Partial {
             synced.map_err(|source| self.store.error("sync one", source))?;
         }
         Ok(())
+    }
+
+    /// The file alone.
+    pub fn into_file(self) -> CheckpointFile {
+        self.file
     }
 
     /// The file.
