@@ -24,7 +24,7 @@ use load::{Load, fill};
 
 const MIB: f64 = (1 << 20) as f64;
 /// How often replicas are looked at.
-const TICK: Duration = Duration::from_millis(50);
+const TICK: Duration = Duration::from_millis(10);
 /// Nothing takes longer, unless it does not come to an end.
 const LIMIT: Duration = Duration::from_secs(600);
 /// So long it may catch up while the others are loaded. Where all share a few cores it may never: the load asks as much
@@ -194,7 +194,8 @@ impl Run {
         let start = Instant::now();
         self.cluster.start_next()?;
         self.cluster.wait(JOINER as u16)?;
-        self.until(JOINER, "a transfer", |numbers| numbers.get("transfer_chunks_all") > 0.0)?;
+        let is_begun = |numbers: &Numbers| numbers.get("transfer_chunks_all") > 0.0;
+        let chunks = self.until(JOINER, "a transfer", is_begun)?.get("transfer_chunks_all");
         let (begun, answered) = (Instant::now(), load.answered());
         self.until(JOINER, "all chunks", |numbers| {
             numbers.get("transfers") > 0.0
@@ -212,12 +213,14 @@ impl Run {
         }
         let caught_up = Instant::now();
         let receiver = *self.cluster.pids().last().context("it was started")?;
-        let bytes = last.get("transfer_fetched") * f64::from(1 << 18);
+        let image_mib = chunks * f64::from(1 << 18) / MIB;
         let chunks_s = (fetched - begun).as_secs_f64();
-        let rate_mib = last.get("transfer_rate") / MIB;
+        // Between the two the file is synced, and the state restored.
+        let restored_s = last.get("transfer_install_ns") / 1e9;
+        let rate_mib = image_mib / ((installed - begun).as_secs_f64() - restored_s).max(chunks_s);
         let during = during as f64 / chunks_s;
         Ok(TransferResult {
-            image_mib: bytes / MIB,
+            image_mib,
             durable: options.durable,
             rate_mib,
             begin_s: (begun - start).as_secs_f64(),
@@ -242,7 +245,7 @@ impl Run {
                 .zip(resident)
                 .map(|(peak, state_mib)| Peak { peak_mib: *peak, state_mib })
                 .collect(),
-            chunks: last.get("transfer_fetched"),
+            chunks,
         })
     }
 
