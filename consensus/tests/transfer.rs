@@ -436,3 +436,42 @@ fn one_that_joins_begins_with_a_checkpoint_from_before_its_view() {
     assert!(cluster.decided(9) > decided && cluster.decided(9) == cluster.decided(0));
     cluster.check_agreement();
 }
+
+/// The memory of two of the others holds fewer decisions than come between two checkpoints, and the third one is
+/// gone for good: nothing is decided, and no checkpoint taken, before replica 3 is back.
+// rule: LAG.4
+#[test]
+fn decisions_that_do_not_fit_into_memory_help_who_lacks_them() {
+    let mut to = 8;
+    for disk in [0, 64 << 20] {
+        let mut cluster = Cluster { decision_disk_size: disk, ..Cluster::four() };
+        (cluster.depth, cluster.checkpoint_every) = (2, 16);
+        (0..4).for_each(|id| cluster.start(id, false));
+        decide(&mut cluster, 1, 1);
+        cluster.cut.insert(3);
+        decide(&mut cluster, 2, to);
+        while disk == 0 && to < 20 && cluster.replica(0).log_start().0 <= newest(&cluster) + 1 {
+            to += 1;
+            decide(&mut cluster, to, to);
+        }
+        let cid = newest(&cluster);
+        assert!(to < 20 && cluster.decided(0) > cid + 1);
+        cluster.crash(2);
+        cluster.cut.remove(&3);
+        (0..2).for_each(|id| cluster.connect(3, id));
+        cluster.run(timeout() * 40);
+        if disk == 0 {
+            assert_eq!(cluster.decided(3), cid, "the next one is gone, and nothing is decided");
+            continue;
+        }
+        assert_eq!(cluster.decided(3), cluster.decided(0));
+        assert!(said(&cluster, &format!("kept cid={} -> ", cid + 1)) > 0, "not from memory");
+        let decided = cluster.decided(0);
+        decide(&mut cluster, to + 1, to + 2);
+        assert!(cluster.decided(3) > decided && cluster.decided(3) == cluster.decided(0));
+        cluster.check_agreement();
+        // Whoever takes the newest checkpoint needs nothing before the older one.
+        let start = cluster.replica(0).log_start().0;
+        assert!(start + 16 > newest(&cluster) - 16, "{start} with {}", newest(&cluster));
+    }
+}

@@ -25,7 +25,7 @@ use super::{
     BUSY_MAX, Decided, Event, ORDERS_MAX, OrderingRings, Outbound, WORK_MAX, Wakers, Work, wake,
 };
 use crate::checkpoint::Target;
-use crate::checkpoint::transfer::Order;
+use crate::checkpoint::transfer::{Order, Told};
 use crate::keyring::BadView;
 use crate::metrics::Metrics;
 use crate::payload::FramePayload;
@@ -35,6 +35,9 @@ use crate::payload::FramePayload;
 const REQUESTS_PER_POLL: usize = 512;
 /// Messages of peers taken in one poll.
 const PEERS_PER_POLL: usize = 64;
+
+/// Orders that may wait before decisions are not kept: each of them may hold as many bytes as a batch.
+const KEPT_MAX: usize = 16;
 
 /// See the module.
 pub struct Ordering {
@@ -340,6 +343,18 @@ impl Ordering {
                 if self.rings.orders.room() > ORDERS_MAX / 2 {
                     let view = self.core.view().id();
                     self.order(Order::Send { to, view, cid, root, index });
+                }
+            }
+            // Votes never wait for a disk: what does not go in is lost there, and the core is told so.
+            Action::KeepDecisions { at, payload } => {
+                if self.rings.orders.room() > ORDERS_MAX - KEPT_MAX {
+                    self.order(Order::Keep { at, payload });
+                }
+            }
+            Action::SendDecision { to, position, digest, at, size, after } => {
+                if self.rings.orders.room() > ORDERS_MAX / 2 {
+                    let place = (at, size);
+                    self.order(Order::Tell(Told { to, position, digest, place, after }));
                 }
             }
             Action::BeginTransfer { cid, size, root: Digest(root) } => {

@@ -95,7 +95,8 @@ impl<P: Payload> Replica<P> {
                     self.log.clear();
                 }
                 if let Some(batch) = batch {
-                    self.log.push(Position { ..at }, &batch);
+                    // (Nothing leaves the memory while records are read.)
+                    self.log.push(Position { ..at }, &batch, &mut |_, _| false);
                 }
                 self.earlier.retain(|(cid, _)| *cid > at.cid);
             }

@@ -186,6 +186,8 @@ impl World {
                 | Action::ViewEnded { .. }
                 | Action::ViewEntered { .. }
                 | Action::Retired { .. }
+                | Action::KeepDecisions { .. }
+                | Action::SendDecision { .. }
                 | Action::SendChunk { .. }
                 | Action::EndTransfer { .. }
                 | Action::Transfer(_)

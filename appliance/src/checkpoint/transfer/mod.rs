@@ -4,6 +4,7 @@
 //! transfer, nor for the time that restoring a state takes; the chunks that are in memory are few, whoever asks for
 //! how many. Must not: decide what is fetched, or from whom (the core does), or believe a chunk that was not verified.
 
+pub mod decisions;
 pub mod incoming;
 pub mod outgoing;
 pub mod partial;
@@ -15,11 +16,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use decisions::Decisions;
 use incoming::Incoming;
 use outgoing::OPEN_MAX;
 use outgoing::Outgoing;
 pub use outgoing::{ON_THE_WAY_MAX, Rates};
-use tetrarch_consensus::{ConsensusId, Digest, Input, Lsn, ReplicaId, StateMachine, ViewId};
+use tetrarch_consensus::{
+    ConsensusId, Digest, Input, Lsn, Payload, ReplicaId, StateMachine, ViewId, message,
+};
 use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::frame::Frame;
 use tetrarch_dataplane::ring::{Consumer, Producer, ring};
@@ -71,16 +75,42 @@ pub enum Order {
         /// Which chunk.
         index: u32,
     },
+    /// Keep these bytes of decisions.
+    Keep {
+        /// Their place in the stream of all of them.
+        at: u64,
+        /// They.
+        payload: FramePayload,
+    },
+    /// Send a decision of those.
+    Tell(Told),
 }
 
-/// A chunk that is ready to leave: the body of a CHUNK.
+/// A decision that somebody lacks.
+#[derive(Debug)]
+pub struct Told {
+    /// To whom.
+    pub to: ReplicaId,
+    /// Its instance, and the epoch that decided it.
+    pub position: message::Position,
+    /// Of its batch.
+    pub digest: Digest,
+    /// Place and size of that in the stream.
+    pub place: (u64, usize),
+    /// What has to be durable before.
+    pub after: Lsn,
+}
+
+/// A message that is ready to leave: a CHUNK, or a DECIDED with its batch.
 #[derive(Debug)]
 pub struct Parcel {
     /// To whom.
     pub to: ReplicaId,
-    /// The body.
+    /// Which of the two.
+    pub kind: u8,
+    /// Body and trailer.
     pub frame: Frame,
-    /// Its digest.
+    /// The body's digest.
     pub digest: [u8; 32],
 }
 
@@ -166,6 +196,8 @@ pub struct Parts {
     pub incoming: Incoming,
     /// Serves.
     pub outgoing: Outgoing,
+    /// Keeps decisions.
+    pub decisions: Decisions,
     /// Wakes the stages.
     pub bell: Bell,
 }
@@ -181,10 +213,19 @@ impl Transfer {
         let failure = Arc::new(OnceLock::new());
         let told = Arc::clone(&failure);
         let thread = Companion::start("transfer", move |stop| {
-            let Parts { rings, incoming, outgoing, bell } = parts;
+            let Parts { rings, incoming, outgoing, decisions, bell } = parts;
             let (installs, installed, failure) = (installs_out, installed_in, told);
-            let worker =
-                Worker { rings, incoming, outgoing, bell, installs, installed, stop, failure };
+            let worker = Worker {
+                rings,
+                incoming,
+                outgoing,
+                decisions,
+                bell,
+                installs,
+                installed,
+                stop,
+                failure,
+            };
             worker.run();
         })?;
         let handover = Handover { installs, installed, thread: thread.waker() };
@@ -206,6 +247,7 @@ struct Worker {
     rings: Rings,
     incoming: Incoming,
     outgoing: Outgoing,
+    decisions: Decisions,
     bell: Bell,
     installs: Consumer<Install>,
     installed: Producer<(ConsensusId, State)>,
@@ -242,6 +284,12 @@ impl Worker {
                     self.outgoing.enter(view);
                     self.outgoing.want(now, to, (cid, root), index)
                 }
+                Order::Keep { at, payload } => self.decisions.keep(at, payload.bytes()),
+                Order::Tell(told) => {
+                    if self.incoming.is_durable(told.after) {
+                        self.outgoing.tell(&self.decisions, &told, &mut self.rings.parcels);
+                    }
+                }
             }
             self.tell();
             // Whoever fetches here gets something meanwhile.
@@ -276,11 +324,15 @@ impl Worker {
     /// What there is to tell ordering, as long as there is room.
     fn tell(&mut self) {
         while self.rings.news.room() > 0
-            && let Some(input) = self.incoming.news()
+            && let Some(input) = self.incoming.news().or_else(|| self.decisions_lost())
         {
             let pushed = self.rings.news.push(input);
             debug_assert!(pushed.is_ok(), "the room was checked");
         }
+    }
+
+    fn decisions_lost(&mut self) -> Option<Input<FramePayload>> {
+        self.decisions.lost().map(|before| Input::DecisionsLost { before })
     }
 
     fn fail(&mut self, error: String) {

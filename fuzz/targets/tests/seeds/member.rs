@@ -3,13 +3,14 @@
 use tetrarch_consensus::batch::{REQUEST_HEADER_SIZE, Replier, RequestHeader};
 use tetrarch_consensus::limits::CHUNK_SIZE_MAX;
 use tetrarch_consensus::message::{
-    Bodies, Chunk, Decided, Fetch, FetchBatch, FetchBodies, FetchChunks, FetchState, Message, Offer, Position, Propose, ProposeSparse,
-    Refuse, RefuseReason, Request, StateOffer, Status, Stop, Vote, codec, proof,
+    Bodies, Chunk, Decided, Fetch, FetchBatch, FetchBodies, FetchChunks, FetchState, Message,
+    Offer, Position, Propose, ProposeSparse, Refuse, RefuseReason, Request, StateOffer, Status,
+    Stop, Vote, codec, proof,
 };
 use tetrarch_consensus::payload::{HeapPool, SharedBytes};
 use tetrarch_consensus::{
-    Batch, ClientId, ConsensusId, Digest, Epoch, Ordered, Payload, Regency, ReplicaSet, Selection, Sequence,
-    SparseBatch, ViewId,
+    Batch, ClientId, ConsensusId, Digest, Epoch, Ordered, Payload, Regency, ReplicaSet, Selection,
+    Sequence, SparseBatch, ViewId,
 };
 use tetrarch_dataplane::crypto::authenticator::{PairKey, vector_size, write_vector};
 use tetrarch_dataplane::crypto::hash::body_digest;
@@ -209,6 +210,7 @@ fn transfer() -> History {
     }
     let (view, cid) = (ViewId(0), ConsensusId(38));
     let ordered = Ordered {
+        ruled: None,
         view,
         cid,
         timestamp_ns: 77,
