@@ -16,8 +16,10 @@ trap 'rm -rf "$out"' EXIT
 "$bench" compare --layout fused,spread --replicas 1 --signed --payloads 0/0 --sessions 10 --rounds 1 \
     --duration 0.5 --warmup 0.2
 # Only wrong answers fail here; `--check` is for machines that do nothing else.
-"$bench" timeline --script '3:kill leader,8:restart killed,14:end' --svg "$out/timeline.svg"
-grep -q 'killed the leader' "$out/timeline.svg"
+"$bench" timeline --script '2:add 4,6:kill leader,11:restart killed,16:remove 3,20:end' --svg "$out/timeline.svg"
+for event in 'added replica 4' 'killed the leader' 'removed replica 3'; do
+    grep -q "$event" "$out/timeline.svg" || { echo "bench-small: the figure lacks \"$event\"" >&2; exit 1; }
+done
 "$bench" transfer --state-mib 16 --checkpoint-every 64 --before 0.5 --durable --json >"$out/transfer.jsonl"
 "$bench" durable --sessions 100 --rounds 1 --duration 0.5 --warmup 0.2 --json >"$out/durable.jsonl"
 "$bench" report "$out"/*.jsonl -o "$out/report.html"

@@ -15,11 +15,12 @@ use tetrarch_dataplane::transport::choice::TransportKind;
 pub struct LocalCluster {
     directory: PathBuf,
     tetrarch: PathBuf,
-    count: u16,
     /// Those that were started: the first ones.
     replicas: Vec<Child>,
-    /// Replica i listens at this port plus i, its metrics are at this port plus n plus i.
-    base_port: u16,
+    /// Where the metrics of each replica are, of those that may be added as well.
+    metrics: Vec<SocketAddr>,
+    /// What the View Manager was asked to do and has not done yet.
+    changes: Vec<(String, Child)>,
 }
 
 /// Which cluster.
@@ -72,10 +73,12 @@ impl LocalCluster {
         let directory = std::env::temp_dir().join(name);
         fs::create_dir(&directory).with_context(|| directory.display().to_string())?;
         let (tetrarch, count) = (tetrarch.to_path_buf(), shape.replicas);
-        let mut cluster = Self { directory, tetrarch, count, replicas: Vec::new(), base_port: 0 };
         let model = if shape.crash_only { "crash" } else { "byzantine" };
-        let base = free_range(2 * shape.replicas)?;
-        cluster.base_port = base;
+        // Replica i listens at this port plus i, its metrics are at this port plus n plus i.
+        let base = free_range(2 * count)?;
+        let metrics = (0..count).map(|id| local(base + count + id)).collect();
+        let cluster =
+            Self { directory, tetrarch, replicas: Vec::new(), metrics, changes: Vec::new() };
         let null = ["--service".to_owned(), "null".to_owned()];
         let service: &[String] = if init.contains(&null[0]) { &[] } else { &null };
         let output = Command::new(&cluster.tetrarch)
@@ -100,8 +103,82 @@ impl LocalCluster {
     /// # Errors
     /// It cannot be started.
     pub fn start_next(&mut self) -> Result<()> {
-        let child = self.spawn(self.replicas.len() as u16)?;
+        let child = self.spawn(self.replicas.len() as u16, &[])?;
         self.replicas.push(child);
+        Ok(())
+    }
+
+    /// Makes keys and a configuration for another replica, the one after the last.
+    ///
+    /// # Errors
+    /// No free ports, or `tetrarch view keys` fails.
+    pub fn prepare_next(&mut self) -> Result<()> {
+        let (id, base) = (self.metrics.len(), free_range(2)?);
+        let (address, metrics) = (local(base).to_string(), local(base + 1));
+        let output = Command::new(&self.tetrarch)
+            .args(["view", "keys"])
+            .arg(self.path())
+            .args(["--id", &id.to_string(), "--address", &address])
+            .args(["--metrics", &metrics.to_string()])
+            .output()?;
+        if !output.status.success() {
+            bail!("tetrarch view keys: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        self.metrics.push(metrics);
+        Ok(())
+    }
+
+    /// Starts a replica that was prepared, the next one, and has the View Manager add it. Waits for neither.
+    ///
+    /// # Errors
+    /// It is not the next one, or something cannot be started.
+    pub fn add(&mut self, id: u16) -> Result<()> {
+        if usize::from(id) != self.replicas.len() || self.replicas.len() >= self.metrics.len() {
+            bail!("replica {id} is not the next one that was prepared");
+        }
+        let child = self.spawn(id, &["--join"])?;
+        self.replicas.push(child);
+        let keys = self.path().join(format!("replica-{id}.public"));
+        let keys = keys.to_str().context("the temporary directory has a name in UTF-8")?.to_owned();
+        self.change("add", &["--keys", &keys])
+    }
+
+    /// Has the View Manager remove a replica. Does not wait for it.
+    ///
+    /// # Errors
+    /// There is none of this number, or the command cannot be started.
+    pub fn remove(&mut self, id: u16) -> Result<()> {
+        self.replicas.get(usize::from(id)).with_context(|| no_replica(id))?;
+        self.change("remove", &[&id.to_string()])
+    }
+
+    fn change(&mut self, what: &str, args: &[&str]) -> Result<()> {
+        let log = self.directory.join("view.log");
+        let log = OpenOptions::new().create(true).append(true).open(log)?;
+        let child = Command::new(&self.tetrarch)
+            .args(["view", what])
+            .arg(self.path())
+            .args(args)
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        self.changes.push((what.to_owned(), child));
+        Ok(())
+    }
+
+    /// Looks after what the View Manager was asked to do.
+    ///
+    /// # Errors
+    /// It failed, with what it said.
+    pub fn check_changes(&mut self) -> Result<()> {
+        while let Some((what, child)) = self.changes.first_mut() {
+            let Some(status) = child.try_wait()? else { return Ok(()) };
+            if !status.success() {
+                let said = fs::read_to_string(self.directory.join("view.log")).unwrap_or_default();
+                bail!("tetrarch view {what} ended ({status}): {}", said.trim());
+            }
+            self.changes.remove(0);
+        }
         Ok(())
     }
 
@@ -112,13 +189,14 @@ impl LocalCluster {
     }
 
     /// Starts a replica's process, whose log goes on in the same file.
-    fn spawn(&self, id: u16) -> Result<Child> {
+    fn spawn(&self, id: u16, args: &[&str]) -> Result<Child> {
         let log = self.directory.join(format!("replica-{id}.log"));
         let log = OpenOptions::new().create(true).append(true).open(log)?;
         let child = Command::new(&self.tetrarch)
             .arg("replica")
             .arg(self.path())
             .args(["--id", &id.to_string()])
+            .args(args)
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()?;
@@ -146,7 +224,7 @@ impl LocalCluster {
         if child.try_wait()?.is_none() {
             bail!("replica {id} runs: kill it first");
         }
-        self.replicas[usize::from(id)] = self.spawn(id)?;
+        self.replicas[usize::from(id)] = self.spawn(id, &[])?;
         Ok(())
     }
 
@@ -160,11 +238,9 @@ impl LocalCluster {
         self.replicas.iter().map(Child::id).collect()
     }
 
-    /// Where the replicas' metrics are.
+    /// Where the replicas' metrics are, of those that were prepared as well.
     pub fn metrics(&self) -> Vec<SocketAddr> {
-        let count = self.count;
-        let port = |id| SocketAddr::from(([127, 0, 0, 1], self.base_port + count + id));
-        (0..count).map(port).collect()
+        self.metrics.clone()
     }
 
     /// Until a replica that was started answers.
@@ -191,13 +267,18 @@ impl LocalCluster {
 
 impl Drop for LocalCluster {
     fn drop(&mut self) {
-        for replica in &mut self.replicas {
+        let changes = self.changes.iter_mut().map(|(_, child)| child);
+        for replica in self.replicas.iter_mut().chain(changes) {
             // Nothing to do about a process that is gone already.
             let _ = replica.kill();
             let _ = replica.wait();
         }
         let _ = fs::remove_dir_all(&self.directory);
     }
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 fn no_replica(id: u16) -> String {

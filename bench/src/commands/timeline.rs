@@ -18,9 +18,9 @@ pub struct TimelineArgs {
     /// The `tetrarch` binary [default: the one beside this program]
     #[arg(long)]
     tetrarch: Option<PathBuf>,
-    /// What happens when: SECONDS:EVENT, and the end; events are kill leader, kill ID, restart killed,
-    /// restart ID
-    #[arg(long, default_value = "20:kill leader,35:restart killed,60:end")]
+    /// What happens when: SECONDS:EVENT, and the end; events are add ID, kill leader, kill ID, restart
+    /// killed, restart ID, remove ID
+    #[arg(long, default_value = "15:add 4,30:kill leader,45:restart killed,60:remove 3,75:end")]
     script: Script,
     /// Stretch the script's times by this
     #[arg(long, default_value_t = 1.0, value_parser = factor)]

@@ -1,7 +1,7 @@
 //! A cluster through faults and recoveries: throughput over time, as in the thesis (figure 4.9).
 //!
-//! A durable cluster of real processes serves sessions of the map of lists while a script kills replicas and starts
-//! them again. Always true: each answer was checked against what its session knows; how long nothing was answered
+//! A durable cluster of real processes serves sessions of the map of lists while a script kills replicas, starts
+//! them again, and changes who is a member. Always true: each answer was checked against what its session knows; how long nothing was answered
 //! is taken from the answers themselves, not from buckets.
 
 mod maplist;
@@ -182,7 +182,13 @@ pub fn run(options: &TimelineOptions, watch: &mut dyn FnMut(&str)) -> Result<Tim
     let init = ["--service", "maplist", "--durable", "--request-timeout-ms", &timeout_ms];
     let init = init.into_iter().chain(["--checkpoint-every", &every]).map(String::from);
     let init: Vec<String> = init.collect();
-    let cluster = LocalCluster::start_with(&options.tetrarch, options.shape, &init)?;
+    let mut cluster = LocalCluster::start_with(&options.tetrarch, options.shape, &init)?;
+    for id in options.script.added() {
+        if usize::from(id) != cluster.metrics().len() {
+            bail!("add {id}: the next replica is {}", cluster.metrics().len());
+        }
+        cluster.prepare_next()?;
+    }
     let mut config = ClientConfig::load(&cluster.path(), 0)?;
     config.sessions_max = config.sessions_max.max(options.sessions);
     let mut load = MapListLoad::new(ClientDriver::open(&config)?, options.sessions);
@@ -209,6 +215,7 @@ impl Run<'_> {
         let (mut bucket_end, mut counted) = (self.begin + self.options.bucket, 0);
         loop {
             let any = load.turn()?;
+            self.cluster.check_changes()?;
             let now = load.now();
             let at = now.since(self.begin).as_secs_f64();
             let silence = now.since(self.last_answer);
@@ -247,14 +254,19 @@ impl Run<'_> {
                 ("restarted", killed)
             }
             Deed::Restart(id) => ("restarted", id),
+            Deed::Add(id) => ("added", id),
+            Deed::Remove(id) => ("removed", id),
         };
-        let started = matches!(deed, Deed::Restart(_) | Deed::RestartKilled);
-        if started {
-            self.cluster.restart(replica)?;
-        } else {
-            self.cluster.kill(replica)?;
-            self.killed = Some(replica);
+        match deed {
+            Deed::Restart(_) | Deed::RestartKilled => self.cluster.restart(replica)?,
+            Deed::Add(_) => self.cluster.add(replica)?,
+            Deed::Remove(_) => self.cluster.remove(replica)?,
+            Deed::Kill(_) | Deed::KillLeader => {
+                self.cluster.kill(replica)?;
+                self.killed = Some(replica);
+            }
         }
+        let started = matches!(deed, Deed::Restart(_) | Deed::RestartKilled | Deed::Add(_));
         let what = format!("{what} replica {replica}");
         watch(&format!("{at:6.1} s  {what}"));
         self.done.push(Done { at, what, replica, started, longest_silence: Duration::ZERO });
@@ -315,11 +327,16 @@ fn caught_up(samples: &[Sample], replica: u16, from: f64) -> Option<f64> {
         let most = others.filter_map(|(_, numbers)| numbers.as_ref()).map(executed);
         let most = most.fold(0.0, f64::max);
         let own = pair[1].replicas.get(replica).and_then(Option::as_ref);
-        if own.is_some_and(|own| executed(own) >= most && own.get("mute") == 0.0) {
+        if own.is_some_and(|own| executed(own) >= most && votes(own)) {
             return Some(pair[1].at - from);
         }
     }
     None
+}
+
+/// Does it take part, and not only learn?
+fn votes(numbers: &Numbers) -> bool {
+    numbers.get("mute") == 0.0 && numbers.get("joining") == 0.0
 }
 
 /// Requests per second that a replica executed between two samples of it.
@@ -356,7 +373,8 @@ impl TimelineResult {
                     event.what, event.longest_silence_s
                 ));
             }
-            if event.what.starts_with("restarted") && event.caught_up_s.is_none() {
+            let started = ["restarted", "added"].iter().any(|what| event.what.starts_with(what));
+            if started && event.caught_up_s.is_none() {
                 complaints.push(format!("{}: it did not catch up before the end", event.what));
             }
         }

@@ -18,13 +18,18 @@ pub enum Deed {
     RestartKilled,
     /// A replica starts again.
     Restart(u16),
+    /// A replica that was none becomes a member: the one after the last.
+    Add(u16),
+    /// A replica is a member no more.
+    Remove(u16),
 }
 
 impl FromStr for Deed {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let known = "known are: kill leader, kill ID, restart killed, restart ID";
+        let known =
+            "known are: kill leader, kill ID, restart killed, restart ID, add ID, remove ID";
         let words: Vec<&str> = text.split_whitespace().collect();
         let id = |word: &str| {
             word.parse::<u16>().map_err(|_| format!("'{word}' is no replica's number; {known}"))
@@ -34,6 +39,8 @@ impl FromStr for Deed {
             ["kill", word] => id(word).map(Self::Kill),
             ["restart", "killed"] => Ok(Self::RestartKilled),
             ["restart", word] => id(word).map(Self::Restart),
+            ["add", word] => id(word).map(Self::Add),
+            ["remove", word] => id(word).map(Self::Remove),
             _ => Err(format!("'{text}' is no event; {known}")),
         }
     }
@@ -86,6 +93,14 @@ impl FromStr for Script {
 }
 
 impl Script {
+    /// Replicas that become members, in order of time.
+    pub fn added(&self) -> impl Iterator<Item = u16> + '_ {
+        self.steps.iter().filter_map(|step| match step.deed {
+            Deed::Add(id) => Some(id),
+            _ => None,
+        })
+    }
+
     /// The same, in a fraction or a multiple of the time.
     pub fn scaled(mut self, by: f64) -> Self {
         self.steps.iter_mut().for_each(|step| step.at *= by);
@@ -100,11 +115,19 @@ mod tests {
 
     #[test]
     fn a_script_is_read_in_order_and_scaled() {
-        let script: Script = "4:kill leader, 8.5:restart killed,9:kill 2,9:restart 2,12:end"
-            .parse()
-            .expect("a script");
+        let script: Script =
+            "4:kill leader, 8.5:restart killed,9:kill 2,9:restart 2,9:add 4,10:remove 0,12:end"
+                .parse()
+                .expect("a script");
         let deeds: Vec<_> = script.steps.iter().map(|step| step.deed).collect();
-        let expected = [Deed::KillLeader, Deed::RestartKilled, Deed::Kill(2), Deed::Restart(2)];
+        let expected = [
+            Deed::KillLeader,
+            Deed::RestartKilled,
+            Deed::Kill(2),
+            Deed::Restart(2),
+            Deed::Add(4),
+            Deed::Remove(0),
+        ];
         assert_eq!(deeds, expected);
         let half = script.scaled(0.5);
         assert_eq!((half.steps[1].at, half.end), (4.25, 6.0));
