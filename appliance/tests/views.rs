@@ -11,7 +11,7 @@ use tetrarch_client::cluster::PrivateKeys;
 use tetrarch_consensus::membership::{Membership, VIEW_MANAGER, ViewAnswer, ViewRequest};
 use tetrarch_consensus::message::reply::{ReplyHeader, Status};
 use tetrarch_consensus::message::{codec, proof};
-use tetrarch_consensus::{ClientId, Digest, ViewId};
+use tetrarch_consensus::{ClientId, Digest, Sequence, ViewId};
 use tetrarch_dataplane::crypto::authenticator::{PairKey, vector_size, write_vector};
 use tetrarch_dataplane::crypto::hash::body_digest;
 use tetrarch_dataplane::reject::Reject;
@@ -157,6 +157,12 @@ fn a_client_of_an_earlier_view_is_told_of_the_present_one() {
         let next = membership(&world, 1, &[1, 2, 3, 4]);
         world.enter(&[1, 2], &next);
         world.ticks();
+        let at_once: Vec<_> = std::mem::take(&mut world.clients[0].replies);
+        let told = |it: &(u32, ReplyHeader, Vec<u8>)| (it.1.status, it.1.view, it.1.sequence);
+        assert_eq!(at_once.len(), 2, "by those that entered it, unasked");
+        let expected = (Status::Outdated, ViewId(1), Sequence::NONE);
+        assert!(at_once.iter().all(|it| told(it) == expected));
+        world.pass(Duration::from_secs(1));
         let (everybody, mut counter) = ([0, 1, 2], 0);
         let mut ask = |world: &mut World, view: u32, read_only: bool| {
             counter += 1;
@@ -280,6 +286,12 @@ impl World {
     }
 }
 
+/// What a client was answered, beside which view its replicas are in.
+fn answered(world: &World, client: usize) -> impl Iterator<Item = &(u32, ReplyHeader, Vec<u8>)> {
+    let replies = world.clients[client].replies.iter();
+    replies.filter(|(_, header, _)| header.status != Status::Outdated)
+}
+
 /// Nodes, with their links, proofs and places, go where the View Manager wants them, and back.
 #[test]
 fn whole_nodes_go_from_view_to_view() {
@@ -293,7 +305,7 @@ fn whole_nodes_go_from_view_to_view() {
     let rest = membership(&world, 1, &[1, 2, 3, 4]);
     world.ask(&keys, 1, &rest);
     assert!(world.run_until(5000, |world| (1..5).all(|id| world.view(id) == 1)));
-    let answers: Vec<_> = world.clients[1].replies.iter().map(|it| it.2.clone()).collect();
+    let answers = answered(&world, 1).map(|it| it.2.clone()).collect::<Vec<_>>();
     assert!(answers.len() >= 3 && answers.iter().all(|answer| *answer == answers[0]));
     let answer = ViewAnswer::decode(&answers[0]).expect("of this release");
     assert!(matches!(answer, ViewAnswer::Accepted { view: ViewId(1), .. }), "{answer:?}");
@@ -306,7 +318,7 @@ fn whole_nodes_go_from_view_to_view() {
     }
     let views = |world: &World| {
         let of = |it: &(u32, ReplyHeader, Vec<u8>)| (it.1.sequence.counter(), it.1.view);
-        world.clients[0].replies.iter().map(of).collect::<Vec<_>>()
+        answered(world, 0).map(of).collect::<Vec<_>>()
     };
     assert!(views(&world).iter().all(|(counter, view)| view.0 == u32::from(*counter > 1)));
     assert_eq!(world.metrics[1].peers_up.get(), 0b1110);

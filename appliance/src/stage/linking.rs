@@ -44,6 +44,11 @@ impl Linking {
         Self { own, clients, addresses: Box::new(Numeric), made_for, notice: None }
     }
 
+    /// Whoever may be a client.
+    pub fn clients(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.clients.iter().map(|(peer, _)| *peer)
+    }
+
     /// From now on addresses come from there.
     pub fn look_up(&mut self, addresses: Box<dyn Addresses>) {
         self.addresses = addresses;

@@ -405,12 +405,28 @@ impl Network {
         self.view = notice.keys.view().clone();
         self.ingress.enter(&notice.keys);
         self.egress.enter(&notice.keys);
+        self.tell_clients(notice);
         self.counts.peers_up = 0;
         self.metrics.peer_heard_ns.iter().for_each(|heard| heard.set(0));
         for (index, member) in self.view.members().iter().enumerate() {
             if self.links.is_up(PeerId::replica(member.0)) {
                 self.counts.peers_up |= 1 << index;
             }
+        }
+    }
+
+    /// What clients have in flight is forgotten with the view before, so they are told at once.
+    #[cold]
+    fn tell_clients(&mut self, notice: &Notice) {
+        spec!("CLI.11");
+        let Some(told) = &notice.told else { return };
+        for client in self.linking.clients() {
+            if !self.links.is_up(client) {
+                continue;
+            }
+            self.told_view.is_due(self.now, u64::from(client.index()));
+            let request = (ClientId::new(client.index(), 0), Sequence::NONE, true);
+            self.egress.refuse(&mut self.links, request, Status::Outdated, told);
         }
     }
 
