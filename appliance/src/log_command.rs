@@ -49,11 +49,8 @@ struct Counts {
 pub fn run(directory: &Path, id: u16, dump: bool) -> Result<()> {
     let cluster = Cluster::load(directory)?;
     let (_, file) = load_replica_file(directory, id)?;
-    if cluster.member(ReplicaId(id)).is_none() {
-        bail!("id = {id}: cluster.toml lists no such replica; use another --id");
-    }
     let data_dir = data_dir(directory, &file);
-    let cluster = beginning(&cluster, &data_dir)?;
+    let cluster = beginning(&cluster, ReplicaId(id), &data_dir)?;
     let path = log_path(&data_dir);
     if !path.exists() {
         bail!(

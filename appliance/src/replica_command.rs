@@ -122,7 +122,9 @@ pub fn run_with(directory: &Path, id: u16, how: How, change: impl FnOnce(&mut Pl
             && notice.current.id() > kept.newest.id()
         {
             kept.newest = Membership::clone(&notice.current);
-            kept.store(&data_dir)?;
+            if let Err(error) = kept.store(&data_dir) {
+                warning!("{error}; without its log this replica would start in an earlier view");
+            }
         }
         if running.has_failed() || running.failure().is_some() || running.has_retired() {
             break;

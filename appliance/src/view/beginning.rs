@@ -5,10 +5,8 @@
 //! written down before its first record. Must not: let a replica start in a view that does not name it.
 
 use tetrarch_client::cluster::{CLUSTER_FILE, ClusterError};
-use tetrarch_consensus::ReplicaId;
-use tetrarch_consensus::membership::Membership;
 
-use super::kept::Kept;
+use super::kept::{Kept, check_start};
 use crate::config::Plan;
 use crate::recovery::{Memory, has_log};
 
@@ -41,29 +39,9 @@ pub fn begin(plan: &mut Plan, memory: &Memory, fresh: bool) -> Result<Option<Kep
         None if logged => first.clone(),
         _ => newest.clone(),
     };
-    check(plan.id, &first, &start, &newest)?;
+    check_start(plan.id, &first, &start)?;
     plan.start_in(&start)?;
     let kept = Kept { start, newest };
     kept.store(&plan.data_dir)?;
     Ok(Some(kept))
-}
-
-/// Can a replica that starts in `start` come to `newest`?
-fn check(
-    id: ReplicaId,
-    first: &Membership,
-    start: &Membership,
-    newest: &Membership,
-) -> Result<(), ClusterError> {
-    let problem = if start.member(id).is_none() {
-        format!("its log begins in view {}, which does not name it", start.id())
-    } else if start.id() < first.id() || start.id() > newest.id() {
-        format!("its log begins in view {}, and the first one is view {}", start.id(), first.id())
-    } else if start.id() == first.id() && start != first {
-        "its log begins with other members than the first view has".to_owned()
-    } else {
-        return Ok(());
-    };
-    let remedy = "bring the cluster.toml of this cluster here, as `tetrarch view` wrote it";
-    Err(ClusterError::new(CLUSTER_FILE.as_ref(), "replica", id, problem, remedy))
 }

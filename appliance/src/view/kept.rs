@@ -14,9 +14,10 @@
 
 use std::fs;
 use std::io::{ErrorKind, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use tetrarch_client::cluster::{Cluster, ClusterError};
+use tetrarch_client::cluster::{CLUSTER_FILE, Cluster, ClusterError};
+use tetrarch_consensus::ReplicaId;
 use tetrarch_consensus::limits::REPLICAS_MAX;
 use tetrarch_consensus::membership::{MEMBERSHIP_SIZE_MAX, Membership};
 use tetrarch_dataplane::crypto::hash::body_digest;
@@ -128,16 +129,41 @@ pub fn newest_known(cluster: Cluster, data_dir: &Path) -> Result<Cluster, Cluste
     }
 }
 
-/// The view in which the log of `data_dir` begins, as a cluster; that of the first view if nothing is said.
+/// The view in which the log of replica `id` in `data_dir` begins, as a cluster; the first one if nothing is said.
 ///
 /// # Errors
-/// The file in `data_dir` does not hold.
-pub fn beginning(cluster: &Cluster, data_dir: &Path) -> Result<Cluster, ClusterError> {
-    let file: PathBuf = data_dir.join(FILE);
-    match Kept::load(data_dir, cluster.id)? {
-        Some(kept) => cluster.with_membership(&kept.start, &file),
-        None => cluster.with_membership(&cluster.first_membership(), &file),
-    }
+/// The file in `data_dir` does not hold, or says something else than `cluster`.
+pub fn beginning(
+    cluster: &Cluster,
+    id: ReplicaId,
+    data_dir: &Path,
+) -> Result<Cluster, ClusterError> {
+    let first = cluster.first_membership();
+    let start = Kept::load(data_dir, cluster.id)?.map_or_else(|| first.clone(), |kept| kept.start);
+    check_start(id, &first, &start)?;
+    cluster.with_membership(&start, &data_dir.join(FILE))
+}
+
+/// Can replica `id` start in `start`, where `first` is the first view?
+///
+/// # Errors
+/// It does not name it, or comes before the first view.
+pub fn check_start(
+    id: ReplicaId,
+    first: &Membership,
+    start: &Membership,
+) -> Result<(), ClusterError> {
+    let problem = if start.member(id).is_none() {
+        format!("its log begins in view {}, which does not name it", start.id())
+    } else if start.id() < first.id() {
+        format!("its log begins in view {}, and the first one is view {}", start.id(), first.id())
+    } else if start.id() == first.id() && start != first {
+        "its log begins with other members than the first view has".to_owned()
+    } else {
+        return Ok(());
+    };
+    let remedy = "bring the cluster.toml of this cluster here, as `tetrarch view` wrote it";
+    Err(ClusterError::new(CLUSTER_FILE.as_ref(), "replica", id, problem, remedy))
 }
 
 #[cfg(test)]
@@ -166,13 +192,22 @@ mod tests {
         // Nobody is a View Manager: what is there is of no account.
         let known = newest_known(cluster.clone(), &directory).unwrap();
         assert_eq!(known.view_id, ViewId(0));
-        let managed = TestCluster::managed(5, 1, 1).cluster;
-        let managed = Cluster { id: cluster.id, ..managed };
+        let view_manager = TestCluster::managed(5, 1, 1).cluster.view_manager;
+        let managed = Cluster { view_manager, ..cluster.clone() };
         let known = newest_known(managed.clone(), &directory).unwrap();
         assert_eq!((known.view_id, known.members.len()), (ViewId(3), 4));
         assert_eq!(known.first_membership().id(), ViewId(0));
-        let begun = beginning(&known, &directory).unwrap();
+        let begun = beginning(&known, ReplicaId(4), &directory).unwrap();
         assert_eq!((begun.view_id, begun.members.len()), (ViewId(0), 5));
+        let mut moved = known.clone();
+        moved.first = Some(known.membership());
+        for (cluster, id, expected) in [
+            (&known, 7, "replica = 7: its log begins in view 0, which does not name it"),
+            (&moved, 1, "its log begins in view 0, and the first one is view 3"),
+        ] {
+            let error = beginning(cluster, ReplicaId(id), &directory).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
 
         let file = directory.join(FILE);
         let bytes = fs::read(&file).unwrap();
