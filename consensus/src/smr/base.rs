@@ -8,6 +8,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use crate::action::Action;
+use crate::batch::Selection;
 use crate::checkpoint::Ordered;
 use crate::message::{OpenState, Position, Written};
 use crate::payload::Payload;
@@ -84,7 +85,9 @@ impl<P: Payload> Replica<P> {
         assert!(self.decided == ConsensusId(0), "the base comes later");
         let record = Record::decode(bytes, &mut *self.pool).map_err(RestoreError::Bad)?;
         match record {
-            Record::Written { at, batch } => {
+            Record::Written { at, mut batch } => {
+                // Written was what was convincing, or what a correct member vouched for (VAL.3).
+                batch.authentic = Selection::ALL;
                 self.earlier.retain(|(cid, kept)| (*cid, kept.digest) != (at.cid, batch.digest));
                 self.earlier.push((at.cid, batch));
             }
