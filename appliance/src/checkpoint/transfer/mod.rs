@@ -42,7 +42,13 @@ pub fn transfer_size(state_size: u64) -> usize {
 }
 
 /// How often the thread looks around when nobody wakes it.
-const TICK: Duration = Duration::from_millis(100);
+const TICK: Duration = Duration::from_millis(20);
+
+/// The same while decisions are kept: nobody wakes it for small pieces of them.
+const KEEPING_TICK: Duration = Duration::from_millis(2);
+
+/// So long after the last one.
+const KEEPING: Duration = Duration::from_millis(100);
 
 /// What the core wants.
 #[derive(Debug)]
@@ -220,6 +226,7 @@ impl Transfer {
                 incoming,
                 outgoing,
                 decisions,
+                kept_at: None,
                 bell,
                 installs,
                 installed,
@@ -248,6 +255,8 @@ struct Worker {
     incoming: Incoming,
     outgoing: Outgoing,
     decisions: Decisions,
+    /// When it was given some last.
+    kept_at: Option<Instant>,
     bell: Bell,
     installs: Consumer<Install>,
     installed: Producer<(ConsensusId, State)>,
@@ -258,10 +267,12 @@ struct Worker {
 impl Worker {
     fn run(mut self) {
         while !self.stop.is_due() && self.failure.get().is_none() {
-            let worked = self.turn(Instant::now());
-            if !worked {
-                let wait = self.outgoing.wait(Instant::now()).unwrap_or(TICK);
-                std::thread::park_timeout(wait.min(TICK));
+            let now = Instant::now();
+            if !self.turn(now) {
+                let keeping = self.kept_at.is_some_and(|kept| now < kept + KEEPING);
+                let tick = if keeping { KEEPING_TICK } else { TICK };
+                let wait = self.outgoing.wait(Instant::now()).unwrap_or(tick);
+                std::thread::park_timeout(wait.min(tick));
             }
         }
         // A state that is here is not given back: a replica that goes on with half of one would be worse.
@@ -284,7 +295,10 @@ impl Worker {
                     self.outgoing.enter(view);
                     self.outgoing.want(now, to, (cid, root), index)
                 }
-                Order::Keep { at, payload } => self.decisions.keep(at, payload.bytes()),
+                Order::Keep { at, payload } => {
+                    self.kept_at = Some(now);
+                    self.decisions.keep(at, payload.bytes());
+                }
                 Order::Tell(told) => {
                     if self.incoming.is_durable(told.after) {
                         self.outgoing.tell(&self.decisions, &told, &mut self.rings.parcels);
