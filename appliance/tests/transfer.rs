@@ -18,18 +18,25 @@ const KEYS: u64 = 100;
 /// Four replicas that take checkpoints often, keep few decisions and send at `rate` MiB a second.
 fn cluster(name: &str, more: &[&str], rate: usize) -> Processes {
     // A hundred decisions of such values: more than there are between two checkpoints.
-    cluster_with(name, more, rate, 10)
+    cluster_with(name, more, rate, (10, 0))
 }
 
-/// The same, with so many MiB for decisions in memory.
-fn cluster_with(name: &str, more: &[&str], rate: usize, memory: usize) -> Processes {
+/// The same, with so many MiB for decisions in memory, and on the disk.
+fn cluster_with(
+    name: &str,
+    more: &[&str],
+    rate: usize,
+    (memory, disk): (usize, usize),
+) -> Processes {
     let mut cluster = Processes::init_with(name, "kv", more);
     cluster.edit("cluster.toml", "checkpoint_every = 8192", "checkpoint_every = 64");
     for id in 0..4 {
         let file = format!("replica-{id}.toml");
         let memory = format!("decision_log_mib = {memory}");
         cluster.edit(&file, "decision_log_mib = 64", &memory);
-        let transfer = format!("[transfer]\nrate_mib = {rate}\npeer_rate_mib = {rate}\n[limits]");
+        let transfer = format!(
+            "[transfer]\nrate_mib = {rate}\npeer_rate_mib = {rate}\ndecisions_disk_mib = {disk}\n[limits]"
+        );
         cluster.edit(&file, "[limits]", &transfer);
     }
     cluster.replicas = (0..4).map(|id| Some(cluster.spawn(id))).collect();
@@ -245,7 +252,7 @@ fn a_volatile_replica_that_restarts_gets_a_checkpoint() {
 // rule: LAG.4
 #[test]
 fn decisions_from_the_disk_bring_back_the_one_that_the_others_need() {
-    let mut cluster = cluster_with("beyond", &["--durable"], 64, 1);
+    let mut cluster = cluster_with("beyond", &["--durable"], 64, (1, 1024));
     let client = cluster.client();
     let session = client.session().expect("the first one");
     let mut writer = Writer { session: &session, written: 0 };

@@ -127,7 +127,7 @@ impl Default for TransferFile {
     fn default() -> Self {
         let rate_mib = CHUNK_RATE as usize / MIB;
         let state_max_gib = STATE_SIZE_MAX >> 30;
-        Self { rate_mib, peer_rate_mib: rate_mib, state_max_gib, decisions_disk_mib: 1024 }
+        Self { rate_mib, peer_rate_mib: rate_mib, state_max_gib, decisions_disk_mib: 0 }
     }
 }
 
