@@ -7,7 +7,6 @@
 //! was asked for.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use tetrarch_consensus::membership::{RefusedView, VIEW_MANAGER, ViewAnswer, View
 use tetrarch_dataplane::crypto::signature::SigningKey;
 
 use super::change::{Change, difference, meaning, next};
+use super::replace_file;
 use crate::init::VIEW_MANAGER_KEY;
 use crate::status::Report;
 
@@ -192,17 +192,10 @@ fn decided(cluster: &Cluster, next: &Cluster, answer: ViewAnswer) -> Result<Cons
 fn replace(directory: &Path, cluster: &Cluster, next: &Cluster) -> Result<PathBuf> {
     let file = directory.join(CLUSTER_FILE);
     let kept = directory.join(format!("cluster.view-{}.toml", cluster.view_id));
-    let new = directory.join(format!("cluster.view-{}.new", next.view_id));
     let text = next.to_toml();
-    let write = || {
-        let mut out = fs::File::create(&new)?;
-        out.write_all(text.as_bytes())?;
-        out.sync_all()?;
-        fs::copy(&file, &kept)?;
-        fs::rename(&new, &file)?;
-        fs::File::open(directory)?.sync_all()
-    };
-    write().with_context(|| {
+    let copied = fs::copy(&file, &kept);
+    let replaced = copied.and_then(|_| replace_file(directory, CLUSTER_FILE, text.as_bytes()));
+    replaced.with_context(|| {
         format!(
             "the change is decided, but {} cannot be replaced; write this into it:\n\n{text}\n",
             file.display()

@@ -13,7 +13,7 @@
 //! | | the newest one that the replica was in |
 
 use std::fs;
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use tetrarch_client::cluster::{CLUSTER_FILE, Cluster, ClusterError};
@@ -21,6 +21,8 @@ use tetrarch_consensus::ReplicaId;
 use tetrarch_consensus::limits::REPLICAS_MAX;
 use tetrarch_consensus::membership::{MEMBERSHIP_SIZE_MAX, Membership};
 use tetrarch_dataplane::crypto::hash::body_digest;
+
+use super::replace_file;
 
 /// Name of the file in a data directory.
 const FILE: &str = "views";
@@ -73,17 +75,10 @@ impl Kept {
     /// # Errors
     /// The directory cannot be written.
     pub fn store(&self, data_dir: &Path) -> Result<(), ClusterError> {
-        let (file, new) = (data_dir.join(FILE), data_dir.join(format!("{FILE}.new")));
-        let write = || {
-            fs::create_dir_all(data_dir)?;
-            let mut out = fs::File::create(&new)?;
-            out.write_all(&self.encode())?;
-            out.sync_all()?;
-            fs::rename(&new, &file)?;
-            fs::File::open(data_dir)?.sync_all()
-        };
-        write().map_err(|error: std::io::Error| {
-            let problem = format!("cannot write: {error}");
+        let written = fs::create_dir_all(data_dir)
+            .and_then(|()| replace_file(data_dir, FILE, &self.encode()));
+        written.map_err(|error| {
+            let (file, problem) = (data_dir.join(FILE), format!("cannot write: {error}"));
             ClusterError::new(&file, "", "", problem, "make the data directory writable")
         })
     }

@@ -10,3 +10,17 @@ pub mod change;
 pub mod command;
 pub mod kept;
 pub mod keys;
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::Path;
+
+/// Puts `bytes` in the place of what `directory` has under `name`: as a whole and durably, or not at all.
+fn replace_file(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let new = directory.join(format!("{name}.new"));
+    let mut out = File::create(&new)?;
+    out.write_all(bytes)?;
+    out.sync_all()?;
+    fs::rename(&new, directory.join(name))?;
+    File::open(directory)?.sync_all()
+}
