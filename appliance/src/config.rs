@@ -427,8 +427,7 @@ impl Check<'_> {
         let skew = usize::try_from(limits.clock_skew_max_ms).unwrap_or(usize::MAX);
         self.range("limits.clock_skew_max_ms", skew, 1, 60_000)?;
         let mut config = Config::new(ReplicaId(raw.id), cluster.view());
-        let managed = cluster.view_manager.is_some();
-        config.first = managed.then(|| Box::new(cluster.first_membership()));
+        config.first = cluster.managed_from();
         config.request_timeout = Duration::from_millis(raw.request_timeout_ms);
         config.depth = cluster.depth;
         config.checkpoint_every = cluster.checkpoint_every;

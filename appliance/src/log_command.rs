@@ -59,8 +59,7 @@ pub fn run(directory: &Path, id: u16, dump: bool) -> Result<()> {
         );
     }
     let mut config = Config::new(ReplicaId(id), cluster.view());
-    let managed = cluster.view_manager.is_some();
-    config.first = managed.then(|| Box::new(cluster.first_membership()));
+    config.first = cluster.managed_from();
     config.depth = cluster.depth;
     config.clients_max = cluster.clients.len() as u32;
     config.sessions_per_client_max = file.limits.sessions_per_client_max;

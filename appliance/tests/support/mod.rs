@@ -149,8 +149,7 @@ impl World {
         core.request_timeout = Duration::from_millis(500);
         core.decision_log_size = SIZES.decision_log_size;
         core.clients_max = self.test.cluster.clients.len() as u32;
-        let managed = self.test.cluster.view_manager.is_some();
-        core.first = managed.then(|| Box::new(self.test.cluster.membership()));
+        core.first = self.test.cluster.managed_from();
         configure(&mut core);
         let parts = Parts {
             config: core,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tetrarch_consensus::limits::ADDRESS_SIZE_MAX;
 use tetrarch_consensus::membership::Membership;
 use tetrarch_consensus::{FaultModel, ReplicaId, ViewId};
-use tetrarch_dataplane::crypto::keys::{KeyError, StaticPublic, hex_encode};
+use tetrarch_dataplane::crypto::keys::{KeyError, StaticPublic, hex_decode, hex_encode};
 use tetrarch_dataplane::crypto::signature::VerifyingKey;
 
 use super::{
@@ -222,12 +222,11 @@ fn membership_text(membership: &Membership) -> String {
 }
 
 fn membership(text: &str, file: &Path) -> Result<Membership, ClusterError> {
-    let digit = |digit: u8| char::from(digit).to_digit(16).map(|digit| digit as u8);
-    let pair = |pair: &[u8]| match pair {
-        [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-        _ => None,
+    let byte = |digits: &[u8]| {
+        let [byte] = hex_decode(str::from_utf8(digits).ok()?).ok()?;
+        Some(byte)
     };
-    let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(pair).collect();
+    let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(byte).collect();
     bytes.and_then(|bytes| Membership::decode(&bytes).ok()).ok_or_else(|| {
         let remedy = "copy the file that `tetrarch view` wrote; only it changes this line";
         ClusterError::new(file, "cluster.first_view", "", "not a membership", remedy)

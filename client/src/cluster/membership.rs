@@ -38,6 +38,11 @@ impl Cluster {
         self.first.clone().unwrap_or_else(|| self.membership())
     }
 
+    /// What replicas are given of it: nothing where there is no View Manager, so that no view follows.
+    pub fn managed_from(&self) -> Option<Box<Membership>> {
+        self.view_manager.is_some().then(|| Box::new(self.first_membership()))
+    }
+
     /// The first view is an earlier one of this cluster.
     pub(super) fn check_first(&self, file: &Path) -> Result<(), ClusterError> {
         let Some(first) = &self.first else { return Ok(()) };
