@@ -25,7 +25,7 @@ use super::{
     BUSY_MAX, Decided, Event, ORDERS_MAX, OrderingRings, Outbound, WORK_MAX, Wakers, Work, wake,
 };
 use crate::checkpoint::Target;
-use crate::checkpoint::transfer::{Order, Told};
+use crate::checkpoint::transfer::{KeptDecision, Order};
 use crate::keyring::BadView;
 use crate::metrics::Metrics;
 use crate::payload::FramePayload;
@@ -350,13 +350,12 @@ impl Ordering {
                 }
             }
             // Votes never wait for a disk: what does not go in is lost there, and the core is told so.
-            Action::KeepDecisions { at, payload } => {
-                self.keep_decisions(at, payload);
-            }
+            Action::KeepDecisions { at, payload } => self.keep_decisions(at, payload),
             Action::SendDecision { to, position, digest, at, size, after } => {
                 if self.rings.orders.room() > ORDERS_MAX / 2 {
                     let place = (at, size);
-                    self.order(Order::Tell(Told { to, position, digest, place, after }));
+                    let kept = KeptDecision { to, position, digest, place, after };
+                    self.order(Order::Tell(kept));
                 }
             }
             Action::BeginTransfer { cid, size, root: Digest(root) } => {
@@ -417,10 +416,8 @@ impl Ordering {
         let large = payload.0.bytes().len() > KEPT_SMALL_SIZE;
         let most = if large { KEPT_LARGE_MAX } else { KEPT_MAX };
         if self.rings.orders.room() > ORDERS_MAX - most {
-            self.leave(Order::Keep { at, payload });
-            if large {
-                self.orders_waker.iter().for_each(Waker::wake);
-            }
+            let order = Order::Keep { at, payload };
+            if large { self.order(order) } else { self.leave(order) }
         }
     }
 

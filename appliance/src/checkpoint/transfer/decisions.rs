@@ -59,11 +59,12 @@ impl Decisions {
         if bytes.len() as u64 > self.capacity {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        if self.file.is_none() {
-            self.file = Some(self.store.create(&self.store.path().join("decisions.kept"))?);
-        }
-        let Some(file) = &self.file else { return Ok(()) };
         let (start, first) = self.split(at, bytes.len());
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => self.store.create(&self.store.path().join("decisions.kept"))?,
+        };
+        let file = self.file.insert(file);
         file.write_all_at(&bytes[..first], start)?;
         file.write_all_at(&bytes[first..], 0)
     }

@@ -89,12 +89,12 @@ pub enum Order {
         payload: FramePayload,
     },
     /// Send a decision of those.
-    Tell(Told),
+    Tell(KeptDecision),
 }
 
-/// A decision that somebody lacks.
+/// A decision that is kept and that somebody lacks.
 #[derive(Debug)]
-pub struct Told {
+pub struct KeptDecision {
     /// To whom.
     pub to: ReplicaId,
     /// Its instance, and the epoch that decided it.

@@ -20,7 +20,7 @@ use tetrarch_dataplane::frame::{Frame, FramePool};
 use tetrarch_dataplane::ring::Producer;
 
 use super::decisions::Decisions;
-use super::{Parcel, Told};
+use super::{KeptDecision, Parcel};
 use crate::checkpoint::file::{CheckpointFile, FileError};
 use crate::checkpoint::shelf::Shelf;
 use crate::checkpoint::{CHUNK_SIZE, chunk_size};
@@ -167,9 +167,14 @@ impl Outgoing {
 
     /// Sends a decision that is kept, if it is still there, and nothing if it is not or there is no room: who asked asks
     /// again.
-    pub fn tell(&mut self, kept: &Decisions, told: &Told, parcels: &mut Producer<Parcel>) {
+    pub fn tell(
+        &mut self,
+        kept: &Decisions,
+        decision: &KeptDecision,
+        parcels: &mut Producer<Parcel>,
+    ) {
         spec!("LAG.4", "DUR.2");
-        let Told { to, position, digest, place: (at, size), .. } = *told;
+        let KeptDecision { to, position, digest, place: (at, size), .. } = *decision;
         if parcels.room() == 0 || self.gauge.look() != Room::Clients {
             return;
         }

@@ -436,7 +436,7 @@ fn decisions_are_kept_and_sent_when_what_they_tell_of_is_durable() {
     };
     let told = |place, after| {
         let (to, digest) = (ReplicaId(3), Digest([7; 32]));
-        Order::Tell(Told { to, position, digest, place, after: Lsn(after) })
+        Order::Tell(KeptDecision { to, position, digest, place, after: Lsn(after) })
     };
     bench.mark.store(6, Ordering::Release);
     // Not durable, not there, and then the one that leaves.
