@@ -10,6 +10,7 @@ import random
 import resource
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import threading
@@ -88,24 +89,33 @@ def slow_replica(check, seconds):
         check(cluster.regency() == 0, "slow replica: no leader change")
 
 
+def resident(cluster):
+    """Memory of the largest replica, KiB."""
+    return max(memory_kib(p.pid) for p in cluster.replicas)
+
+
 def overload(check, seconds):
     """bft-smart/library#57: load beyond saturation deposes no leader, and as much is done as before."""
     cluster = Cluster(service="null")
     # One client's memory holds less than replicas do by default.
     cluster.limit("pending_max", 4096)
     with cluster:
-        peak = cluster.load("--sessions", "1000", seconds=seconds / 2)["throughput"]
-        memory = max(memory_kib(p.pid) for p in cluster.replicas)
-        # Twice as much as can be done, by the clock, and more at once than replicas want to hold.
-        load = Load(cluster, seconds, "--sessions", "1000", "--outstanding", "64",
-                    "--rate", str(int(2 * peak)))
-        result = load.wait()
-        grown = max(memory_kib(p.pid) for p in cluster.replicas) - memory
-        ratio = result["throughput"] / max(peak, 1)
-        # Not 0.9: this machine may be a shared one, and both figures move with what others do.
-        check(ratio > 0.6, f"overload: {result['throughput']:.0f} /s, {ratio:.2f} of the peak")
-        check(result["busy"] > 0, f"overload: {result['busy']} answers were Busy")
-        check(result["errors"] == 0, "overload: every request that was sent was answered")
+        memory, ratios, results = None, [], []
+        # In turns, and the middle one of three: what others do on a shared machine lasts for seconds.
+        for _ in range(3):
+            peak = cluster.load("--sessions", "1000", seconds=seconds / 4)["throughput"]
+            memory = memory or resident(cluster)
+            # Twice as much as can be done, by the clock, and more at once than replicas want to hold.
+            results.append(cluster.load("--sessions", "1000", "--outstanding", "64",
+                                        "--rate", str(int(2 * peak)), seconds=seconds / 4))
+            ratios.append(results[-1]["throughput"] / max(peak, 1))
+        grown = resident(cluster) - memory
+        # 0.41 was a collapse, 0.6 to 0.85 is what two busy cores for all processes show.
+        check(statistics.median(ratios) > 0.5,
+              f"overload: {', '.join(f'{ratio:.2f}' for ratio in ratios)} of the peak")
+        check(sum(r["busy"] for r in results) > 0,
+              f"overload: {sum(r['busy'] for r in results)} answers were Busy")
+        check(not any(r["errors"] for r in results), "overload: every request that was sent was answered")
         check(grown < 192 * 1024, f"overload: memory grew by {grown} KiB")
         check(cluster.regency() == 0, "overload: no leader change")
 
@@ -144,12 +154,12 @@ def garbage(check, seconds):
     with Cluster(service="null") as cluster:
         calm = cluster.load("--sessions", "50", seconds=seconds / 2)
         ports = [cluster.base_port + i for i in range(cluster.n)]
-        memory = max(memory_kib(p.pid) for p in cluster.replicas)
+        memory = resident(cluster)
         load = Load(cluster, seconds)
         time.sleep(0.5)
         attack(ports, seconds - 1)
         result = load.wait()
-        grown = max(memory_kib(p.pid) for p in cluster.replicas) - memory
+        grown = resident(cluster) - memory
         rejects = sum(sum(e["rejects"].values()) for e in cluster.status() if e["reachable"])
         ratio = result["throughput"] / max(calm["throughput"], 1)
         check(result["errors"] == 0, f"garbage: no client error, {ratio:.2f} of the throughput")
