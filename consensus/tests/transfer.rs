@@ -302,6 +302,31 @@ fn a_checkpoint_that_vanishes_makes_way_for_a_newer_one() {
     check_level(&mut cluster);
 }
 
+/// The node has one place for an image: what is whole is needed until the application was restored from it.
+// rule: ST.4
+#[test]
+fn the_next_checkpoint_is_not_fetched_before_the_application_has_the_one_before() {
+    let mut cluster = left_behind(false, 14);
+    let old = newest(&cluster);
+    cluster.stalled.insert(3);
+    come_back(&mut cluster);
+    assert_eq!(said(&cluster, &format!("3: install cid={old} ")), 1);
+    cluster.cut.insert(3);
+    decide(&mut cluster, 15, 26);
+    cluster.cut.remove(&3);
+    (0..3).for_each(|id| cluster.connect(3, id));
+    cluster.run(timeout() * 4);
+    assert!(newest(&cluster) > old + 8);
+    assert_eq!(said(&cluster, "3: transfer of"), 1, "it would take the place of the other");
+    cluster.stalled.remove(&3);
+    let executed = ConsensusId(cluster.decided(3));
+    cluster.step(3, Input::Executed(executed));
+    cluster.run(timeout() * 12);
+    let cid = newest(&cluster);
+    assert_eq!(said(&cluster, &format!("3: install cid={cid} ")), 1);
+    check_level(&mut cluster);
+}
+
 fn offer(cluster: &mut Cluster, from: u16, offer: message::Offer) {
     let mut all = StateOffer::new(ViewId(0));
     assert!(all.push(offer));

@@ -159,7 +159,7 @@ impl<P: Payload> Replica<P> {
         let fetched = self.transfer.target.as_ref().map(|target| target.offer);
         match fetched {
             Some(target) if self.can_be_had(&target) => return,
-            None if self.now < self.transfer.pause_until || !self.needs_state() => return,
+            None if !self.may_begin_transfer() => return,
             _ => {}
         }
         let Some(offer) = self.newest_offer(actions).filter(|it| Some(*it) != fetched) else {
@@ -169,6 +169,13 @@ impl<P: Payload> Replica<P> {
             actions.push(Action::Transfer(TransferNote::Vanished { cid }));
         }
         self.begin_transfer(offer, actions);
+    }
+
+    /// Is a checkpoint needed, and is the application done with the one before? The node has one place for them.
+    fn may_begin_transfer(&self) -> bool {
+        spec!("ST.4");
+        let Transfer { installed, pause_until, .. } = &self.transfer;
+        self.executed >= *installed && self.now >= *pause_until && self.needs_state()
     }
 
     /// Does somebody send it, or are there enough that one of them is correct, and were they not all asked in vain
