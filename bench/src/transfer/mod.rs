@@ -42,7 +42,7 @@ pub struct TransferOptions {
     pub sessions: u32,
     /// Decisions from one checkpoint to the next.
     pub checkpoint_every: u64,
-    /// How long to measure before the replica joins.
+    /// How long to measure before the replica joins, and when it has caught up.
     pub before: Duration,
     /// Do replicas keep logs?
     pub durable: bool,
@@ -82,8 +82,12 @@ pub struct TransferResult {
     pub before: f64,
     /// And while chunks came.
     pub during: f64,
-    /// The latter beside the former.
+    /// The latter beside the former: on a machine that all share, what a fourth replica takes is missing, too.
     pub throughput_ratio: f64,
+    /// Answers in a second when the replica had caught up: all four work. `None`: it did not while they were loaded.
+    pub after: Option<f64>,
+    /// Those while chunks came beside these: what the transfer alone took.
+    pub after_ratio: Option<f64>,
     /// The longest time without an answer from the start of the replica on, ms.
     pub stall_ms: f64,
     /// MiB that the receiver had resident at most, and at the end.
@@ -206,12 +210,13 @@ impl Run {
         let last = self.until(JOINER, "installed", |numbers| numbers.get("transfers") > 0.0)?;
         let installed = Instant::now();
         let under_load = self.catch_up(UNDER_LOAD)?;
-        let stall = load.stall();
+        let (stall, caught_up) = (load.stall(), Instant::now());
+        let after = under_load.then(|| load.rate_over(options.before));
         load.stop()?;
         if !under_load && !self.catch_up(LIMIT)? {
             bail!("replica {JOINER} did not catch up");
         }
-        let caught_up = Instant::now();
+        let caught_up = if under_load { caught_up } else { Instant::now() };
         let receiver = *self.cluster.pids().last().context("it was started")?;
         let image_mib = chunks * f64::from(1 << 18) / MIB;
         let chunks_s = (fetched - begun).as_secs_f64();
@@ -235,6 +240,8 @@ impl Run {
             before,
             during,
             throughput_ratio: during / before,
+            after,
+            after_ratio: after.map(|after| during / after),
             stall_ms: stall.as_secs_f64() * 1000.0,
             receiver: Peak {
                 peak_mib: peak_mib(receiver),

@@ -118,7 +118,17 @@ impl Incoming {
                     self.complete();
                 }
             }
-            Err(error) => self.fail(cid, error),
+            Err(error) => {
+                self.discard();
+                self.fail(cid, error);
+            }
+        }
+    }
+
+    /// What is here is not to be relied on, or of no use.
+    fn discard(&mut self) {
+        if let Some(current) = self.current.take() {
+            current.partial.discard();
         }
     }
 
@@ -134,9 +144,7 @@ impl Incoming {
             }
             Err(error) => {
                 // It would be no better the next time.
-                if let Some(current) = self.current.take() {
-                    current.partial.discard();
-                }
+                self.discard();
                 self.fail(cid, error);
             }
         }

@@ -9,6 +9,7 @@ pub mod incoming;
 pub mod outgoing;
 pub mod partial;
 pub mod progress;
+mod syncing;
 #[cfg(test)]
 mod tests;
 

@@ -21,6 +21,7 @@ use super::super::file::{self, CheckpointFile, FileError, Header, Kind, SYNCED_C
 use super::super::image;
 use super::super::store::Store;
 use super::super::{CHUNK_SIZE, Position, Target, chunk_count, chunk_size};
+use super::syncing::Syncing;
 
 /// See the module.
 pub struct Partial {
@@ -32,6 +33,8 @@ pub struct Partial {
     missing: u64,
     /// Chunks written since the last sync.
     unsynced: usize,
+    /// Syncs what is written in pieces, from the first piece on.
+    syncing: Option<Syncing>,
 }
 
 impl Partial {
@@ -77,7 +80,7 @@ impl Partial {
         let header = file::read_header((&path, &file), owner, Kind::Partial).ok()?;
         let file = CheckpointFile::new(path, file, header);
         let leaves = file.leaves().ok()?;
-        Some(Self { store: store.clone(), file, leaves, missing: 0, unsynced: 0 })
+        Some(Self { store: store.clone(), file, leaves, missing: 0, unsynced: 0, syncing: None })
     }
 
     fn create(store: &Store, owner: Owner, target: Target) -> io::Result<Self> {
@@ -91,7 +94,7 @@ impl Partial {
         let missing = chunk_count(target.size);
         let leaves = vec![[0; 32]; missing as usize];
         let file = CheckpointFile::new(path, file, header);
-        Ok(Self { store: store.clone(), file, leaves, missing, unsynced: 0 })
+        Ok(Self { store: store.clone(), file, leaves, missing, unsynced: 0, syncing: None })
     }
 
     /// Reads back what is said to be there, and forgets what does not have its digest.
@@ -142,7 +145,7 @@ impl Partial {
     /// Writes a chunk that was verified and has this digest. `false`: there is no such chunk, or it is there already.
     ///
     /// # Errors
-    /// As the system says.
+    /// As the system says. What was written before may be lost then, even if it can be read now: discard all of it.
     pub fn put(&mut self, index: u64, leaf: &Digest, bytes: &[u8]) -> Result<bool, FileError> {
         let header = self.file.header;
         let place = usize::try_from(index).ok().and_then(|at| self.leaves.get_mut(at));
@@ -160,13 +163,19 @@ impl Partial {
         *place = *leaf;
         self.missing -= 1;
         self.unsynced += 1;
-        // What is written in pieces does not hold up the log's next sync for long.
         if self.store.is_durable() && self.unsynced >= SYNCED_CHUNKS {
             self.unsynced = 0;
-            let synced = self.file.change(File::sync_data);
-            synced.map_err(|source| self.store.error("sync one", source))?;
+            self.sync_piece().map_err(|source| self.store.error("sync one", source))?;
         }
         Ok(true)
+    }
+
+    /// What is written in pieces does not hold up the log's next sync for long, nor is all of it to be synced at the end.
+    fn sync_piece(&mut self) -> io::Result<()> {
+        if self.syncing.is_none() {
+            self.syncing = Some(Syncing::start(self.file.change(File::try_clone)?)?);
+        }
+        self.syncing.as_mut().map_or(Ok(()), Syncing::piece)
     }
 
     /// Makes it durable, when nothing is missing. It is not read once more: each chunk was compared when it came, or
@@ -182,7 +191,9 @@ impl Partial {
             return Err(self.file.damaged_leaves());
         }
         if self.store.is_durable() {
-            let synced = self.file.change(File::sync_all).and_then(|()| self.store.sync());
+            let pieces = self.syncing.take().map_or(Ok(()), Syncing::finish);
+            let synced = pieces.and_then(|()| self.file.change(File::sync_all));
+            let synced = synced.and_then(|()| self.store.sync());
             synced.map_err(|source| self.store.error("sync one", source))?;
         }
         Ok(())
