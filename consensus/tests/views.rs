@@ -195,6 +195,53 @@ fn a_joiner_learns_and_enters_and_a_leaver_stays_until_it_is_not_needed() {
     cluster.check_agreement();
 }
 
+/// Answers with decisions that replica 0 has sent.
+fn claims_of_first(cluster: &Cluster) -> usize {
+    let of = |(id, _, message): &&(u16, Lsn, Message<harness::Bytes>)| {
+        *id == 0 && matches!(message, Message::Decided(_))
+    };
+    cluster.sent.iter().filter(of).count()
+}
+
+/// Replica 0 in a view that does not name replica 3, which has seen the end of its own or not; the others are gone.
+fn one_that_is_left_with_a_former_member(sees_the_end: bool) -> Cluster {
+    let mut cluster = four(4);
+    work(&mut cluster, 1);
+    if !sees_the_end {
+        cluster.cut.insert(3);
+    }
+    order(&mut cluster, &change(1, membership(1, 1, &[0, 1, 2, 9])));
+    cluster.cut.insert(3);
+    cluster.run(QUARTER);
+    (2..8).for_each(|counter| work(&mut cluster, counter));
+    assert_eq!((view(&cluster, 0), cluster.decided(0)), (1, 11));
+    assert_eq!(cluster.replica(3).is_between_views(), sees_the_end);
+    (1..3).for_each(|id| cluster.crash(id));
+    cluster.cut.clear();
+    cluster.sent.clear();
+    cluster
+}
+
+// rule: LAG.6
+#[test]
+fn who_waits_for_the_next_view_is_told_no_decisions_of_it() {
+    let mut cluster = one_that_is_left_with_a_former_member(true);
+    cluster.run(QUARTER * 40);
+    assert_eq!(claims_of_first(&cluster), 0, "it cannot use them");
+}
+
+// rule: VIEW.7
+#[test]
+fn a_former_member_that_gets_nowhere_is_helped_less_and_less_often() {
+    let mut cluster = one_that_is_left_with_a_former_member(false);
+    cluster.run(QUARTER * 40);
+    let soon = claims_of_first(&cluster);
+    cluster.run(QUARTER * 400);
+    let later = claims_of_first(&cluster) - soon;
+    assert!(soon >= 8 && later >= 4, "{soon} and {later}: what is lost is sent again");
+    assert!(later < 2 * soon, "{soon}, and {later} in ten times as long");
+}
+
 // rule: VIEW.6
 #[test]
 fn thresholds_are_those_of_the_view() {

@@ -1,7 +1,8 @@
 //! How much other members are helped to catch up.
 //!
 //! Owns what each was sent. Always true: what a member asks for costs at most so much in a patience, or so
-//! many times what was decided in it. Must not: know what it lacks; `lag` does.
+//! many times what was decided in it; a former member that gets no further is answered less and less often. Must not:
+//! know what it lacks; `lag` does.
 
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -14,7 +15,7 @@ use crate::protocol::Actions;
 use crate::smr::ignored::Ignored;
 use crate::smr::replica::Replica;
 use crate::spec;
-use crate::types::Instant;
+use crate::types::{ConsensusId, Instant, ReplicaId};
 
 /// How much more than is decided meanwhile a member is sent: it must learn faster than the others decide.
 const PACE: u64 = 2;
@@ -26,6 +27,45 @@ struct Given {
     size: u64,
     /// Bytes that were decided by then.
     decided: u64,
+}
+
+/// The wait of a former member that gets no further grows at most this many times twofold, to eight timeouts.
+const DOUBLINGS_MAX: u32 = 8;
+
+/// Somebody who was a member before, is none now, and may ask for decisions.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Former {
+    pub(super) id: ReplicaId,
+    /// The highest instance that it was seen to lack.
+    lacks: ConsensusId,
+    /// When it was last answered for the first time in a patience, and how often in a row without having got further.
+    since: Option<Instant>,
+    in_vain: u32,
+}
+
+impl Former {
+    pub(super) fn new(id: ReplicaId) -> Self {
+        Self { id, lacks: ConsensusId(0), since: None, in_vain: 0 }
+    }
+
+    /// May it be answered that lacks `lacks` now? What it asks for in one patience is answered together.
+    pub(super) fn may_ask(&mut self, lacks: ConsensusId, now: Instant, patience: Duration) -> bool {
+        spec!("VIEW.7");
+        let further = lacks > self.lacks;
+        if let Some(since) = self.since.filter(|_| !further) {
+            if now < since + patience {
+                return true;
+            }
+            if now < since + patience.saturating_mul(1 << self.in_vain) {
+                return false;
+            }
+            self.in_vain = (self.in_vain + 1).min(DOUBLINGS_MAX);
+        } else {
+            (self.lacks, self.in_vain) = (lacks, 0);
+        }
+        self.since = Some(now);
+        true
+    }
 }
 
 /// See the module.
@@ -101,6 +141,29 @@ fn weight<P: Payload>(action: &Action<P>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // rule: VIEW.7
+    #[test]
+    fn a_former_member_is_answered_less_often_until_it_gets_further() {
+        let patience = Duration::from_millis(10);
+        let mut former = Former::new(ReplicaId(3));
+        let mut now = Instant(1_000_000_000);
+        let mut answered = 0;
+        for _ in 0..1 << 14 {
+            answered += u32::from(former.may_ask(ConsensusId(5), now, patience));
+            now = now + patience;
+        }
+        // The pauses of 1, 2, 4, ... 256, and then always 256.
+        assert_eq!(answered, 9 + ((1 << 14) - 511_u32).div_ceil(256));
+        while former.may_ask(ConsensusId(5), now, patience) {
+            now = now + patience;
+        }
+        assert!(!former.may_ask(ConsensusId(4), now, patience), "it has been further");
+        assert!(former.may_ask(ConsensusId(6), now, patience));
+        assert!(former.may_ask(ConsensusId(6), now, patience), "all in one patience");
+        assert!(former.may_ask(ConsensusId(6), now + patience, patience));
+        assert!(!former.may_ask(ConsensusId(6), now + patience * 2, patience));
+    }
 
     // rule: LAG.7
     #[test]

@@ -44,11 +44,14 @@ impl<P: Payload> Replica<P> {
     }
 
     pub(super) fn status(&self) -> Status {
+        spec!("LAG.1", "LAG.6");
         let lowest = self.window.lowest();
         let (mut proposed, mut learned) = (0, 0);
         for (above, open) in self.window.iter().enumerate() {
             proposed |= u32::from(open.proposal.is_some()) << above;
-            learned |= u32::from(self.decision_of(open).is_some()) << above;
+            // None is open that follows the end of a view: claims of those would be forgotten.
+            let useless = self.window.is_closed() || self.decision_of(open).is_some();
+            learned |= u32::from(useless) << above;
         }
         Status {
             view: self.told_view(),

@@ -23,7 +23,7 @@ use crate::record::Record;
 use crate::smr::bodies::{Answers, Lacking};
 use crate::smr::complaints::Complaints;
 use crate::smr::durability::RestoreError;
-use crate::smr::helping::Helping;
+use crate::smr::helping::{Former, Helping};
 use crate::smr::ignored::Ignored;
 use crate::smr::out_of_context::OutOfContext;
 use crate::smr::progress::Progress;
@@ -46,7 +46,7 @@ pub(super) struct Views {
     /// Of the members of the ruling view, by their places: who is in it, or in a later one.
     arrived: ReplicaSet,
     /// Members of earlier views that are none now, the latest last.
-    former: Vec<ReplicaId>,
+    former: Vec<Former>,
     /// This replica is in no later view, and nobody needs it any more. That was said.
     retired: bool,
 }
@@ -385,8 +385,9 @@ impl<P: Payload> Replica<P> {
     fn note_former(&mut self, before: &View) {
         let view = &self.config.view;
         let former = &mut self.views.former;
-        former.retain(|id| view.index_of(*id).is_none() && before.index_of(*id).is_none());
-        former.extend(before.members().iter().filter(|id| view.index_of(**id).is_none()));
+        former.retain(|it| view.index_of(it.id).is_none() && before.index_of(it.id).is_none());
+        let left = before.members().iter().filter(|id| view.index_of(**id).is_none());
+        former.extend(left.map(|id| Former::new(*id)));
         let excess = former.len().saturating_sub(REPLICAS_MAX);
         former.drain(..excess);
     }
@@ -428,7 +429,8 @@ impl<P: Payload> Replica<P> {
         spec!("VIEW.7", "VIEW.9");
         let next = self.window.is_closed()
             && self.views.ruling.as_ref().is_some_and(|ruling| ruling.next.member(from).is_some());
-        if !next && !self.views.former.contains(&from) {
+        let former = self.views.former.iter().any(|former| former.id == from);
+        if !next && !former {
             return self.ignored.add(Ignored::NotMember);
         }
         // All of them together are helped as much as one member.
@@ -436,8 +438,12 @@ impl<P: Payload> Replica<P> {
         match message {
             Message::Status(status) => {
                 self.note_arrival(from, status.view);
+                let lacks = ConsensusId(status.decided.0.saturating_add(1));
+                let may_ask = self.may_outsider_ask(from, lacks);
                 self.help(outsiders, actions, |this, actions| {
-                    this.send_decision_claims(from, status, actions);
+                    if may_ask {
+                        this.send_decision_claims(from, status, actions);
+                    }
                     let own = this.status();
                     // Whoever is behind is told; two that both are former members are not for ever.
                     if status.view < own.view {
@@ -445,18 +451,28 @@ impl<P: Payload> Replica<P> {
                     }
                 });
             }
-            Message::Fetch(fetch) => {
+            Message::Fetch(fetch) if self.may_outsider_ask(from, fetch.from) => {
                 self.help(outsiders, actions, |this, actions| {
                     this.send_decisions(from, fetch, actions);
                 });
             }
-            Message::FetchBatch(fetch) => {
+            Message::FetchBatch(fetch) if self.may_outsider_ask(from, fetch.cid) => {
                 self.help(outsiders, actions, |this, actions| {
                     this.send_batch(from, fetch, actions);
                 });
             }
+            Message::Fetch(_) | Message::FetchBatch(_) => self.ignored.add(Ignored::NotNeeded),
             _ => self.ignored.add(Ignored::NotMember),
         }
+    }
+
+    /// May somebody who is no member be sent decisions from `lacks` on? A former member alone may not, if it asks again
+    /// and again: maybe too few are left that could tell it.
+    fn may_outsider_ask(&mut self, from: ReplicaId, lacks: ConsensusId) -> bool {
+        spec!("VIEW.7");
+        let (now, patience) = (self.now, self.patience());
+        let former = self.views.former.iter_mut().find(|former| former.id == from);
+        former.is_none_or(|former| former.may_ask(lacks, now, patience))
     }
 
     /// With the status: who is in no later view asks those of the next how far they are, and says when
