@@ -6,6 +6,9 @@
 pub mod choice;
 pub mod conformance;
 pub mod memory;
+#[cfg(feature = "rdma")]
+#[expect(unsafe_code, reason = "the verbs libraries are C, and devices work on memory by address")]
+pub mod rdma;
 pub(crate) mod stream;
 pub mod tcp;
 #[cfg(target_os = "linux")]
