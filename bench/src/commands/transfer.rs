@@ -23,7 +23,7 @@ pub struct TransferArgs {
     /// Decisions from one checkpoint to the next
     #[arg(long, default_value_t = 32_768, value_parser = clap::value_parser!(u64).range(64..))]
     checkpoint_every: u64,
-    /// Seconds to measure before the replica joins, and when it has caught up
+    /// Seconds to measure four replicas, and three before the fourth joins
     #[arg(long, default_value_t = 5.0, value_parser = seconds)]
     before: f64,
     /// Replicas keep logs
@@ -63,14 +63,6 @@ pub fn run(args: &TransferArgs) -> Result<()> {
     Ok(())
 }
 
-/// What is said of the cluster when the replica had caught up.
-fn after(result: &TransferResult) -> String {
-    let numbers = result.after.zip(result.after_ratio);
-    numbers.map_or_else(String::new, |(after, ratio)| {
-        format!(", {after:.0} when all four work: {ratio:.2}")
-    })
-}
-
 fn print(result: &TransferResult) {
     let kind = if result.durable { "durable" } else { "volatile" };
     println!("{:.0} MiB in {} chunks to a {kind} replica", result.image_mib, result.chunks);
@@ -88,11 +80,13 @@ fn print(result: &TransferResult) {
         if result.under_load { "" } else { ", after the load had ended" }
     );
     println!(
-        "  throughput   {:.0} /s before, {:.0} during: {:.2}{}; longest silence {:.0} ms",
+        "  throughput   {:.0} /s of three before, {:.0} during: {:.2}; {:.0} of four without a transfer: {:.2}; \
+         longest silence {:.0} ms",
         result.before,
         result.during,
         result.throughput_ratio,
-        after(result),
+        result.four,
+        result.four_ratio,
         result.stall_ms
     );
     let memory = |peak: &Peak| format!("{:.0} + {:.0}", peak.state_mib, peak.beside_mib());

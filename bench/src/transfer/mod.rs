@@ -30,6 +30,8 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// So long it may catch up while the others are loaded. Where all share a few cores it may never: the load asks as much
 /// of the others as they can do.
 const UNDER_LOAD: Duration = Duration::from_secs(5);
+/// How long four replicas are loaded before they are measured.
+const WARM_UP: Duration = Duration::from_secs(1);
 /// The replica that joins.
 const JOINER: usize = 3;
 
@@ -42,7 +44,7 @@ pub struct TransferOptions {
     pub sessions: u32,
     /// Decisions from one checkpoint to the next.
     pub checkpoint_every: u64,
-    /// How long to measure before the replica joins, and when it has caught up.
+    /// How long to measure four replicas, and three before the replica joins.
     pub before: Duration,
     /// Do replicas keep logs?
     pub durable: bool,
@@ -84,10 +86,10 @@ pub struct TransferResult {
     pub during: f64,
     /// The latter beside the former: on a machine that all share, what a fourth replica takes is missing, too.
     pub throughput_ratio: f64,
-    /// Answers in a second when the replica had caught up: all four work. `None`: it did not while they were loaded.
-    pub after: Option<f64>,
+    /// Answers in a second of four replicas without a large state, just before all of this.
+    pub four: f64,
     /// Those while chunks came beside these: what the transfer alone took.
-    pub after_ratio: Option<f64>,
+    pub four_ratio: f64,
     /// The longest time without an answer from the start of the replica on, ms.
     pub stall_ms: f64,
     /// MiB that the receiver had resident at most, and at the end.
@@ -119,11 +121,24 @@ impl Peak {
 /// # Errors
 /// A cluster that does not start, or a transfer that does not come to an end; with what the replica said.
 pub fn run(tetrarch: &Path, options: &TransferOptions) -> Result<TransferResult> {
+    let four = four(tetrarch, options)?;
     let mut run = Run::prepare(tetrarch, options)?;
-    match run.measure(options) {
+    match run.measure(options, four) {
         Ok(result) => Ok(result),
         Err(error) => Err(error.context(run.cluster.log(JOINER as u16))),
     }
+}
+
+/// Small writes that four replicas answer in a second.
+fn four(tetrarch: &Path, options: &TransferOptions) -> Result<f64> {
+    let mut run = Run::make(tetrarch, options)?;
+    (0..4).try_for_each(|_| run.cluster.start_next())?;
+    (0..4).try_for_each(|id| run.cluster.wait(id))?;
+    let load = Load::start(&run.cluster.path(), options.sessions)?;
+    sleep(WARM_UP);
+    let rate = load.rate_over(options.before);
+    load.stop()?;
+    Ok(rate)
 }
 
 struct Run {
@@ -131,7 +146,8 @@ struct Run {
 }
 
 impl Run {
-    fn prepare(tetrarch: &Path, options: &TransferOptions) -> Result<Self> {
+    /// Replicas that are not started yet.
+    fn make(tetrarch: &Path, options: &TransferOptions) -> Result<Self> {
         let shape = Shape { replicas: 4, crash_only: false };
         // The generator and the filling are clients of their own.
         let mut init: Vec<String> = ["--service", "kv", "--clients", "2"].map(Into::into).into();
@@ -139,7 +155,7 @@ impl Run {
             init.push("--durable".into());
         }
         init.extend(["--checkpoint-every".into(), options.checkpoint_every.to_string()]);
-        let mut cluster = LocalCluster::make(tetrarch, shape, &init)?;
+        let cluster = LocalCluster::make(tetrarch, shape, &init)?;
         // Less than the state, so that it has to come as a checkpoint.
         let kept = format!("decision_log_mib = {}", (options.state_mib / 4).clamp(3, 64));
         for id in 0..4 {
@@ -151,9 +167,14 @@ impl Run {
                 edit(&file, "[placement]", &section)?;
             }
         }
-        (0..JOINER).try_for_each(|_| cluster.start_next())?;
-        (0..JOINER).try_for_each(|id| cluster.wait(id as u16))?;
         Ok(Self { cluster })
+    }
+
+    fn prepare(tetrarch: &Path, options: &TransferOptions) -> Result<Self> {
+        let mut run = Self::make(tetrarch, options)?;
+        (0..JOINER).try_for_each(|_| run.cluster.start_next())?;
+        (0..JOINER).try_for_each(|id| run.cluster.wait(id as u16))?;
+        Ok(run)
     }
 
     fn numbers(&self, id: usize) -> Result<Numbers> {
@@ -175,7 +196,7 @@ impl Run {
         }
     }
 
-    fn measure(&mut self, options: &TransferOptions) -> Result<TransferResult> {
+    fn measure(&mut self, options: &TransferOptions, four: f64) -> Result<TransferResult> {
         fill(&self.cluster.path(), options.state_mib << 20)?;
         let load = Load::start(&self.cluster.path(), options.sessions)?;
         let whole = options.state_mib as f64 * MIB * 0.9;
@@ -210,13 +231,12 @@ impl Run {
         let last = self.until(JOINER, "installed", |numbers| numbers.get("transfers") > 0.0)?;
         let installed = Instant::now();
         let under_load = self.catch_up(UNDER_LOAD)?;
-        let (stall, caught_up) = (load.stall(), Instant::now());
-        let after = under_load.then(|| load.rate_over(options.before));
+        let stall = load.stall();
         load.stop()?;
         if !under_load && !self.catch_up(LIMIT)? {
             bail!("replica {JOINER} did not catch up");
         }
-        let caught_up = if under_load { caught_up } else { Instant::now() };
+        let caught_up = Instant::now();
         let receiver = *self.cluster.pids().last().context("it was started")?;
         let image_mib = chunks * f64::from(1 << 18) / MIB;
         let chunks_s = (fetched - begun).as_secs_f64();
@@ -240,8 +260,8 @@ impl Run {
             before,
             during,
             throughput_ratio: during / before,
-            after,
-            after_ratio: after.map(|after| during / after),
+            four,
+            four_ratio: during / four.max(1e-9),
             stall_ms: stall.as_secs_f64() * 1000.0,
             receiver: Peak {
                 peak_mib: peak_mib(receiver),
