@@ -161,8 +161,8 @@ impl Directory for PlainDirectory {
     }
 }
 
-/// Bytes of zeros that are written at once.
-const ZEROS_SIZE: usize = 1 << 20;
+/// Bytes of zeros that are written at once: groups of the log wait behind no more than that.
+pub(super) const ZEROS_SIZE: usize = 512 * 1024;
 
 /// Writes zeros rather than reserving blocks: a sync of blocks that were never written has to sync the
 /// file system's own tables as well, each time.
@@ -170,16 +170,26 @@ const ZEROS_SIZE: usize = 1 << 20;
 /// Past the page cache where that works: zeros that collect there delay the syncs of others, and cost a
 /// copy.
 pub(super) fn create_zeroed(path: &Path, size: u64) -> io::Result<File> {
+    create_zeroed_slowly(path, size, &mut || ())
+}
+
+/// As [`create_zeroed`], and calls `rest` after each write.
+pub(super) fn create_zeroed_slowly(
+    path: &Path,
+    size: u64,
+    rest: &mut dyn FnMut(),
+) -> io::Result<File> {
     let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
     let memory = vec![0; ZEROS_SIZE + BLOCK_SIZE];
     let start = memory.as_ptr().align_offset(BLOCK_SIZE).min(BLOCK_SIZE);
     let zeros = &memory[start..start + ZEROS_SIZE];
-    let fill = |file: &File| {
+    let mut fill = |file: &File| {
         let mut at = 0;
         while at < size {
             let count = zeros.len().min((size - at) as usize);
             file.write_all_at(&zeros[..count], at)?;
             at += count as u64;
+            rest();
         }
         Ok(())
     };

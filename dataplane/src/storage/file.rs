@@ -10,13 +10,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::buffer::Buffer;
 use super::direct::{DirectDirectory, SystemCalls};
-use super::disk::{Directory, PlainDirectory, create_zeroed};
+use super::disk::{Directory, PlainDirectory};
 use super::format::{BLOCK_SIZE, append_record, record_size};
-use super::log::{Recovered, SegmentLog};
+use super::log::{Recovered, SPARE_AFTER, SegmentLog};
+use super::spare::Spare;
 use super::torn::{Promise, TornDirectory};
 use super::{LogConfig, Lsn, Owner, Storage, StorageCounts, StorageError};
 use crate::endpoint::Waker;
@@ -178,6 +179,7 @@ impl FileLog {
             shared: Arc::clone(&shared),
             truncated: Lsn(0),
             spare: None,
+            began: None,
         };
         let thread = thread::Builder::new().name("log".into()).spawn(move || writer.run());
         let thread = thread.map_err(|source| StorageError::Io {
@@ -326,7 +328,9 @@ struct Writer {
     /// Segments of records before this one were given back.
     truncated: Lsn,
     /// A segment that is being made ahead, so that nobody waits for its zeros.
-    spare: Option<JoinHandle<Result<String, StorageError>>>,
+    spare: Option<Spare>,
+    /// When the first group was written to the segment that is written now.
+    began: Option<Instant>,
 }
 
 impl Writer {
@@ -350,7 +354,7 @@ impl Writer {
             self.prepare();
         }
         if let Some(spare) = self.spare.take() {
-            let _ = spare.join();
+            let _ = spare.finish();
         }
     }
 
@@ -369,8 +373,12 @@ impl Writer {
     }
 
     fn write(&mut self, mut group: Group) -> Result<(), StorageError> {
-        self.take_spare(self.log.is_full_for(group.bytes.len()));
+        let rolls = self.log.is_full_for(group.bytes.len());
+        self.take_spare(rolls);
         let start = Instant::now();
+        if rolls || self.began.is_none() {
+            self.began = Some(start);
+        }
         self.log.write(&mut group.bytes, group.count)?;
         let took = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.shared.note(group.bytes.len(), took);
@@ -389,25 +397,16 @@ impl Writer {
             return;
         }
         let (name, directory) = (self.log.spare_name(), self.log.path().to_path_buf());
-        let size = self.config.segment_size;
-        let make = move || {
-            let unfinished = directory.join("prepared.new");
-            let fail = |source| StorageError::Io {
-                path: unfinished.clone(),
-                operation: "make a segment",
-                source,
-            };
-            create_zeroed(&unfinished, size).map_err(fail)?;
-            std::fs::rename(&unfinished, directory.join(&name)).map_err(fail)?;
-            Ok(name)
-        };
+        // Before the segment is full, at the pace at which it was filled so far, and faster by a margin.
+        let took = self.began.map_or(Duration::ZERO, |began| began.elapsed());
+        let within = took * (SPARE_AFTER as u32 - 1) * 3 / 4;
         // Without a thread the segment is made when it is needed.
-        self.spare = thread::Builder::new().name("log-segment".into()).spawn(make).ok();
+        self.spare = Spare::begin(directory, name, self.config.segment_size, within);
     }
 
     fn take_spare(&mut self, wait: bool) {
         if self.spare.as_ref().is_some_and(|spare| wait || spare.is_finished())
-            && let Some(Ok(Ok(name))) = self.spare.take().map(JoinHandle::join)
+            && let Some(name) = self.spare.take().and_then(Spare::finish)
         {
             self.log.add_spare(name);
         }

@@ -59,6 +59,8 @@ pub struct SegmentLog {
 
 /// Segments that are given back before the next group is written: some tenths of a millisecond.
 const RETIRED_AT_ONCE: usize = 4;
+/// The part of a segment, 1 of so many, after which the next one is begun. Early, so that its zeros can be written slowly.
+pub(super) const SPARE_AFTER: u64 = 8;
 /// The name under which a segment is made.
 const UNFINISHED: &str = "segment.new";
 pub(super) const SEGMENT_SUFFIX: &str = ".segment";
@@ -250,9 +252,9 @@ impl SegmentLog {
         format!("{SPARE_PREFIX}{:08}", self.spare_number)
     }
 
-    /// Will the segment that is written be full before long, with none to follow it?
+    /// Has the segment that is written been filled in part, with none to follow it?
     pub(super) fn wants_spare(&self) -> bool {
-        self.spares.is_empty() && self.at > self.config.segment_size / 2
+        self.spares.is_empty() && self.at > self.config.segment_size / SPARE_AFTER
     }
 
     /// A file of zeros of the size of a segment was made under a name of [`Self::spare_name`].

@@ -19,6 +19,7 @@ pub mod format;
 pub mod log;
 pub mod memory;
 mod read;
+mod spare;
 pub mod torn;
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "the kernel works on memory that it is given by address")]

@@ -1,3 +1,4 @@
 mod conformance;
 mod crashes;
+mod spare;
 mod truncation;

@@ -25,10 +25,10 @@ const SMALL: LogConfig = LogConfig {
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A directory of this test, removed at its end.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(pub(super) PathBuf);
 
 impl Scratch {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("tetrarch-log-{}-{name}-{number}", std::process::id());
