@@ -129,10 +129,7 @@ impl Arena {
 
     /// Start and size of each class's memory, for a device that has to register it.
     pub fn regions(&self) -> impl Iterator<Item = (*const u8, usize)> + '_ {
-        self.shared
-            .classes
-            .iter()
-            .map(|class| (class.memory.base().as_ptr().cast_const(), class.memory.size()))
+        self.shared.regions()
     }
 }
 
@@ -169,6 +166,11 @@ impl FramePool {
         frame.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
         // The slot holds at least these bytes, and its size is a u32.
         Some(frame.freeze(bytes.len() as u32))
+    }
+
+    /// As [`Arena::regions`].
+    pub fn regions(&self) -> impl Iterator<Item = (*const u8, usize)> + '_ {
+        self.shared.regions()
     }
 
     /// The largest `size` that `alloc` can ever serve.
@@ -208,6 +210,11 @@ struct Shared {
 }
 
 impl Shared {
+    fn regions(&self) -> impl Iterator<Item = (*const u8, usize)> + '_ {
+        let region = |memory: &Memory| (memory.base().as_ptr().cast_const(), memory.size());
+        self.classes.iter().map(move |class| region(&class.memory))
+    }
+
     fn free_slots(&self) -> usize {
         self.classes.iter().map(|class| class.free.free()).sum()
     }

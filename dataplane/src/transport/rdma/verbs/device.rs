@@ -76,7 +76,12 @@ impl Device {
         Ok(devices)
     }
 
-    fn context(self) -> *mut sys::ibv_context {
+    /// The device that an identifier was bound to.
+    pub(super) fn of_context(context: *mut sys::ibv_context) -> Option<Self> {
+        NonNull::new(context).map(Self)
+    }
+
+    pub(super) fn context(self) -> *mut sys::ibv_context {
         self.0.as_ptr()
     }
 
@@ -85,6 +90,19 @@ impl Device {
         // SAFETY: the context is open, and its device and name live as long.
         let name = unsafe { CStr::from_ptr(sys::ibv_get_device_name((*self.context()).device)) };
         name.to_string_lossy().into_owned()
+    }
+
+    /// Completions that one queue can hold.
+    ///
+    /// # Errors
+    /// The device does not answer.
+    pub(crate) fn completions_max(self) -> io::Result<usize> {
+        let mut limits = sys::ibv_device_attr::default();
+        // SAFETY: the context is open; the library fills a structure of its own type.
+        match unsafe { sys::ibv_query_device(self.context(), &raw mut limits) } {
+            0 => Ok(usize::try_from(limits.max_cqe).unwrap_or(0)),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
     }
 
     /// Its ports.
