@@ -1,7 +1,7 @@
-//! Limits of the configuration, and a peer that speaks verbs and breaks the rules.
+//! Limits of the configuration, a peer that speaks verbs and breaks the rules, and a network that fails.
 //!
-//! Owns that peer. Always true: after each of its attempts a correct peer still gets through. Must not: depend on
-//! how fast the machine is.
+//! Owns that peer. Always true: after each of its attempts a correct peer still gets through; what was broken is
+//! mended. Must not: depend on how fast the machine is.
 
 use std::time::Duration;
 
@@ -69,9 +69,14 @@ struct Rig {
     /// Connections of the hostile peer that the acceptor opened and closed.
     opened: usize,
     closed: usize,
+    /// The network is so bad that the correct peer may lose its connection.
+    bad_network: bool,
     clock: SystemClock,
     _arena: Arena,
 }
+
+/// No connection.
+const NOBODY: ConnId = ConnId(u32::MAX);
 
 impl Rig {
     /// `None`: there is no device here.
@@ -90,26 +95,26 @@ impl Rig {
         let address = accepting.local_address().unwrap();
         let dial = vec![(PeerId::replica(0), address)];
         let tcp = TcpConfig { dial, ..config.tcp.clone() };
-        let mut dialling = RdmaTransport::new(RdmaConfig { tcp, ..config }).unwrap();
+        // From another device, if there is one, so that packets leave one and come in at the other.
+        let all = devices().unwrap();
+        let device =
+            DeviceChoice { device: all.last().map(|(_, it)| it.name.clone()), ..config.device };
+        let mut dialling = RdmaTransport::new(RdmaConfig { tcp, device, ..config }).unwrap();
         let acceptor = accepting.open_endpoint(arena.pool()).unwrap();
         let correct = dialling.open_endpoint(arena.pool()).unwrap();
-        let received = Burst::with_capacity(64);
-        let (conn, clock) = (ConnId(u32::MAX), SystemClock::new());
-        let (opened, closed) = (0, 0);
         let mut rig = Self {
             acceptor,
             address,
             correct,
-            conn,
-            received,
-            opened,
-            closed,
-            clock,
+            conn: NOBODY,
+            received: Burst::with_capacity(64),
+            opened: 0,
+            closed: 0,
+            bad_network: false,
+            clock: SystemClock::new(),
             _arena: arena,
         };
-        rig.until("the correct peer connects", |rig| {
-            rig.conn != ConnId(u32::MAX) && rig.opened == 1
-        });
+        rig.until("the correct peer connects", |rig| rig.conn != NOBODY && rig.opened == 1);
         // Only the correct peer proves who it is.
         let first = rig.acceptor.table.at(0).unwrap().id;
         rig.acceptor.set_message_size_max(first, 4096);
@@ -132,7 +137,10 @@ impl Rig {
         while let Some(event) = self.correct.events() {
             match event {
                 ConnEvent::Opened { conn, .. } => self.conn = conn,
-                ConnEvent::Closed { .. } => panic!("a correct peer keeps its connection"),
+                ConnEvent::Closed { .. } => {
+                    assert!(self.bad_network, "a correct peer keeps its connection");
+                    self.conn = NOBODY;
+                }
             }
         }
         self.correct.flush(now);
@@ -150,10 +158,16 @@ impl Rig {
         }
     }
 
+    /// The correct peer sends, if it has a connection that takes more.
+    fn send(&mut self) {
+        let out = RawOutgoing { conn: self.conn, header: header(), body: None };
+        let _refused = self.correct.tx(out);
+    }
+
     /// The correct peer gets a message through.
     fn exchange(&mut self) {
-        let out = RawOutgoing { conn: self.conn, header: header(), body: None };
-        assert!(self.correct.tx(out).is_ok());
+        assert!(self.conn != NOBODY, "it is connected");
+        self.send();
         self.until("the correct peer's message arrives", |rig| !rig.received.is_empty());
         assert_eq!(self.received.pop_front().map(|message| message.header), Some(header()));
     }
@@ -272,4 +286,88 @@ fn a_hostile_peer_harms_its_own_connection_only() {
     rig.until("all are gone", |rig| rig.opened == rig.closed);
     assert_eq!(rig.acceptor.receive.free(), free, "no chunk is lost");
     rig.exchange();
+}
+
+/// A fault of the network of `ci/rxe/fabric`, undone when it goes.
+struct Fault(Vec<&'static str>);
+
+impl Fault {
+    fn new(commands: Vec<&'static str>, undo: Vec<&'static str>) -> Self {
+        commands.iter().for_each(|command| Self::run(command));
+        Self(undo)
+    }
+
+    fn run(command: &str) {
+        let mut words = command.split(' ');
+        let program = words.next().unwrap();
+        let status = std::process::Command::new(program).args(words).status();
+        assert!(status.is_ok_and(|status| status.success()), "{command}");
+    }
+}
+
+impl Drop for Fault {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|command| Self::run(command));
+    }
+}
+
+/// A rig whose peers are on different devices of `ci/rxe/fabric`.
+fn on_fabric() -> Option<Rig> {
+    let names: Vec<_> = devices().unwrap().into_iter().map(|(_, info)| info.name).collect();
+    if names.first().map(String::as_str) != Some("rxe1") || names.len() != 4 {
+        eprintln!("no devices whose network may be broken: ci/rxe/run makes some");
+        return None;
+    }
+    let mut rig = Rig::new()?;
+    rig.bad_network = true;
+    Some(rig)
+}
+
+#[test]
+fn messages_pass_where_packets_are_lost() {
+    let Some(mut rig) = on_fabric() else {
+        return;
+    };
+    let _fault = Fault::new(
+        vec![
+            "tc qdisc add dev p1 root netem delay 2ms loss 2%",
+            "tc qdisc add dev p4 root netem delay 2ms loss 2%",
+        ],
+        vec!["tc qdisc del dev p1 root", "tc qdisc del dev p4 root"],
+    );
+    let (mut sent, mut received) = (0, 0);
+    rig.until("messages arrive in spite of loss", |rig| {
+        if rig.conn == NOBODY {
+            // What was on the way is lost with the connection.
+            sent = received;
+        } else if sent < received + 4 {
+            rig.send();
+            sent += 1;
+        }
+        received += rig.received.drain().count();
+        received >= 200
+    });
+}
+
+/// Who can reach nobody loses the connection, and gets another one when the network is back.
+#[test]
+fn a_link_that_was_cut_is_dialled_again() {
+    let Some(mut rig) = on_fabric() else {
+        return;
+    };
+    let fault = Fault::new(vec!["ip link set p4 down"], vec!["ip link set p4 up"]);
+    rig.until("what is sent in vain ends the connection", |rig| {
+        rig.send();
+        rig.conn == NOBODY
+    });
+    rig.received.clear();
+    let dialled = rig.correct.counts().dialled;
+    drop(fault);
+    rig.until("a message over a new connection", |rig| {
+        if rig.conn != NOBODY {
+            rig.send();
+        }
+        !rig.received.is_empty()
+    });
+    assert!(rig.correct.counts().dialled > dialled);
 }
