@@ -7,7 +7,7 @@
 //!
 //! A connection is a queue pair of the kind *reliable connection*. On it travels the byte stream of
 //! [`tcp`](super::tcp), cut into sends of up to a chunk: small messages lie side by side in one, large bodies
-//! are gathered from where they are. docs/adr/0041 gives the reasons.
+//! are gathered from where they are. docs/adr/0040 gives the reasons.
 
 mod chunks;
 mod connect;
