@@ -180,8 +180,7 @@ pub struct Options {
     pub pause_every: Duration,
     /// Mean time between periods in which some kinds of messages get lost; zero: none.
     pub veto_every: Duration,
-    /// Mean time between crashes of any honest member, as long as no more than f are faulty at once,
-    /// those that have not recovered yet included; zero: none.
+    /// Mean time between crashes of any honest member, while no more than f are faulty, recovering ones included; zero: none.
     pub crash_every: Duration,
     /// Times that there is no memory for a batch, per mille.
     pub starvation: u32,
@@ -211,6 +210,8 @@ pub struct Options {
     pub depth: usize,
     /// Requests per batch.
     pub batch_requests_max: usize,
+    /// Bytes per batch; of decisions, twice as many are kept.
+    pub batch_size_max: usize,
     /// Bytes of the largest request bodies that travel inside proposals.
     pub inline_body_max: usize,
     /// Requests that may be pending before only the next one of each session is admitted.
@@ -297,8 +298,6 @@ impl Options {
         options.crowd(wishes);
         options.spoil_disks();
         if wishes.views {
-            // A checkpoint of another view is not fetched yet: whoever is behind learns decisions.
-            options.decision_log_max = DECISION_LOG_MAX;
             options.change_views();
         }
         options
@@ -338,8 +337,7 @@ impl Options {
         }
     }
 
-    /// Checkpoints without disks, and memories that reach back to the last few of them only. From numbers of its
-    /// own, like the depth.
+    /// Checkpoints without disks, and memories for the last few, or for some twenty decisions. From numbers of its own.
     fn give_up_decisions(&mut self) {
         let mut rng = Rng::new(self.seed ^ 0x7866_6572_0000);
         let least = decisions_told(self.depth) as u64;
@@ -352,6 +350,9 @@ impl Options {
             self.decision_log_max = memory as usize;
         }
         self.chunk_size = rng.pick(&[64, 64, 200, 2000]);
+        if self.checkpoint_every > 0 && Rng::new(self.seed ^ 0x736d_616c_6c00).chance(200) {
+            self.batch_size_max = 2048;
+        }
         self.chunk_rate = rng.pick(&[50_000, 10_000_000]);
     }
 
@@ -438,6 +439,7 @@ impl Options {
             chunk_rate: 0,
             depth: 1,
             batch_requests_max: rng.pick(&[1, 2, 4, 16, 1024]),
+            batch_size_max: BATCH_SIZE_MAX,
             // All bodies have one size. A draw of its own leaves the others as they were.
             inline_body_max: Rng::new(seed ^ 0x0062_6f64_7900).pick(&[0, 0, 0, BATCH_SIZE_MAX]),
             pending_max: Rng::new(seed ^ 0x7065_6e64_0000).pick(&[

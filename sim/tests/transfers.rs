@@ -2,6 +2,7 @@
 
 use tetrarch_consensus::FaultModel;
 use tetrarch_consensus::config::Check;
+use tetrarch_consensus::limits::DECISION_LOG_MAX;
 use tetrarch_sim::checker::Property;
 use tetrarch_sim::trace::Log;
 use tetrarch_sim::world::Disks;
@@ -54,6 +55,24 @@ fn faulty_sources_delay_and_change_nothing() {
     }
     for what in ["states installed", "evidence of a false chunk"] {
         assert!(all.get(what) > 0, "{what}\n{all}");
+    }
+}
+
+/// Memories that hold fewer decisions than lie between two checkpoints.
+// rule: CKP.6
+#[test]
+fn whoever_is_needed_gets_a_checkpoint_where_nothing_is_decided() {
+    let mut coverage = Coverage::default();
+    for seed in 0..150 {
+        let mut options = draw(seed, &Wishes::default());
+        (options.checkpoint_every, options.decision_log_max) = (40, DECISION_LOG_MAX);
+        options.batch_size_max = 2048;
+        let outcome = run(&options, Log::None);
+        assert_eq!(outcome.violation, None, "seed {seed}: {options:?}");
+        coverage.merge(&outcome.coverage);
+    }
+    for what in ["checkpoints where nothing is decided", "states installed"] {
+        assert!(coverage.get(what) > 5, "{what}: {}", coverage.get(what));
     }
 }
 

@@ -30,6 +30,8 @@ use crate::{info, warning};
 const TICK: Duration = Duration::from_millis(20);
 /// A replica's turn to write comes after so long at the latest.
 const TURN_MAX: Duration = Duration::from_secs(10);
+/// And when nothing was executed for so long: then no disk has anything else to do.
+const TURN_IDLE: Duration = Duration::from_millis(500);
 
 /// When a replica writes, and what it says.
 #[derive(Clone, Copy, Debug)]
@@ -229,7 +231,15 @@ impl Worker {
     fn wait_for_turn(&self, position: Position) -> bool {
         let until = position.cid.0.saturating_add(self.parts.pace.after);
         let start = Instant::now();
-        while self.parts.metrics.executed.get() < until && start.elapsed() < TURN_MAX {
+        let (mut executed, mut moved) = (0, start);
+        while start.elapsed() < TURN_MAX && moved.elapsed() < TURN_IDLE {
+            let now = self.parts.metrics.executed.get();
+            if now >= until {
+                break;
+            }
+            if now != executed {
+                (executed, moved) = (now, Instant::now());
+            }
             if self.stop.is_due() {
                 return false;
             }

@@ -23,19 +23,30 @@ use crate::types::{ConsensusId, Digest, Instant, Regency};
 impl<P: Payload> Replica<P> {
     /// After a delivery: makes a base and asks for a checkpoint, if it is time.
     pub(super) fn take_checkpoint(&mut self, actions: &mut Actions<Action<P>>) {
-        spec!("CKP.1", "CKP.2");
+        spec!("CKP.1");
         let every = self.config.checkpoint_every;
         if every == 0 || !self.decided.0.is_multiple_of(every) {
             return;
         }
+        self.standstill.was_due();
+        self.checkpoint_here(None, actions);
+    }
+
+    /// Makes a base and asks for a checkpoint after the last decision: of `ordered`, if that was put together before.
+    pub(super) fn checkpoint_here(
+        &mut self,
+        ordered: Option<Arc<Ordered>>,
+        actions: &mut Actions<Action<P>>,
+    ) {
+        spec!("CKP.2");
         self.persist(|this| Record::Base(Box::new(this.base())), actions);
-        let ordered = self.ordered();
+        let ordered = ordered.unwrap_or_else(|| self.ordered());
         actions.push(Action::Checkpoint { base: self.last_record(), ordered });
     }
 
     /// What everybody agrees on after the last decision. It is in the memory of the one before, unless somebody
     /// still holds that: in steady state nothing is allocated.
-    fn ordered(&mut self) -> Arc<Ordered> {
+    pub(super) fn ordered(&mut self) -> Arc<Ordered> {
         let view = self.ruling_id();
         let rules_as_before = self.rules_as(self.last_ordered.ruled.as_deref());
         let ruled = if rules_as_before { None } else { self.ruled() };
@@ -168,6 +179,7 @@ impl<P: Payload> Replica<P> {
             self.log.clear();
         }
         self.open_again(&base)?;
+        self.begin_at_end_of_view(ordered);
         self.pass_end();
         self.check_invariants();
         Ok(())

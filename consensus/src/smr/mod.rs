@@ -20,6 +20,7 @@ mod progress;
 mod proposing;
 pub mod replica;
 pub mod requests;
+mod standstill;
 mod synchronization;
 mod timers;
 mod transfer;

@@ -507,6 +507,7 @@ impl<P: Payload> Replica<P> {
         self.helping.note_decided(batch.payload().bytes().len());
         self.timestamp_ns = timestamp_ns;
         self.decided = cid;
+        self.standstill.moved(self.now);
         actions.push(Action::Execute { context, batch, selection, view_answer, after });
         self.open_next(decided.digest);
         if !as_written {

@@ -15,7 +15,9 @@ use crate::batch::Batch;
 use crate::checkpoint::Ordered;
 use crate::config::{Config, FaultModel};
 use crate::input::Input;
-use crate::limits::{BATCH_REQUESTS_MAX, DEPTH_MAX, REQUESTS_PER_STEP_MAX, decisions_told};
+use crate::limits::{
+    BATCH_REQUESTS_MAX, BATCH_SIZE_MAX, DEPTH_MAX, REQUESTS_PER_STEP_MAX, decisions_told,
+};
 use crate::message::{Message, Offer, Position, Request};
 use crate::payload::{Payload, PayloadPool};
 use crate::protocol::{Actions, Protocol};
@@ -30,6 +32,7 @@ use crate::smr::ignored::{Ignored, IgnoredCounts};
 use crate::smr::out_of_context::OutOfContext;
 use crate::smr::progress::Lag;
 use crate::smr::requests::Requests;
+use crate::smr::standstill::Standstill;
 use crate::smr::synchronization::Synchronization;
 use crate::smr::timers::Timers;
 use crate::smr::transfer::{Serving, Transfer};
@@ -96,6 +99,7 @@ pub struct Replica<P> {
     pub(super) lag: Lag<P>,
     pub(super) transfer: Transfer,
     pub(super) serving: Serving,
+    pub(super) standstill: Standstill,
     pub(super) timers: Timers,
     pub(super) durability: Durability,
     pub(super) views: Views,
@@ -151,7 +155,7 @@ impl<P: Payload> Replica<P> {
             speculative_time_ns: 0,
             executed: ConsensusId(0),
             log: DecisionLog::new(
-                config.decision_log_size,
+                config.decision_log_size.max(2 * config.batch_size_max.min(BATCH_SIZE_MAX)),
                 config.decision_log_max.max(decisions_told(depth)),
             ),
             window: Window::new(view.id(), depth, per_digest),
@@ -166,6 +170,7 @@ impl<P: Payload> Replica<P> {
             lag: Lag::new(n, config.restarted, joins),
             transfer: Transfer::new(&config),
             serving: Serving::new(&config),
+            standstill: Standstill::new(now),
             timers: Timers::new(now, config.request_timeout),
             durability: Durability::default(),
             views: Views::new(config.first.clone()),

@@ -156,6 +156,7 @@ impl<P: Payload> Replica<P> {
     /// Instance `decided` was the last one of a view, maybe: then another one rules, and this replica is
     /// between the two, unless it joins in a later one.
     pub(super) fn end_view(&mut self, actions: &mut Actions<Action<P>>) {
+        self.note_end_of_view();
         self.pass_end();
         if self.window.is_closed() {
             let next = self.views.ruling.clone().expect("only a view that is followed ends");
@@ -283,6 +284,14 @@ impl<P: Payload> Replica<P> {
             (Some(ruled), Some(_)) if ruled.request.next.id() == ordered.view => ruled,
             _ => return wrong,
         };
+        let ended = ruled.ending.as_ref().filter(|ending| ending.last == ordered.cid);
+        if let Some(Ending { last, next }) = ended
+            && next.next.id() == of_base
+            && !joining
+        {
+            // It was taken in the next view, in which nothing had been decided (rule CKP.6).
+            return self.begin_view(*last, next).then_some(()).ok_or(RestoreError::View(of_base));
+        }
         let view = ruled.request.next.view();
         if of_base == view.id() {
             if view.index_of(self.config.id).is_none() {
@@ -298,6 +307,23 @@ impl<P: Payload> Replica<P> {
         }
         self.take_ruled(ruled);
         Ok(())
+    }
+
+    /// Begins in `next`, which rules behind `last`. False: it does not name this replica.
+    fn begin_view(&mut self, last: ConsensusId, next: &ViewRequest) -> bool {
+        spec!("CKP.4", "CKP.6");
+        let view = next.next.view();
+        if view.index_of(self.config.id).is_none() {
+            return false;
+        }
+        if self.config.view.id() != view.id() {
+            self.take_view(view.clone());
+            self.requests.enter_view(self.now, &self.config);
+        }
+        self.lag.joining = false;
+        self.views.start = last.next();
+        self.views.ruling = Some(Box::new(next.clone()));
+        true
     }
 
     /// Does a checkpoint of others say which membership its view has, if views may follow, and can this replica go

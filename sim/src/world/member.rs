@@ -259,10 +259,14 @@ impl World {
                 self.push(at, Event::Executed { member, host, life });
             }
             Action::Checkpoint { base, ordered } => {
-                let job = self.nodes[member].hosts[host].jobs.back_mut();
-                match job {
+                let entry = &mut self.nodes[member].hosts[host];
+                match entry.jobs.back_mut() {
                     Some(Work::Batch(job)) if job.context.cid == ordered.cid => {
                         job.checkpoint = Some((base, ordered));
+                    }
+                    None if entry.executed == ordered.cid => {
+                        self.coverage.count("checkpoints where nothing is decided");
+                        self.start_checkpoint(member, host, base, &ordered);
                     }
                     _ => {
                         let text = format!("member {member}: a checkpoint of what is not executed");

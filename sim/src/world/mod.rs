@@ -259,6 +259,8 @@ impl World {
         config.chunk_rate = self.options.chunk_rate;
         config.state_size_max = 1 << 20;
         config.batch_requests_max = self.options.batch_requests_max;
+        config.batch_size_max = self.options.batch_size_max;
+        config.decision_log_size = 2 * self.options.batch_size_max;
         config.inline_body_max = match self.options.is_villain(member) {
             // Its core proposes whole batches; what leaves it is up to the adversary.
             true => BATCH_SIZE_MAX,

@@ -52,6 +52,7 @@ impl<P: Payload> Replica<P> {
         self.begin_lowest();
         self.withdraw_wish();
         self.transfer.installed = cid;
+        self.standstill.moved(self.now);
         if let Some(ruled) = &ordered.ruled {
             self.take_ruled(ruled);
         }

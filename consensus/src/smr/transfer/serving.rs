@@ -121,6 +121,11 @@ impl Serving {
         self.kept.front().map(|offer| offer.cid)
     }
 
+    /// The newest of them.
+    pub(in crate::smr) fn newest(&self) -> Option<ConsensusId> {
+        self.kept.back().map(|offer| offer.cid)
+    }
+
     /// The checkpoint that a member asks for, if there is one.
     fn find(&self, cid: ConsensusId, fetch: &FetchChunks) -> Option<Offer> {
         let is = |offer: &&Offer| offer.cid == cid && offer.root == fetch.root;
@@ -204,6 +209,7 @@ impl<P: Payload> Replica<P> {
         actions: &mut Actions<Action<P>>,
     ) {
         spec!("ST.1", "LAG.7", "VIEW.7");
+        self.help_out_of_standstill(fetch.above, actions);
         self.help(index, actions, |this, actions| this.send_offers(index, fetch.above, actions));
     }
 
