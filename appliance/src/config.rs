@@ -343,14 +343,13 @@ impl Check<'_> {
         raw: &ReplicaFile,
         data_dir: &Path,
     ) -> Result<CheckpointPlan, ConfigError> {
-        let TransferFile { rate_mib, peer_rate_mib, decisions_disk_mib, .. } = raw.transfer;
+        let TransferFile { rate_mib, peer_rate_mib, state_max_gib: _ } = raw.transfer;
         self.range("transfer.rate_mib", rate_mib, 0, RATE_MIB_MAX)?;
         self.range("transfer.peer_rate_mib", peer_rate_mib, 0, RATE_MIB_MAX)?;
         Ok(CheckpointPlan {
             path: checkpoints_path(data_dir),
             pause_max: Duration::from_millis(raw.log.checkpoint_pause_max_ms),
             rates: Rates { all: rate(rate_mib), each: rate(peer_rate_mib) },
-            decisions_size: (decisions_disk_mib * MIB) as u64,
         })
     }
 
@@ -443,9 +442,6 @@ impl Check<'_> {
         self.range("transfer.state_max_gib", largest, 1, 1 << 20)?;
         config.state_size_max = raw.transfer.state_max_gib << 30;
         config.chunk_rate = rate(raw.transfer.rate_mib);
-        let kept = raw.transfer.decisions_disk_mib;
-        self.range("transfer.decisions_disk_mib", kept, 0, 1 << 24)?;
-        config.decision_disk_size = kept * MIB;
         config.clock_skew_max = Duration::from_millis(limits.clock_skew_max_ms);
         Ok(config)
     }

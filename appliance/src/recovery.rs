@@ -63,15 +63,13 @@ pub struct CheckpointPlan {
     pub pause_max: Duration,
     /// How fast others get their chunks.
     pub rates: Rates,
-    /// Bytes of decisions that are kept on the disk for them.
-    pub decisions_size: u64,
 }
 
 impl CheckpointPlan {
-    /// The defaults, in this directory; no decisions on the disk.
+    /// The defaults, in this directory.
     pub fn new(path: PathBuf) -> Self {
         let rates = Rates { all: CHUNK_RATE, each: CHUNK_RATE };
-        Self { path, pause_max: Duration::from_secs(1), rates, decisions_size: 0 }
+        Self { path, pause_max: Duration::from_secs(1), rates }
     }
 }
 
@@ -228,8 +226,8 @@ pub fn recover(
         older.into_iter().chain([file]).for_each(|file| shelf.begin_with(file));
     }
     let log = (watermark, Some(probe.clone()));
-    let CheckpointPlan { rates, decisions_size, pause_max, .. } = plan.checkpoints;
-    let keeper = Keeper { store, owner, shelf, log, rates, decisions_size, pause_max };
+    let rates = plan.checkpoints.rates;
+    let keeper = Keeper { store, owner, shelf, log, rates, pause_max: plan.checkpoints.pause_max };
     let checkpoints = keeper.start(node, metrics)?;
     Ok(Recovered { lost, probe, lines, warnings, checkpoints })
 }
@@ -247,8 +245,7 @@ pub fn keep_for_others(
     let store = Store::unnamed(plan.path.clone());
     let (shelf, log) = (Arc::new(Shelf::default()), (Watermark::volatile(), None));
     let (rates, pause_max) = (plan.rates, plan.pause_max);
-    let decisions_size = plan.decisions_size;
-    Keeper { store, owner, shelf, log, rates, decisions_size, pause_max }.start(node, metrics)
+    Keeper { store, owner, shelf, log, rates, pause_max }.start(node, metrics)
 }
 
 /// Replays the log, from the newest checkpoint on that holds and has its base there. Those that cannot be

@@ -83,31 +83,6 @@ pub enum Action<P> {
         /// Which chunk.
         index: u32,
     },
-    /// Keep these bytes of decisions, at least as many of the last of them as configured
-    /// (`Config::decision_disk_size`), where they cost no memory (rule LAG.4). What cannot be kept is told with
-    /// `Input::DecisionsLost`.
-    KeepDecisions {
-        /// How many there were before.
-        at: u64,
-        /// The bytes.
-        payload: P,
-    },
-    /// Send a decision of those (`Message::Decided` with its batch, [`decided_head`](crate::message::codec::decided_head)), or
-    /// nothing if it is not there any more.
-    SendDecision {
-        /// To whom.
-        to: ReplicaId,
-        /// Instance and the epoch that decided it.
-        position: Position,
-        /// The batch's digest.
-        digest: Digest,
-        /// Where the batch is among all that was kept.
-        at: u64,
-        /// Its bytes.
-        size: usize,
-        /// What has to be durable before (rule DUR.2).
-        after: Lsn,
-    },
     /// The chunks of this image are going to come. Make room for them and feed back `Input::Resumed`. What is
     /// left of a transfer of another image is of no use any more.
     BeginTransfer {

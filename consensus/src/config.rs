@@ -164,9 +164,6 @@ pub struct Config {
     /// Encoded bytes of decisions kept to help members that are behind; two of the largest batches
     /// at least. Reserved at the start.
     pub decision_log_size: usize,
-    /// Bytes of decisions that the node keeps beside those, above the older checkpoint; 0: none
-    /// (`Action::KeepDecisions`).
-    pub decision_disk_size: usize,
     /// Bytes of a chunk of a checkpoint's image, 1 to `CHUNK_SIZE_MAX`. The same for all members: a root
     /// depends on it (rule ST.2).
     pub chunk_size: usize,
@@ -203,7 +200,6 @@ impl Config {
             clients_max: 64,
             clock_skew_max: Duration::from_secs(1),
             decision_log_size: DECISION_LOG_SIZE_MAX,
-            decision_disk_size: 0,
             decision_log_max: DECISION_LOG_MAX,
             chunk_size: CHUNK_SIZE_MAX,
             state_size_max: STATE_SIZE_MAX,

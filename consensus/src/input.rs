@@ -59,9 +59,4 @@ pub enum Input<P> {
         /// Which image.
         cid: ConsensusId,
     },
-    /// What was handed over with `Action::KeepDecisions` before this place cannot be sent any more.
-    DecisionsLost {
-        /// The first byte that still can.
-        before: u64,
-    },
 }

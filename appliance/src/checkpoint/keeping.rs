@@ -14,7 +14,6 @@ use tetrarch_dataplane::storage::file::Probe;
 use super::Target;
 use super::shelf::Shelf;
 use super::store::Store;
-use super::transfer::decisions::Decisions;
 use super::transfer::incoming::Incoming;
 use super::transfer::outgoing::Outgoing;
 use super::transfer::{self, Rates, Transfer};
@@ -49,8 +48,6 @@ pub struct Keeper {
     pub log: (Watermark, Option<Probe>),
     /// How fast others get chunks.
     pub rates: Rates,
-    /// Bytes of decisions that are kept on the disk for others.
-    pub decisions_size: u64,
     /// What taking one may stop execution for before operators are told.
     pub pause_max: Duration,
 }
@@ -61,8 +58,7 @@ impl Keeper {
     /// # Errors
     /// The system refuses a thread.
     pub fn start(self, node: &mut Node, metrics: Arc<Metrics>) -> Result<Option<Keeping>> {
-        let Self { store, owner, shelf, log, rates, decisions_size, pause_max } = self;
-        let (watermark, probe) = log;
+        let Self { store, owner, shelf, log: (watermark, probe), rates, pause_max } = self;
         let config = node.core().config();
         let (every, view, id) = (config.checkpoint_every, config.view.clone(), config.id);
         let Some(index) = view.index_of(id).filter(|_| every > 0) else { return Ok(None) };
@@ -87,8 +83,7 @@ impl Keeper {
             node.pool().clone(),
             Arc::clone(&metrics),
         );
-        let decisions = Decisions::new(&store, decisions_size);
-        let parts = transfer::Parts { rings, incoming, outgoing, decisions, bell: bell.clone() };
+        let parts = transfer::Parts { rings, incoming, outgoing, bell: bell.clone() };
         let (transfer, handover) = Transfer::start(parts)?;
         node.wake_transfer(transfer.waker());
         let needed_from = shelf.needed_from();

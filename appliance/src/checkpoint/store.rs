@@ -46,11 +46,6 @@ impl Store {
         Self { path, named: false }
     }
 
-    /// The same directory, for files without names.
-    pub(super) fn without_names(&self) -> Self {
-        Self { path: self.path.clone(), named: false }
-    }
-
     /// Does what is here outlive the process?
     pub fn is_durable(&self) -> bool {
         self.named

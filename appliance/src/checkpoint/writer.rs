@@ -274,7 +274,7 @@ impl Worker {
         {
             warning!(
                 "the decisions that are kept for others begin with {oldest}, behind checkpoint {}: one that lacks \
-                 those between has to wait for the next checkpoint; raise transfer.decisions_disk_mib, or lower \
+                 those between has to wait for the next checkpoint; raise limits.decision_log_mib, or lower \
                  cluster.checkpoint_every",
                 before
             );

@@ -118,16 +118,12 @@ pub struct TransferFile {
     pub peer_rate_mib: usize,
     /// The largest image of a state that this replica fetches, GiB.
     pub state_max_gib: u64,
-    /// Decisions since the checkpoint before the last that are kept on the disk for replicas that are behind, when
-    /// `limits.decision_log_mib` does not hold them, MiB; 0: none.
-    pub decisions_disk_mib: usize,
 }
 
 impl Default for TransferFile {
     fn default() -> Self {
         let rate_mib = CHUNK_RATE as usize / MIB;
-        let state_max_gib = STATE_SIZE_MAX >> 30;
-        Self { rate_mib, peer_rate_mib: rate_mib, state_max_gib, decisions_disk_mib: 0 }
+        Self { rate_mib, peer_rate_mib: rate_mib, state_max_gib: STATE_SIZE_MAX >> 30 }
     }
 }
 

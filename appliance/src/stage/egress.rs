@@ -197,11 +197,11 @@ impl Egress {
         Some(frame.freeze(DIGEST_REPLY_SIZE as u32))
     }
 
-    /// Sends what another thread has made.
-    pub fn parcel(&mut self, links: &mut Links, parcel: Parcel) {
-        let Parcel { to, kind, frame, digest } = parcel;
+    /// Sends a chunk of a checkpoint.
+    pub fn chunk(&mut self, links: &mut Links, parcel: Parcel) {
+        let Parcel { to, frame, digest } = parcel;
         let to = PeerId::replica(to.0);
-        let (auth, session) = (proof::NONE, 0);
+        let (kind, auth, session) = (kind::CHUNK, proof::NONE, 0);
         let proof_size = codec::trailer_size(kind) as u16;
         let (body_digest, frame) = (Some(digest), Some(frame));
         self.transmit(links, Outgoing { to, kind, auth, session, proof_size, body_digest, frame });

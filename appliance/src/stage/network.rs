@@ -194,7 +194,7 @@ impl Network {
         }
         while let Some(parcel) = self.rings.parcels.pop() {
             progress = Progress::Worked;
-            self.egress.parcel(&mut self.links, parcel);
+            self.egress.chunk(&mut self.links, parcel);
         }
         while let Some(Refused { client, sequence, read_only, status }) = self.dispatch.refused() {
             progress = Progress::Worked;

@@ -25,7 +25,7 @@ use super::{
     BUSY_MAX, Decided, Event, ORDERS_MAX, OrderingRings, Outbound, WORK_MAX, Wakers, Work, wake,
 };
 use crate::checkpoint::Target;
-use crate::checkpoint::transfer::{KeptDecision, Order};
+use crate::checkpoint::transfer::Order;
 use crate::keyring::BadView;
 use crate::metrics::Metrics;
 use crate::payload::FramePayload;
@@ -35,13 +35,6 @@ use crate::payload::FramePayload;
 const REQUESTS_PER_POLL: usize = 512;
 /// Messages of peers taken in one poll.
 const PEERS_PER_POLL: usize = 64;
-
-/// Orders that may wait before large pieces of decisions are not kept: each of them may hold as many bytes as a batch.
-const KEPT_LARGE_MAX: usize = 16;
-/// The same for others, in fewer bytes, which may come for as long as the thread sleeps.
-const KEPT_MAX: usize = 96;
-/// Bytes of a piece that is not large.
-const KEPT_SMALL_SIZE: usize = 64 * 1024;
 
 /// See the module.
 pub struct Ordering {
@@ -349,15 +342,6 @@ impl Ordering {
                     self.order(Order::Send { to, view, cid, root, index });
                 }
             }
-            // Votes never wait for a disk: what does not go in is lost there, and the core is told so.
-            Action::KeepDecisions { at, payload } => self.keep_decisions(at, payload),
-            Action::SendDecision { to, position, digest, at, size, after } => {
-                if self.rings.orders.room() > ORDERS_MAX / 2 {
-                    let place = (at, size);
-                    let kept = KeptDecision { to, position, digest, place, after };
-                    self.order(Order::Tell(kept));
-                }
-            }
             Action::BeginTransfer { cid, size, root: Digest(root) } => {
                 self.order(Order::Begin(Target { cid, size, root }));
             }
@@ -400,25 +384,9 @@ impl Ordering {
     }
 
     fn order(&mut self, order: Order) {
-        self.leave(order);
-        self.orders_waker.iter().for_each(Waker::wake);
-    }
-
-    /// The thread that takes orders finds it when it looks next.
-    fn leave(&mut self, order: Order) {
         let pushed = self.rings.orders.push(order);
         debug_assert!(pushed.is_ok(), "the room was checked");
-    }
-
-    /// Large pieces hold memory that others need, so few wait; small ones come often, and a call of the system for
-    /// each is not worth it.
-    fn keep_decisions(&mut self, at: u64, payload: FramePayload) {
-        let large = payload.0.bytes().len() > KEPT_SMALL_SIZE;
-        let most = if large { KEPT_LARGE_MAX } else { KEPT_MAX };
-        if self.rings.orders.room() > ORDERS_MAX - most {
-            let order = Order::Keep { at, payload };
-            if large { self.order(order) } else { self.leave(order) }
-        }
+        self.orders_waker.iter().for_each(Waker::wake);
     }
 
     /// Operators are told if they listen; the core does not wait for them.

@@ -66,8 +66,7 @@ const STOP_SIZE: usize = 8;
 const SYNC_SIZE: usize = 16;
 const STATUS_SIZE: usize = 56;
 const FETCH_SIZE: usize = 24;
-/// Bytes of a DECIDED before its batch.
-pub const DECIDED_SIZE: usize = VOTE_SIZE + 8;
+const DECIDED_SIZE: usize = VOTE_SIZE + 8;
 const FETCH_BATCH_SIZE: usize = 48;
 const BATCH_BODY_SIZE: usize = 16;
 const FETCH_BODIES_SIZE: usize = VOTE_SIZE + Selection::SIZE;
@@ -458,17 +457,6 @@ fn read_fetch(reader: &mut Reader<'_>) -> Result<Fetch, Malformed> {
     reader.zeros(3)?;
     let (from, to) = (ConsensusId(reader.u64()?), ConsensusId(reader.u64()?));
     Ok(Fetch { view, from, to, with_batches })
-}
-
-/// The first bytes of a DECIDED with a batch, which follows.
-pub fn decided_head(at: Position, digest: &Digest) -> [u8; DECIDED_SIZE] {
-    let mut head = [0; DECIDED_SIZE];
-    let mut writer = Writer::new(&mut head);
-    write_position(&mut writer, at);
-    writer.bytes(&digest.0);
-    writer.u8(1);
-    writer.zeros(7);
-    head
 }
 
 fn write_decided<P: Payload>(writer: &mut Writer<'_>, decided: &Decided<P>) {

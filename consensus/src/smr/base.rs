@@ -109,8 +109,7 @@ impl<P: Payload> Replica<P> {
                     self.log.clear();
                 }
                 if let Some(batch) = batch {
-                    // (Nothing leaves the memory while records are read.)
-                    self.log.push(Position { ..at }, &batch, &mut |_, _| false);
+                    self.log.push(Position { ..at }, &batch);
                 }
                 self.earlier.retain(|(cid, _)| *cid > at.cid);
             }

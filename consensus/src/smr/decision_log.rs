@@ -1,15 +1,14 @@
 //! The latest decisions, kept to help members that are behind.
 //!
 //! Owns copies of the batches of a contiguous run of instances that ends with the last decided one, in
-//! one ring of bytes that is reserved at the start: network memory is not held for them. The oldest may be
-//! elsewhere: what is needed and does not fit any more is handed to the node, as a stream of bytes. Always
+//! one ring of bytes that is reserved at the start: network memory is not held for them. Always
 //! true: it stays within its limits in number and bytes (rule LAG.4). Must not: decide anything.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use crate::batch::Batch;
-use crate::limits::{BATCH_SIZE_MAX, DECISION_LOG_MAX};
+use crate::limits::DECISION_LOG_MAX;
 use crate::message::Position;
 use crate::payload::Payload;
 use crate::spec;
@@ -22,18 +21,8 @@ pub(crate) struct Entry {
     pub(crate) at: Position,
     pub(crate) digest: Digest,
     pub(crate) timestamp_ns: u64,
-    /// In the ring, or in the stream of what is elsewhere.
     start: usize,
     size: usize,
-}
-
-/// Where a decision's batch is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Place {
-    /// Here.
-    Here,
-    /// So many bytes from there on in the stream of what was handed to the node.
-    Elsewhere { at: u64, size: usize },
 }
 
 /// See the module.
@@ -45,11 +34,6 @@ pub(crate) struct DecisionLog {
     /// How many may be kept, and which beyond that, while there is room.
     max: usize,
     needed_above: ConsensusId,
-    /// Of the entries so many, the oldest, are elsewhere.
-    elsewhere: usize,
-    /// Bytes that were ever handed to the node, and how many of the last of them it keeps.
-    stream: usize,
-    elsewhere_max: usize,
 }
 
 impl DecisionLog {
@@ -60,37 +44,16 @@ impl DecisionLog {
     pub(crate) fn new(size: usize, max: usize) -> Self {
         let entries = VecDeque::with_capacity(DECISION_LOG_MAX + 1);
         let max = max.clamp(1, DECISION_LOG_MAX);
-        Self {
-            ring: alloc::vec![0; size],
-            end: 0,
-            entries,
-            max,
-            needed_above: ConsensusId(0),
-            elsewhere: 0,
-            stream: 0,
-            elsewhere_max: 0,
-        }
+        Self { ring: alloc::vec![0; size], end: 0, entries, max, needed_above: ConsensusId(0) }
     }
 
-    /// From now on the node keeps so many bytes.
-    pub(crate) fn keep_elsewhere(&mut self, size: usize) {
-        self.elsewhere_max = size;
-    }
-
-    /// Appends the decision of the next instance over the oldest ones. `put` hands bytes to the node, with their place in
-    /// the stream, at most as many as the largest batch has; false: it cannot.
-    pub(crate) fn push<P: Payload>(
-        &mut self,
-        at: Position,
-        batch: &Batch<P>,
-        put: &mut dyn FnMut(u64, &[u8]) -> bool,
-    ) {
+    /// Appends the decision of the next instance over the oldest ones.
+    pub(crate) fn push<P: Payload>(&mut self, at: Position, batch: &Batch<P>) {
         spec!("LAG.4");
         let last = self.entries.back().map(|entry| entry.at.cid.next());
         assert!(last.is_none_or(|next| next == at.cid), "decisions come without gaps");
         let bytes = batch.payload().bytes();
         let size = bytes.len();
-        self.drop_spare();
         if size > self.ring.len() {
             // (No correct member writes so large a batch, but where it checks nothing.)
             return self.clear();
@@ -98,89 +61,25 @@ impl DecisionLog {
         let mut start = self.end;
         if start + size > self.ring.len() {
             // What lies between here and the end of the ring is the oldest.
-            let end = self.end;
-            self.move_out(&|entry| entry.start >= end, put);
+            while self.entries.front().is_some_and(|entry| entry.start >= self.end) {
+                self.entries.pop_front();
+            }
             start = 0;
         }
         let over = |entry: &Entry| entry.start < start + size && start < entry.start + entry.size;
-        self.move_out(&over, put);
-        self.drop_far();
+        let needed = self.needed_above;
+        let spare = |entry: &Entry, count| count >= self.max && entry.at.cid <= needed;
+        while let Some(oldest) = self.entries.front()
+            && (over(oldest)
+                || spare(oldest, self.entries.len())
+                || self.entries.len() >= DECISION_LOG_MAX)
+        {
+            self.entries.pop_front();
+        }
         self.ring[start..start + size].copy_from_slice(bytes);
         self.end = start + size;
         let (digest, timestamp_ns) = (batch.digest, batch.timestamp_ns);
         self.entries.push_back(Entry { at, digest, timestamp_ns, start, size });
-    }
-
-    /// Forgets the oldest that are too many, or not needed where they are.
-    fn drop_spare(&mut self) {
-        while let Some(oldest) = self.entries.front() {
-            let (count, needed) = (self.entries.len(), oldest.at.cid > self.needed_above);
-            let spare = !needed && (count >= self.max || self.elsewhere > 0);
-            if !spare && count < DECISION_LOG_MAX {
-                return;
-            }
-            self.forget(1);
-        }
-    }
-
-    /// Forgets what the node does not keep any more.
-    fn drop_far(&mut self) {
-        while let Some(oldest) = self.entries.front().filter(|_| self.elsewhere > 0)
-            && self.stream - oldest.start > self.elsewhere_max
-        {
-            self.forget(1);
-        }
-    }
-
-    /// Makes room where the oldest entries are that are here and of which `leave` says so: what is needed goes to the
-    /// node.
-    fn move_out(
-        &mut self,
-        leave: &dyn Fn(&Entry) -> bool,
-        put: &mut dyn FnMut(u64, &[u8]) -> bool,
-    ) {
-        // Of the ring, what is not handed over yet.
-        let mut run = 0..0;
-        while let Some(&Entry { at, start, size, .. }) =
-            self.entries.get(self.elsewhere).filter(|it| leave(it))
-        {
-            if at.cid <= self.needed_above || self.elsewhere_max == 0 {
-                self.forget(self.elsewhere + 1);
-                continue;
-            }
-            if run.end != start || run.len() + size > BATCH_SIZE_MAX {
-                self.hand_over(core::mem::replace(&mut run, start..start), put);
-            }
-            // `hand_over` may have forgotten those before.
-            self.entries[self.elsewhere].start = self.stream + run.len();
-            self.elsewhere += 1;
-            run.end += size;
-        }
-        self.hand_over(run, put);
-    }
-
-    fn hand_over(&mut self, run: core::ops::Range<usize>, put: &mut dyn FnMut(u64, &[u8]) -> bool) {
-        if run.is_empty() {
-            return;
-        }
-        let at = self.stream;
-        self.stream += run.len();
-        if !put(at as u64, &self.ring[run]) {
-            self.forget(self.elsewhere);
-        }
-    }
-
-    /// The oldest `count` are gone.
-    fn forget(&mut self, count: usize) {
-        self.entries.drain(..count);
-        self.elsewhere = self.elsewhere.saturating_sub(count);
-    }
-
-    /// The node has lost what came before this place in the stream.
-    pub(crate) fn lose_elsewhere(&mut self, before: u64) {
-        let lost = |entry: &&Entry| (entry.start as u64) < before;
-        let count = self.entries.iter().take(self.elsewhere).take_while(lost).count();
-        self.forget(count);
     }
 
     /// Who gets a checkpoint of this replica may need all decisions above `cid`: as long as there is room, they are
@@ -198,7 +97,7 @@ impl DecisionLog {
     /// Forgets all of them: what comes next need not follow.
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
-        (self.end, self.elsewhere) = (0, 0);
+        self.end = 0;
     }
 
     /// The oldest instance that is kept.
@@ -206,23 +105,13 @@ impl DecisionLog {
         self.entries.front().map(|entry| entry.at.cid)
     }
 
-    fn index(&self, cid: ConsensusId) -> Option<usize> {
-        usize::try_from(cid.0.checked_sub(self.start()?.0)?).ok()
-    }
-
     /// The decision of instance `cid`.
     pub(crate) fn get(&self, cid: ConsensusId) -> Option<&Entry> {
-        self.entries.get(self.index(cid)?)
+        let index = cid.0.checked_sub(self.start()?.0)?;
+        self.entries.get(usize::try_from(index).ok()?)
     }
 
-    /// Where the batch of a decision is that is kept.
-    pub(crate) fn place(&self, entry: &Entry) -> Place {
-        let elsewhere = self.index(entry.at.cid).is_some_and(|index| index < self.elsewhere);
-        let (at, size) = (entry.start as u64, entry.size);
-        if elsewhere { Place::Elsewhere { at, size } } else { Place::Here }
-    }
-
-    /// The encoded batch of a decision that is kept here.
+    /// The encoded batch of a decision that is kept.
     pub(crate) fn bytes(&self, entry: &Entry) -> &[u8] {
         &self.ring[entry.start..entry.start + entry.size]
     }
@@ -232,6 +121,7 @@ impl DecisionLog {
 mod tests {
     use super::*;
     use crate::batch::REQUEST_HEADER_SIZE;
+    use crate::limits::BATCH_SIZE_MAX;
     use crate::message::Request;
     use crate::payload::{HeapPool, SharedBytes};
     use crate::types::{ClientId, Epoch, Sequence, ViewId};
@@ -260,58 +150,6 @@ mod tests {
         Batch::build(&mut HeapPool, number, &[request]).expect("heap")
     }
 
-    fn nowhere(_: u64, _: &[u8]) -> bool {
-        unreachable!("nothing is handed over before it was said that it may be")
-    }
-
-    /// What does not fit goes to the node, in order, and is found there again.
-    // rule: LAG.4
-    #[test]
-    fn what_is_needed_and_does_not_fit_is_elsewhere() {
-        const ELSEWHERE: usize = 3 << 20;
-        let mut log = DecisionLog::new(2 * BATCH_SIZE_MAX, 4);
-        let (mut stream, mut state) = (Vec::new(), 3u64);
-        let mut pushed = Vec::new();
-        log.keep_elsewhere(ELSEWHERE);
-        for number in 1..=600u64 {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let large = if state >> 60 == 0 { 200_000 } else { 60_000 };
-            let batch = batch(number, (state >> 30) as usize % large);
-            let at = Position { view: ViewId(0), cid: ConsensusId(number), epoch: Epoch(0) };
-            let mut put = |at: u64, bytes: &[u8]| {
-                assert!(at == stream.len() as u64 && bytes.len() <= BATCH_SIZE_MAX);
-                stream.extend_from_slice(bytes);
-                number % 97 != 0
-            };
-            log.push(at, &batch, &mut put);
-            pushed.push(batch);
-            if number % 40 == 0 {
-                log.keep_above(ConsensusId(number - 30));
-            }
-            if number % 150 == 0 {
-                log.lose_elsewhere(stream.len() as u64 - 100_000);
-            }
-            let start = log.start().expect("just pushed").0;
-            let mut here = 0;
-            for cid in start..=number {
-                let entry = log.get(ConsensusId(cid)).expect("contiguous");
-                let bytes = match log.place(entry) {
-                    Place::Here => log.bytes(entry),
-                    Place::Elsewhere { at, size } => {
-                        assert!(here == 0 && stream.len() - at as usize <= ELSEWHERE);
-                        &stream[at as usize..][..size]
-                    }
-                };
-                here += usize::from(log.place(entry) == Place::Here);
-                assert!(bytes == pushed[cid as usize - 1].payload().bytes(), "cid {cid}");
-            }
-            let kept = number - start + 1;
-            let free = number % 97 < 40 || number % 150 < 40;
-            assert!(free || kept >= 30.min(number), "{kept} of those needed at {number}");
-        }
-        assert!(stream.len() > 4 << 20, "{} bytes were handed over", stream.len());
-    }
-
     // rule: LAG.4
     // rule: ST.1
     #[test]
@@ -322,13 +160,13 @@ mod tests {
                 log.keep_above(ConsensusId(number - 6));
             }
             let at = Position { view: ViewId(0), cid: ConsensusId(number), epoch: Epoch(0) };
-            log.push(at, &batch(number, 10), &mut nowhere);
+            log.push(at, &batch(number, 10));
             let start = if number > 10 { number - 5 } else { 1 };
             assert_eq!(log.start(), Some(ConsensusId(start)), "at {number}");
         }
         log.keep_above(ConsensusId(20));
         let at = Position { view: ViewId(0), cid: ConsensusId(21), epoch: Epoch(0) };
-        log.push(at, &batch(21, 10), &mut nowhere);
+        log.push(at, &batch(21, 10));
         assert_eq!(log.start(), Some(ConsensusId(19)), "three in all");
     }
 
@@ -342,7 +180,7 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let batch = batch(number, (state >> 40) as usize % 200_000);
             let at = Position { view: ViewId(0), cid: ConsensusId(number), epoch: Epoch(0) };
-            log.push(at, &batch, &mut nowhere);
+            log.push(at, &batch);
             pushed.push(batch);
             let start = log.start().expect("just pushed").0;
             let mut kept = 0;

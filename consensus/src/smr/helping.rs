@@ -132,7 +132,6 @@ fn weight<P: Payload>(action: &Action<P>) -> u64 {
         Action::Send { message: Message::Decided(it), .. } => it.batch.as_ref(),
         Action::Send { message: Message::Propose(it), .. } => Some(&it.batch),
         Action::Send { message: Message::BatchBody(it), .. } => Some(&it.batch),
-        Action::SendDecision { size, .. } => return HELP_WEIGHT + *size as u64,
         _ => None,
     };
     HELP_WEIGHT + batch.map_or(0, |batch| batch.payload().bytes().len() as u64)

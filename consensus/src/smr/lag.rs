@@ -12,7 +12,7 @@ use crate::message::{
 use crate::payload::Payload;
 use crate::protocol::Actions;
 use crate::record::Record;
-use crate::smr::decision_log::{Entry, Place};
+use crate::smr::decision_log::Entry;
 use crate::smr::ignored::Ignored;
 use crate::smr::progress::FAILURES_MAX;
 use crate::smr::replica::Replica;
@@ -70,9 +70,6 @@ impl<P: Payload> Replica<P> {
     /// Time to tell how far this replica is, and to ask again for what it lacks.
     pub(super) fn on_status_deadline(&mut self, actions: &mut Actions<Action<P>>) {
         spec!("LAG.1", "LAG.3", "SYNC.1");
-        // Only from here on: while records are read nobody would take anything.
-        let checkpoints = self.config.checkpoint_every > 0;
-        self.log.keep_elsewhere(if checkpoints { self.config.decision_disk_size } else { 0 });
         self.send(Recipients::Others, Message::Status(self.status()), actions);
         self.refuse_again(actions);
         self.try_retire(actions);
@@ -439,40 +436,18 @@ impl<P: Payload> Replica<P> {
             let Some(&entry) = self.log.get(cid).filter(|_| cid <= fetch.to) else {
                 return;
             };
-            let with_batch = fetch.with_batches && size < FETCH_SIZE_MAX;
-            if let (true, Place::Elsewhere { at, size: there }) =
-                (with_batch, self.log.place(&entry))
-            {
-                // The node sends it with the claim, when it has read it.
-                size += there;
-                self.send_kept(member, &entry, (at, there), actions);
-                continue;
-            }
-            let batch = if with_batch { self.logged_batch(&entry) } else { None };
+            let batch = match fetch.with_batches && size < FETCH_SIZE_MAX {
+                true => self.logged_batch(&entry),
+                false => None,
+            };
             size += batch.as_ref().map_or(0, |batch| batch.payload().bytes().len());
             let claim = Decided { at: entry.at, digest: entry.digest, batch };
             self.send(to, Message::Decided(claim), actions);
         }
     }
 
-    fn send_kept(
-        &self,
-        to: ReplicaId,
-        entry: &Entry,
-        (at, size): (u64, usize),
-        actions: &mut Actions<Action<P>>,
-    ) {
-        spec!("LAG.4", "DUR.2");
-        let after = self.last_record();
-        let (position, digest) = (entry.at, entry.digest);
-        actions.push(Action::SendDecision { to, position, digest, at, size, after });
-    }
-
-    /// A decided batch, in memory from the pool; `None` when that is empty, or the batch is elsewhere.
+    /// A decided batch, in memory from the pool; `None` when that is empty.
     fn logged_batch(&mut self, entry: &Entry) -> Option<Batch<P>> {
-        if self.log.place(entry) != Place::Here {
-            return None;
-        }
         let bytes = self.log.bytes(entry);
         let payload = self.pool.build(bytes.len(), &mut |out| out.copy_from_slice(bytes))?;
         let batch = Batch::parse(payload).expect("a batch that was decided parses");

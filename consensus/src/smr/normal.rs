@@ -495,15 +495,7 @@ impl<P: Payload> Replica<P> {
         let timestamp_ns = self.time_after(self.timestamp_ns, &batch);
         let view = self.ruling_id();
         let context = Context { cid, view, timestamp_ns, seed: seed(&batch.digest) };
-        let pool = &mut self.pool;
-        let mut put = |at, bytes: &[u8]| {
-            let payload = pool.build(bytes.len(), &mut |out| out.copy_from_slice(bytes));
-            payload.is_some_and(|payload| {
-                actions.push(Action::KeepDecisions { at, payload });
-                true
-            })
-        };
-        self.log.push(Position { epoch: decided.epoch, view, ..at }, &batch, &mut put);
+        self.log.push(Position { epoch: decided.epoch, view, ..at }, &batch);
         self.helping.note_decided(batch.payload().bytes().len());
         self.timestamp_ns = timestamp_ns;
         self.decided = cid;

@@ -406,7 +406,6 @@ impl<P: Payload> Protocol for Replica<P> {
             Input::Stored { cid, index } => self.on_stored(cid, index, actions),
             Input::TransferReady(ordered) => self.on_transfer_ready(ordered, actions),
             Input::TransferFailed { cid } => self.on_transfer_failed(cid, actions),
-            Input::DecisionsLost { before } => self.log.lose_elsewhere(before),
         }
         self.advance(actions);
         self.check_invariants();

@@ -44,8 +44,6 @@ pub struct Cluster {
     pub timeout: Duration,
     pub batch_requests_max: usize,
     pub depth: usize,
-    /// Bytes of decisions that a node keeps beside the core's.
-    pub decision_disk_size: usize,
     pub inline_body_max: usize,
     pub pending_max: usize,
     pub now: Instant,
@@ -88,7 +86,6 @@ impl Cluster {
             timeout: timeout(),
             batch_requests_max: 1024,
             depth: 1,
-            decision_disk_size: 0,
             inline_body_max: limits::BATCH_SIZE_MAX,
             pending_max: limits::PENDING_MAX,
             now: Instant(1_000_000_000),
@@ -136,7 +133,6 @@ impl Cluster {
         config.pending_max = self.pending_max;
         config.decision_log_size = 0;
         config.restarted = restarted;
-        config.decision_disk_size = self.decision_disk_size;
         config.checkpoint_every = self.checkpoint_every;
         config.chunk_size = transfer::CHUNK;
         config.first = self.first.clone();
@@ -149,7 +145,6 @@ impl Cluster {
         config.request_timeout = self.timeout;
         config.depth = self.depth;
         config.decision_log_size = 0;
-        config.decision_disk_size = self.decision_disk_size;
         config.checkpoint_every = self.checkpoint_every;
         config.chunk_size = transfer::CHUNK;
         config.first = self.first.clone();

@@ -195,10 +195,6 @@ impl Names {
             Action::Checkpoint { base, ordered } => {
                 format!("checkpoint cid={} base {base}", ordered.cid)
             }
-            Action::KeepDecisions { at, .. } => format!("keep decisions at {at}"),
-            Action::SendDecision { to, position, .. } => {
-                format!("kept cid={} -> {to}", position.cid.0)
-            }
             Action::SendChunk { to, cid, index, .. } => format!("chunk {index} of {cid} -> {to}"),
             Action::BeginTransfer { cid, size, .. } => {
                 format!("transfer of cid={cid} begins, {size} bytes")

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use tetrarch_consensus::message::{Chunk, codec, kind};
+use tetrarch_consensus::message::Chunk;
 use tetrarch_consensus::*;
 
 use super::{Bytes, Cluster, Envelope, Executed};
@@ -38,8 +38,6 @@ pub struct Transfers {
     pub silent: BTreeSet<u16>,
     /// Who stores nothing more.
     pub stuck: BTreeSet<u16>,
-    /// What cores handed over of their decisions.
-    pub decisions: BTreeMap<u16, Vec<u8>>,
 }
 
 fn image(ordered: &Ordered, executed: &[Executed]) -> Image {
@@ -96,18 +94,6 @@ impl Cluster {
                 let input = Input::Stored { cid: *cid, index: *index };
                 self.transfers.todo.push_back((id, input));
                 self.complete(id);
-            }
-            Action::KeepDecisions { at, payload } => {
-                let kept = self.transfers.decisions.entry(id).or_default();
-                assert_eq!(kept.len() as u64, *at, "in order, and all of it");
-                kept.extend_from_slice(payload.bytes());
-            }
-            Action::SendDecision { to, position, digest, at, size, .. } => {
-                let kept = &self.transfers.decisions[&id][*at as usize..][..*size];
-                let head = codec::decided_head(*position, digest);
-                let payload = Bytes::from(&[&head[..], kept].concat()[..]);
-                let message = codec::decode(kind::DECIDED, payload).expect("what it had decided");
-                self.queue.push_back(Envelope { from: id, to: to.0, message });
             }
             Action::EndTransfer { .. } => drop(self.transfers.partial.remove(&id)),
             Action::Install { cid, .. } => {

@@ -186,8 +186,6 @@ impl World {
                 | Action::ViewEnded { .. }
                 | Action::ViewEntered { .. }
                 | Action::Retired { .. }
-                | Action::KeepDecisions { .. }
-                | Action::SendDecision { .. }
                 | Action::SendChunk { .. }
                 | Action::EndTransfer { .. }
                 | Action::Transfer(_)

@@ -319,10 +319,6 @@ impl World {
                     format!("{member}: behind, has {decided}, others start at {available}")
                 });
             }
-            Action::KeepDecisions { .. } | Action::SendDecision { .. } => {
-                let text = format!("member {member}: hands decisions over, and nobody keeps them");
-                self.checker.fail(Property::Order, text);
-            }
             Action::SendChunk { .. }
             | Action::BeginTransfer { .. }
             | Action::StoreChunk { .. }

@@ -57,11 +57,6 @@ impl Incoming {
         Self { store, owner, shelf, watermark, current: None, news: VecDeque::new(), metrics }
     }
 
-    /// Is this record durable?
-    pub fn is_durable(&self, record: Lsn) -> bool {
-        self.watermark.get() >= record
-    }
-
     /// What there is to tell ordering.
     pub fn news(&mut self) -> Option<Input<FramePayload>> {
         self.news.pop_front()

@@ -4,7 +4,6 @@
 //! transfer, nor for the time that restoring a state takes; the chunks that are in memory are few, whoever asks for
 //! how many. Must not: decide what is fetched, or from whom (the core does), or believe a chunk that was not verified.
 
-pub mod decisions;
 pub mod incoming;
 pub mod outgoing;
 pub mod partial;
@@ -17,14 +16,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use decisions::Decisions;
 use incoming::Incoming;
 use outgoing::OPEN_MAX;
 use outgoing::Outgoing;
 pub use outgoing::{ON_THE_WAY_MAX, Rates};
-use tetrarch_consensus::{
-    ConsensusId, Digest, Input, Lsn, Payload, ReplicaId, StateMachine, ViewId, message,
-};
+use tetrarch_consensus::{ConsensusId, Digest, Input, Lsn, ReplicaId, StateMachine, ViewId};
 use tetrarch_dataplane::endpoint::Waker;
 use tetrarch_dataplane::frame::Frame;
 use tetrarch_dataplane::ring::{Consumer, Producer, ring};
@@ -43,13 +39,7 @@ pub fn transfer_size(state_size: u64) -> usize {
 }
 
 /// How often the thread looks around when nobody wakes it.
-const TICK: Duration = Duration::from_millis(20);
-
-/// The same while decisions are kept: nobody wakes it for small pieces of them.
-const KEEPING_TICK: Duration = Duration::from_millis(2);
-
-/// So long after the last one.
-const KEEPING: Duration = Duration::from_millis(100);
+const TICK: Duration = Duration::from_millis(100);
 
 /// What the core wants.
 #[derive(Debug)]
@@ -82,42 +72,16 @@ pub enum Order {
         /// Which chunk.
         index: u32,
     },
-    /// Keep these bytes of decisions.
-    Keep {
-        /// Their place in the stream of all of them.
-        at: u64,
-        /// They.
-        payload: FramePayload,
-    },
-    /// Send a decision of those.
-    Tell(KeptDecision),
 }
 
-/// A decision that is kept and that somebody lacks.
-#[derive(Debug)]
-pub struct KeptDecision {
-    /// To whom.
-    pub to: ReplicaId,
-    /// Its instance, and the epoch that decided it.
-    pub position: message::Position,
-    /// Of its batch.
-    pub digest: Digest,
-    /// Place and size of that in the stream.
-    pub place: (u64, usize),
-    /// What has to be durable before.
-    pub after: Lsn,
-}
-
-/// A message that is ready to leave: a CHUNK, or a DECIDED with its batch.
+/// A chunk that is ready to leave: the body of a CHUNK.
 #[derive(Debug)]
 pub struct Parcel {
     /// To whom.
     pub to: ReplicaId,
-    /// Which of the two.
-    pub kind: u8,
-    /// Body and trailer.
+    /// The body.
     pub frame: Frame,
-    /// The body's digest.
+    /// Its digest.
     pub digest: [u8; 32],
 }
 
@@ -203,8 +167,6 @@ pub struct Parts {
     pub incoming: Incoming,
     /// Serves.
     pub outgoing: Outgoing,
-    /// Keeps decisions.
-    pub decisions: Decisions,
     /// Wakes the stages.
     pub bell: Bell,
 }
@@ -220,20 +182,10 @@ impl Transfer {
         let failure = Arc::new(OnceLock::new());
         let told = Arc::clone(&failure);
         let thread = Companion::start("transfer", move |stop| {
-            let Parts { rings, incoming, outgoing, decisions, bell } = parts;
+            let Parts { rings, incoming, outgoing, bell } = parts;
             let (installs, installed, failure) = (installs_out, installed_in, told);
-            let worker = Worker {
-                rings,
-                incoming,
-                outgoing,
-                decisions,
-                kept_at: None,
-                bell,
-                installs,
-                installed,
-                stop,
-                failure,
-            };
+            let worker =
+                Worker { rings, incoming, outgoing, bell, installs, installed, stop, failure };
             worker.run();
         })?;
         let handover = Handover { installs, installed, thread: thread.waker() };
@@ -255,9 +207,6 @@ struct Worker {
     rings: Rings,
     incoming: Incoming,
     outgoing: Outgoing,
-    decisions: Decisions,
-    /// When it was given some last.
-    kept_at: Option<Instant>,
     bell: Bell,
     installs: Consumer<Install>,
     installed: Producer<(ConsensusId, State)>,
@@ -268,12 +217,10 @@ struct Worker {
 impl Worker {
     fn run(mut self) {
         while !self.stop.is_due() && self.failure.get().is_none() {
-            let now = Instant::now();
-            if !self.turn(now) {
-                let keeping = self.kept_at.is_some_and(|kept| now < kept + KEEPING);
-                let tick = if keeping { KEEPING_TICK } else { TICK };
-                let wait = self.outgoing.wait(Instant::now()).unwrap_or(tick);
-                std::thread::park_timeout(wait.min(tick));
+            let worked = self.turn(Instant::now());
+            if !worked {
+                let wait = self.outgoing.wait(Instant::now()).unwrap_or(TICK);
+                std::thread::park_timeout(wait.min(TICK));
             }
         }
         // A state that is here is not given back: a replica that goes on with half of one would be worse.
@@ -295,15 +242,6 @@ impl Worker {
                 Order::Send { to, view, cid, root, index } => {
                     self.outgoing.enter(view);
                     self.outgoing.want(now, to, (cid, root), index)
-                }
-                Order::Keep { at, payload } => {
-                    self.kept_at = Some(now);
-                    self.decisions.keep(at, payload.bytes());
-                }
-                Order::Tell(told) => {
-                    if self.incoming.is_durable(told.after) {
-                        self.outgoing.tell(&self.decisions, &told, &mut self.rings.parcels);
-                    }
                 }
             }
             self.tell();
@@ -339,15 +277,11 @@ impl Worker {
     /// What there is to tell ordering, as long as there is room.
     fn tell(&mut self) {
         while self.rings.news.room() > 0
-            && let Some(input) = self.incoming.news().or_else(|| self.decisions_lost())
+            && let Some(input) = self.incoming.news()
         {
             let pushed = self.rings.news.push(input);
             debug_assert!(pushed.is_ok(), "the room was checked");
         }
-    }
-
-    fn decisions_lost(&mut self) -> Option<Input<FramePayload>> {
-        self.decisions.lost().map(|before| Input::DecisionsLost { before })
     }
 
     fn fail(&mut self, error: String) {

@@ -9,18 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tetrarch_consensus::limits::CHUNK_PATH_MAX;
-use tetrarch_consensus::message::codec::{
-    CHUNK_TRAILER_SIZE, DECIDED_SIZE, chunk_trailer, decided_head,
-};
-use tetrarch_consensus::message::kind;
+use tetrarch_consensus::message::codec::{CHUNK_TRAILER_SIZE, chunk_trailer};
 use tetrarch_consensus::{ConsensusId, Digest, ReplicaId, ViewId, spec};
-use tetrarch_dataplane::crypto::hash::body_digest;
 use tetrarch_dataplane::crypto::merkle::{self, Tree};
 use tetrarch_dataplane::frame::{Frame, FramePool};
 use tetrarch_dataplane::ring::Producer;
 
-use super::decisions::Decisions;
-use super::{KeptDecision, Parcel};
+use super::Parcel;
 use crate::checkpoint::file::{CheckpointFile, FileError};
 use crate::checkpoint::shelf::Shelf;
 use crate::checkpoint::{CHUNK_SIZE, chunk_size};
@@ -156,39 +151,13 @@ impl Outgoing {
             let customer = &mut self.customers[at];
             customer.next = pace(now, customer.next, size, self.rates.each);
             self.on_the_way.push(frame.clone());
-            let pushed = parcels.push(Parcel { to, kind: kind::CHUNK, frame, digest });
+            let pushed = parcels.push(Parcel { to, frame, digest });
             debug_assert!(pushed.is_ok(), "the room was checked");
             self.metrics.chunks_sent.add(1);
             self.metrics.chunk_bytes_sent.add(size);
             sent = true;
         }
         sent
-    }
-
-    /// Sends a decision that is kept, if it is still there, and nothing if it is not or there is no room: who asked asks
-    /// again.
-    pub fn tell(
-        &mut self,
-        kept: &Decisions,
-        decision: &KeptDecision,
-        parcels: &mut Producer<Parcel>,
-    ) {
-        spec!("LAG.4", "DUR.2");
-        let KeptDecision { to, position, digest, place: (at, size), .. } = *decision;
-        if parcels.room() == 0 || self.gauge.look() != Room::Clients {
-            return;
-        }
-        let whole = DECIDED_SIZE + size;
-        let Some(mut frame) = self.pool.alloc(whole) else { return };
-        let (head, batch) = frame.bytes_mut()[..whole].split_at_mut(DECIDED_SIZE);
-        head.copy_from_slice(&decided_head(position, &digest));
-        if kept.read(at, batch) {
-            // Slots are below 2^32.
-            let frame = frame.freeze(whole as u32);
-            let digest = body_digest(frame.bytes());
-            let pushed = parcels.push(Parcel { to, kind: kind::DECIDED, frame, digest });
-            debug_assert!(pushed.is_ok(), "the room was checked");
-        }
     }
 
     fn may_send(&self, now: Instant) -> bool {

@@ -266,7 +266,6 @@ struct Bench {
     handover: Handover,
     orders: Producer<Order>,
     news: Consumer<Input<FramePayload>>,
-    parcels: Consumer<Parcel>,
     mark: Arc<AtomicU64>,
     shelf: Arc<Shelf>,
     pool: FramePool,
@@ -276,7 +275,7 @@ impl Bench {
     fn new(store: &Store) -> Self {
         let (orders, orders_out) = ring(16);
         let (news_in, news) = ring(4);
-        let (parcels_in, parcels) = ring(ON_THE_WAY_MAX);
+        let (parcels, _) = ring(ON_THE_WAY_MAX);
         let (metrics, shelf) = (Arc::new(Metrics::new()), Arc::new(Shelf::default()));
         let mark = Arc::new(AtomicU64::new(0));
         let watermark = Watermark::of(Arc::clone(&mark));
@@ -285,11 +284,10 @@ impl Bench {
             Incoming::new(store.clone(), OWNER, for_shelf, watermark, Arc::clone(&metrics));
         let outgoing = Outgoing::new(Arc::clone(&shelf), ViewId(0), FAST, pool(), metrics);
         let bell = Bell { network: Waker::new(|| {}), others: Arc::default() };
-        let rings = Rings { orders: orders_out, news: news_in, parcels: parcels_in };
-        let decisions = Decisions::new(store, 1000);
-        let parts = Parts { rings, incoming, outgoing, decisions, bell };
+        let rings = Rings { orders: orders_out, news: news_in, parcels };
+        let parts = Parts { rings, incoming, outgoing, bell };
         let (thread, handover) = Transfer::start(parts).expect("a thread");
-        Self { thread, handover, orders, news, parcels, mark, shelf, pool: pool() }
+        Self { thread, handover, orders, news, mark, shelf, pool: pool() }
     }
 
     fn order(&mut self, order: Order) {
@@ -419,38 +417,4 @@ fn what_is_no_image_is_not_kept_and_what_is_not_needed_goes() {
     bench.order(Order::Begin(target));
     assert!(matches!(bench.news(), Input::TransferFailed { cid: c } if c == cid));
     assert_eq!(bench.thread.failure(), None, "the replica goes on");
-}
-
-// rule: LAG.4
-// rule: DUR.2
-#[test]
-fn decisions_are_kept_and_sent_when_what_they_tell_of_is_durable() {
-    let (_directory, _, to) = stores("told");
-    let mut bench = Bench::new(&to);
-    let payload = FramePayload(bench.pool.copy_from(&bytes(900)).expect("a slot"));
-    bench.order(Order::Keep { at: 0, payload });
-    let position = message::Position {
-        view: ViewId(2),
-        epoch: tetrarch_consensus::Epoch(1),
-        cid: ConsensusId(44),
-    };
-    let told = |place, after| {
-        let (to, digest) = (ReplicaId(3), Digest([7; 32]));
-        Order::Tell(KeptDecision { to, position, digest, place, after: Lsn(after) })
-    };
-    bench.mark.store(6, Ordering::Release);
-    // Not durable, not there, and then the one that leaves.
-    bench.order(told((100, 50), 7));
-    bench.order(told((800, 101), 6));
-    bench.order(told((100, 500), 6));
-    let parcel = within(|| bench.parcels.pop());
-    let head = message::codec::decided_head(position, &Digest([7; 32]));
-    let expected = [&head[..], &bytes(900)[100..600]].concat();
-    assert!(parcel.frame.bytes() == expected && parcel.to == ReplicaId(3));
-    assert_eq!((parcel.kind, parcel.digest), (kind::DECIDED, merkle::leaf(&expected)));
-    assert!(bench.parcels.pop().is_none());
-    // What does not come is told, and so the core claims nothing of it.
-    let payload = FramePayload(bench.pool.copy_from(&bytes(10)).expect("a slot"));
-    bench.order(Order::Keep { at: 950, payload });
-    assert!(matches!(bench.news(), Input::DecisionsLost { before: 950 }));
 }
