@@ -4,7 +4,7 @@ mod harness;
 
 use std::time::Duration;
 
-use harness::views::{change, membership};
+use harness::views::{change, membership, view};
 use harness::{Cluster, request, request_of};
 use tetrarch_consensus::membership::RefusedView;
 use tetrarch_consensus::*;
@@ -29,10 +29,6 @@ fn submit(cluster: &mut Cluster, request: &Request<harness::Bytes>) {
     for id in cluster.replicas.keys().copied().collect::<Vec<_>>() {
         cluster.request(id, request);
     }
-}
-
-fn view(cluster: &Cluster, id: u16) -> u32 {
-    cluster.replica(id).view().id().0
 }
 
 /// The `count`th request of client 0, ordered and executed everywhere.

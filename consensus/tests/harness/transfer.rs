@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tetrarch_consensus::message::Chunk;
 use tetrarch_consensus::*;
 
-use super::{Bytes, Cluster, Envelope, Executed};
+use super::{Bytes, Cluster, Envelope, Executed, request, timeout};
 
 /// Bytes of a chunk, and of an image.
 pub const CHUNK: usize = 64;
@@ -134,4 +134,80 @@ impl Cluster {
         let genuine = image.filter(|image| image.chunk(chunk.index) == chunk.bytes());
         chunk.root = genuine.map_or(Digest([0xbd; 32]), |image| image.root);
     }
+}
+
+/// Four replicas with checkpoints, that keep the last decisions only because the requests are large.
+pub fn four(records: bool) -> Cluster {
+    four_of(None, records)
+}
+
+/// The same, with members that a View Manager may change if the first ones are given.
+pub fn four_of(first: Option<Box<Membership>>, records: bool) -> Cluster {
+    let mut cluster = Cluster::four();
+    (cluster.depth, cluster.checkpoint_every, cluster.first) = (2, 4, first);
+    for id in 0..4 {
+        cluster.start(id, false);
+        if records {
+            go_on(&mut cluster, id);
+        }
+    }
+    cluster
+}
+
+pub fn go_on(cluster: &mut Cluster, id: u16) {
+    let mut actions = Actions::with_capacity(limits::ACTIONS_MAX);
+    cluster.replicas.get_mut(&id).expect("a member").go_on_after(Lsn(0), &mut actions);
+    cluster.step(id, Input::Durable(Lsn(1)));
+}
+
+/// Decides instances from `from` to `to`, of which two fit into what a replica keeps for others.
+pub fn decide(cluster: &mut Cluster, from: u32, to: u32) {
+    for counter in from..=to {
+        let text = format!("{counter} {}", "x".repeat(250_000));
+        let made: Vec<_> =
+            (0..4).map(|client| request(client, counter, &text, true, &[])).collect();
+        for id in cluster.replicas.keys().copied().collect::<Vec<_>>() {
+            made.iter().for_each(|made| cluster.request(id, made));
+        }
+        cluster.run(timeout() / 8);
+    }
+}
+
+/// Replica 3 was away while the others decided `to`; nobody keeps what it lacks.
+pub fn left_behind(records: bool, to: u32) -> Cluster {
+    let mut cluster = four(records);
+    decide(&mut cluster, 1, 1);
+    cluster.cut.insert(3);
+    decide(&mut cluster, 2, to);
+    let decided = cluster.decided(0);
+    assert!(decided >= u64::from(to) && cluster.replica(0).log_start().0 > cluster.decided(3) + 2);
+    cluster.log.clear();
+    cluster
+}
+
+pub fn come_back(cluster: &mut Cluster) {
+    cluster.cut.remove(&3);
+    (0..3).for_each(|id| cluster.connect(3, id));
+    cluster.run(timeout() * 2);
+}
+
+/// The instance of the newest checkpoint.
+pub fn newest(cluster: &Cluster) -> u64 {
+    *cluster.transfers.images.keys().max().expect("there are some")
+}
+
+pub fn said(cluster: &Cluster, what: &str) -> usize {
+    cluster.log.iter().filter(|line| line.contains(what)).count()
+}
+
+/// The records of a replica, as bytes.
+pub fn records_of(cluster: &Cluster, id: u16) -> Vec<Vec<u8>> {
+    let bytes = |record: &Record<_>| {
+        let mut bytes = Vec::new();
+        let batch = record.encode(&mut bytes);
+        bytes.extend_from_slice(batch);
+        bytes
+    };
+    let mine = cluster.records.iter().filter(|(of, ..)| *of == id);
+    mine.map(|(.., record)| bytes(record)).collect()
 }

@@ -5,7 +5,7 @@
 use tetrarch_consensus::membership::{Member, VIEW_MANAGER};
 use tetrarch_consensus::*;
 
-use super::{Bytes, request_bytes};
+use super::{Bytes, Cluster, request_bytes};
 
 /// The membership of these replicas.
 pub fn membership(view: u32, f: usize, ids: &[u16]) -> Membership {
@@ -25,4 +25,9 @@ pub fn change(counter: u32, next: Membership) -> Request<Bytes> {
     ViewRequest { next, signature: [1; 64] }.encode(&mut operation);
     let client = ClientId::new(VIEW_MANAGER, 0);
     request_bytes(client, Sequence::new(1, counter), &operation, true, &[])
+}
+
+/// The view that a replica is in.
+pub fn view(cluster: &Cluster, id: u16) -> u32 {
+    cluster.replica(id).view().id().0
 }
