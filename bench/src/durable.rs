@@ -5,6 +5,9 @@
 //! nothing else, and once as often as was written, beside volatile replicas under the same load. The second tells what the
 //! writes alone take from the processors, by the system and by a machine below it that carries them out. What disturbs the
 //! machine disturbs all four.
+//!
+//! A new log fills its segments with zeros first, so it writes everything twice until checkpoints give segments back. What lasts
+//! is what comes after, so replicas are loaded until then: checkpoints are close together, of volatile replicas, too.
 
 use std::path::Path;
 use std::time::Duration;
@@ -29,6 +32,8 @@ pub struct Plan {
     pub payload: (usize, u32),
     /// Instances that may be open.
     pub depth: u16,
+    /// Decisions from one checkpoint to the next: behind the second one a log uses its segments again.
+    pub checkpoint_every: u64,
     /// How long to measure each of the three.
     pub duration: Duration,
     /// How long to load before.
@@ -144,6 +149,7 @@ fn measure(
     durable: bool,
 ) -> Result<(load::LoadResult, Vec<Numbers>)> {
     let mut init = vec!["--depth".to_owned(), plan.depth.to_string()];
+    init.extend(["--checkpoint-every".to_owned(), plan.checkpoint_every.to_string()]);
     init.extend(durable.then(|| "--durable".to_owned()));
     let cluster = LocalCluster::start_with(tetrarch, plan.shape, &init)?;
     let (request_size, reply_size) = plan.payload;
@@ -179,6 +185,7 @@ mod tests {
             sessions: 10,
             payload: (1024, 1024),
             depth: 1,
+            checkpoint_every: 256,
             duration: Duration::ZERO,
             warm_up: Duration::ZERO,
         };

@@ -35,14 +35,17 @@ pub struct DurableArgs {
     /// Instances of consensus that may run at the same time, 1 to 32
     #[arg(long, value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u16).range(1..=32))]
     depth: Vec<u16>,
+    /// Decisions from one checkpoint to the next; a log that has had two uses its segments again
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
+    checkpoint_every: u64,
     /// Rounds: each runs volatile replicas, durable ones, the disk alone, and volatile ones beside such writes
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: u16,
     /// Seconds to measure each
     #[arg(long, default_value_t = 3.0, value_parser = seconds)]
     duration: f64,
-    /// Seconds to load before each
-    #[arg(long, default_value_t = 1.0, value_parser = seconds)]
+    /// Seconds to load before each: until a log is what it will be
+    #[arg(long, default_value_t = 5.0, value_parser = seconds)]
     warmup: f64,
     /// JSON lines instead of tables
     #[arg(long)]
@@ -67,6 +70,7 @@ pub fn run(args: &DurableArgs) -> Result<()> {
                 sessions,
                 payload: *payload,
                 depth,
+                checkpoint_every: args.checkpoint_every,
                 duration: Duration::from_secs_f64(args.duration),
                 warm_up: Duration::from_secs_f64(args.warmup),
             };
