@@ -44,6 +44,9 @@ struct Args {
     /// Members come and go (level 1)
     #[arg(long)]
     views: bool,
+    /// Members keep some twenty decisions for others only: few seeds in ten thousand stand still then (docs/adr/0037)
+    #[arg(long)]
+    short_memories: bool,
     /// Fault model; drawn from the seed when not given
     #[arg(long, value_enum)]
     model: Option<Model>,
@@ -100,6 +103,7 @@ impl Args {
             n: self.n,
             disks: self.disks,
             views: self.views,
+            short_memories: self.short_memories,
             depth: self.depth.map(usize::from),
             model: self.model.map(|model| match model {
                 Model::Byzantine => FaultModel::Byzantine,
@@ -142,6 +146,9 @@ impl Args {
         }
         if self.views {
             command += " --views";
+        }
+        if self.short_memories {
+            command += " --short-memories";
         }
         if let Some(model) = self.model {
             command += &format!(" --model {}", value(model.to_possible_value()));

@@ -268,6 +268,8 @@ pub struct Wishes {
     pub mutants: Vec<Check>,
     /// Do views follow each other?
     pub views: bool,
+    /// Do members keep some twenty decisions only?
+    pub short_memories: bool,
 }
 
 const MS: Duration = Duration::from_millis(1);
@@ -293,6 +295,9 @@ impl Options {
         options.mutants = wishes.mutants.clone();
         options.keep_records(wishes.disks);
         options.give_up_decisions();
+        if wishes.short_memories && options.checkpoint_every > 0 {
+            options.batch_size_max = 2048;
+        }
         options.people(&mut rng);
         options.faulty_members(&mut rng, &wishes.strategies);
         options.crowd(wishes);
@@ -317,8 +322,7 @@ impl Options {
         }
     }
 
-    /// Some of those that would be faulty otherwise have bad disks instead; in a model that allows more than
-    /// crashes.
+    /// Some of those that would be faulty otherwise have bad disks instead, but where only crashes are allowed.
     fn spoil_disks(&mut self) {
         if !self.disks.are_faulty() || self.model == FaultModel::Crash {
             return;
@@ -337,7 +341,7 @@ impl Options {
         }
     }
 
-    /// Checkpoints without disks, and memories for the last few, or for some twenty decisions. From numbers of its own.
+    /// Checkpoints without disks, and memories that reach back to the last few only. From numbers of its own.
     fn give_up_decisions(&mut self) {
         let mut rng = Rng::new(self.seed ^ 0x7866_6572_0000);
         let least = decisions_told(self.depth) as u64;
@@ -350,9 +354,6 @@ impl Options {
             self.decision_log_max = memory as usize;
         }
         self.chunk_size = rng.pick(&[64, 64, 200, 2000]);
-        if self.checkpoint_every > 0 && Rng::new(self.seed ^ 0x736d_616c_6c00).chance(200) {
-            self.batch_size_max = 2048;
-        }
         self.chunk_rate = rng.pick(&[50_000, 10_000_000]);
     }
 
@@ -494,9 +495,8 @@ impl Options {
         }
     }
 
-    /// Where little may be pending, correct clients want much more at once, now and then. One that is
-    /// not correct wants all there is, and a faulty member starves another. From numbers of its own,
-    /// like the depth.
+    /// Where little may be pending, correct clients want much more at once, now and then. One that is not correct wants
+    /// all there is, and a faulty member starves another. From numbers of its own, like the depth.
     fn crowd(&mut self, wishes: &Wishes) {
         let mut rng = Rng::new(self.seed ^ 0x6372_6f77_6400);
         if self.model == FaultModel::Byzantine && rng.chance(100) {
