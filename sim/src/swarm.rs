@@ -266,7 +266,7 @@ pub struct Wishes {
     pub strategies: Vec<Strategy>,
     /// Switched off checks.
     pub mutants: Vec<Check>,
-    /// Do views follow each other?
+    /// Do views follow each other? Many decisions are kept then: joiners may find no checkpoint that enough members have.
     pub views: bool,
     /// Do members keep some twenty decisions only?
     pub short_memories: bool,
@@ -295,14 +295,14 @@ impl Options {
         options.mutants = wishes.mutants.clone();
         options.keep_records(wishes.disks);
         options.give_up_decisions();
-        if wishes.short_memories && options.checkpoint_every > 0 {
-            options.batch_size_max = 2048;
-        }
+        let short = wishes.short_memories && options.checkpoint_every > 0;
+        options.batch_size_max = if short { 2048 } else { BATCH_SIZE_MAX };
         options.people(&mut rng);
         options.faulty_members(&mut rng, &wishes.strategies);
         options.crowd(wishes);
         options.spoil_disks();
         if wishes.views {
+            options.decision_log_max = DECISION_LOG_MAX;
             options.change_views();
         }
         options
