@@ -69,13 +69,14 @@ impl<P: Payload> Replica<P> {
     ) {
         spec!("CKP.6");
         let start = self.log_start();
-        let lacks = above < self.decided && above.next() < start;
+        let lacks = above < self.decided;
         let newest = self.serving.newest().unwrap_or(ConsensusId(0));
         let idle = self.executed == self.decided && newest < self.decided;
         if self.config.checkpoint_every == 0 || !lacks || !idle {
             return;
         }
-        let offered = newest > above && newest.next() >= start;
+        // Too few others may keep, or have, the same.
+        let offered = newest.max(above).next() >= start;
         if self.standstill.may_take(self.now, self.config.request_timeout, offered) {
             self.standstill.note_taken(self.now);
             let ended = self.views.start == self.decided.next();
