@@ -1,5 +1,5 @@
-//! Checkpoints where nothing is decided any more: for those that the others need, and that lack decisions which these
-//! do not keep.
+//! Checkpoints where nothing is decided any more: for those that the others need, and that lack decisions which too
+//! few keep.
 //!
 //! Owns since when nothing was decided, and when another checkpoint may be taken for that. Always true: none is taken
 //! while decisions come, and none at an instance that this replica has one of; whoever asks and asks gets them less and
@@ -61,22 +61,21 @@ impl Standstill {
 }
 
 impl<P: Payload> Replica<P> {
-    /// A member lacks decisions above `above`: takes a checkpoint if they are not kept, and nothing is decided.
+    /// A member needs a checkpoint above `above`: takes one, if nothing is decided, and later if this replica keeps all that it
+    /// lacks.
     pub(super) fn help_out_of_standstill(
         &mut self,
         above: ConsensusId,
         actions: &mut Actions<Action<P>>,
     ) {
         spec!("CKP.6");
-        let start = self.log_start();
-        let lacks = above < self.decided;
         let newest = self.serving.newest().unwrap_or(ConsensusId(0));
         let idle = self.executed == self.decided && newest < self.decided;
-        if self.config.checkpoint_every == 0 || !lacks || !idle {
+        if self.config.checkpoint_every == 0 || above >= self.decided || !idle {
             return;
         }
         // Too few others may keep, or have, the same.
-        let offered = newest.max(above).next() >= start;
+        let offered = newest.max(above).next() >= self.log_start();
         if self.standstill.may_take(self.now, self.config.request_timeout, offered) {
             self.standstill.note_taken(self.now);
             let ended = self.views.start == self.decided.next();
