@@ -9,11 +9,12 @@ use tetrarch_consensus::message::{FetchState, Message};
 use tetrarch_consensus::*;
 
 /// Three replicas whose memory holds fewer decisions than come between two checkpoints, and replica 3, which lacks some
-/// that nobody keeps. And how many requests each client has made.
-fn beyond_memory(records: bool) -> (Cluster, u32) {
+/// that nobody keeps but replica 0, if that has a `large` memory. And how many requests each client has made.
+fn beyond_memory(records: bool, large: bool) -> (Cluster, u32) {
     let mut cluster = four_of(Some(Box::new(membership(0, 1, &[0, 1, 2, 3]))), false);
     cluster.checkpoint_every = 16;
     for id in 0..4 {
+        cluster.decision_log_size = if large && id == 0 { 64 << 20 } else { 0 };
         cluster.start(id, false);
         if records {
             go_on(&mut cluster, id);
@@ -23,7 +24,7 @@ fn beyond_memory(records: bool) -> (Cluster, u32) {
     cluster.cut.insert(3);
     let mut to = 8;
     decide(&mut cluster, 2, to);
-    while to < 20 && cluster.replica(0).log_start().0 <= newest(&cluster) + 2 {
+    while to < 20 && cluster.replica(1).log_start().0 <= newest(&cluster) + 2 {
         to += 1;
         decide(&mut cluster, to, to);
     }
@@ -44,7 +45,7 @@ fn need_the_last(cluster: &mut Cluster) {
 #[test]
 fn members_that_stand_still_take_a_checkpoint_for_the_one_that_they_need() {
     for records in [false, true] {
-        let (mut cluster, to) = beyond_memory(records);
+        let (mut cluster, to) = beyond_memory(records, false);
         let decided = cluster.decided(0);
         need_the_last(&mut cluster);
         assert_eq!(newest(&cluster), decided, "where they stand");
@@ -60,11 +61,28 @@ fn members_that_stand_still_take_a_checkpoint_for_the_one_that_they_need() {
     }
 }
 
+/// One member keeps all that is lacking, and is alone with that; the other one has a checkpoint, and is alone with that.
+// rule: CKP.6
+#[test]
+fn who_keeps_all_takes_a_checkpoint_too_when_too_few_do() {
+    let (mut cluster, to) = beyond_memory(false, true);
+    let decided = cluster.decided(0);
+    assert!(cluster.replica(0).log_start().0 <= 1 + cluster.decided(3));
+    need_the_last(&mut cluster);
+    for id in 0..2 {
+        assert_eq!(said(&cluster, &format!("{id}: checkpoint cid={decided} ")), 1);
+    }
+    assert_eq!(said(&cluster, &format!("3: install cid={decided} ")), 1);
+    decide(&mut cluster, to + 1, to + 2);
+    assert!(cluster.decided(3) > decided && cluster.decided(3) == cluster.decided(0));
+    cluster.check_agreement();
+}
+
 /// Who asks for what it has no use for gets no checkpoint while decisions come, none where there is one, and few else.
 // rule: CKP.6
 #[test]
 fn one_that_asks_again_and_again_gets_few_checkpoints() {
-    let (mut cluster, mut to) = beyond_memory(false);
+    let (mut cluster, mut to) = beyond_memory(false, false);
     cluster.crash(3);
     let ask = |cluster: &mut Cluster| {
         let fetch = FetchState { view: ViewId(0), above: ConsensusId(1) };
@@ -106,7 +124,7 @@ fn one_that_asks_again_and_again_gets_few_checkpoints() {
 #[test]
 fn at_the_end_of_a_view_all_take_the_same_checkpoint() {
     for entered in [&[][..], &[0], &[0, 1]] {
-        let (mut cluster, to) = beyond_memory(true);
+        let (mut cluster, to) = beyond_memory(true, false);
         let next = change(1, membership(1, 1, &[0, 1, 2, 3]));
         (0..3).for_each(|id| cluster.request(id, &next));
         // Who hears how far the others are enters the next view.

@@ -46,6 +46,8 @@ pub struct Cluster {
     pub depth: usize,
     pub inline_body_max: usize,
     pub pending_max: usize,
+    /// Bytes of decisions that those keep that are started from now on; two of the largest batches at least.
+    pub decision_log_size: usize,
     pub now: Instant,
     pub replicas: BTreeMap<u16, Replica<Bytes>>,
     pub queue: VecDeque<Envelope>,
@@ -88,6 +90,7 @@ impl Cluster {
             depth: 1,
             inline_body_max: limits::BATCH_SIZE_MAX,
             pending_max: limits::PENDING_MAX,
+            decision_log_size: 0,
             now: Instant(1_000_000_000),
             replicas: BTreeMap::new(),
             queue: VecDeque::new(),
@@ -131,7 +134,7 @@ impl Cluster {
         config.depth = self.depth;
         config.inline_body_max = self.inline_body_max;
         config.pending_max = self.pending_max;
-        config.decision_log_size = 0;
+        config.decision_log_size = self.decision_log_size;
         config.restarted = restarted;
         config.checkpoint_every = self.checkpoint_every;
         config.chunk_size = transfer::CHUNK;
